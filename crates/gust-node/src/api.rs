@@ -1,0 +1,305 @@
+//! What the control plane asks of a node, and what it gets.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use gust_worker::protocol::{GuestExit, MemoryMode};
+use tokio::sync::mpsc;
+
+/// Names one immutable combination of code, runtime and configuration. A changed configuration is another id, so a
+/// snapshot never serves a configuration that it was not made with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VersionId(pub String);
+
+impl fmt::Display for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The wall around an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// A KVM micro-VM of its own.
+    Kvm,
+    /// A process in namespaces of its own, under seccomp, in a cgroup where that is allowed.
+    Process,
+}
+
+/// Configuration of a node, validated whole before anything starts.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Directory for snapshots and caches; the node owns it.
+    pub data_dir: PathBuf,
+    /// The wall around each instance.
+    pub isolation: Isolation,
+    /// Prepared workers that are kept ready.
+    pub pool_size: usize,
+    /// Armed instances that are kept for each recently used version.
+    pub armed_per_version: usize,
+    /// Most instances of all versions together.
+    pub instances_max: usize,
+    /// Memory that instances may use together, in bytes.
+    pub memory_budget_bytes: u64,
+    /// How long an instance stays idle before it is dropped.
+    pub idle_timeout: Duration,
+    /// Longest wait for a free instance when every place is taken.
+    pub queue_timeout: Duration,
+    /// The program whose hidden `zygote` subcommand makes workers; the running program when `None`.
+    pub worker_program: Option<PathBuf>,
+}
+
+/// What a function version needs to run.
+#[derive(Debug, Clone)]
+pub struct VersionSpec {
+    /// Names it.
+    pub id: VersionId,
+    /// Image of the runtime: root file system and `/.gust/runtime.json`.
+    pub root_image: PathBuf,
+    /// Image of the function's code, mounted at `/var/task`.
+    pub code_image: PathBuf,
+    /// Images of layers, lowest first, mounted at `/opt`.
+    pub layer_images: Vec<PathBuf>,
+    /// Handler in the runtime's own syntax.
+    pub handler: String,
+    /// Environment variables, the platform's included.
+    pub environment: BTreeMap<String, String>,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// Writable space in `/tmp`, in MiB.
+    pub tmp_mib: u32,
+    /// Longest initialisation.
+    pub init_timeout: Duration,
+    /// What becomes of memory between calls.
+    pub memory_mode: MemoryMode,
+}
+
+/// The result of a deployment: the version is ready to be restored (or started, without KVM).
+#[derive(Debug, Clone)]
+pub struct Deployed {
+    /// How long the initialisation took.
+    pub init: Duration,
+    /// Memory in use at the end of the initialisation, in bytes.
+    pub memory_bytes: u64,
+    /// Size of the snapshot on disk, in bytes; zero when the isolation has none.
+    pub snapshot_bytes: u64,
+    /// What the initialisation wrote.
+    pub log: Bytes,
+}
+
+/// One event for one version.
+#[derive(Debug)]
+pub struct Invocation {
+    /// UUID, lower case.
+    pub request_id: String,
+    /// The event.
+    pub payload: Bytes,
+    /// Longest run; the clock starts when the event is delivered to the instance.
+    pub timeout: Duration,
+    /// ARN as the caller named it, qualifier included.
+    pub function_arn: String,
+    /// Client context (JSON), if any.
+    pub client_context: Option<String>,
+    /// X-Ray trace header, if any.
+    pub trace_id: Option<String>,
+    /// Receives the guest's output while it runs; the channel's bound is the back pressure. A dropped receiver
+    /// discards output.
+    pub log: mpsc::Sender<Bytes>,
+}
+
+/// What became of an event that reached an instance.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Response or function error.
+    pub result: InvokeResult,
+    /// How the instance came to be.
+    pub start: StartKind,
+    /// Id of the instance.
+    pub instance_id: String,
+    /// Duration of the run as Lambda bills it: from delivery to answer.
+    pub duration: Duration,
+    /// Duration of the initialisation or of the restore, when this call had one.
+    pub start_duration: Option<Duration>,
+    /// Most memory used, in bytes.
+    pub memory_bytes_max: u64,
+    /// Bytes of log dropped over the bound.
+    pub log_bytes_dropped: u64,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Response or function error.
+#[derive(Debug, Clone)]
+pub enum InvokeResult {
+    /// The handler's response.
+    Success(Bytes),
+    /// Lambda's error document: the handler raised.
+    FunctionError(Bytes),
+    /// The response is over the limit, in bytes.
+    ResponseTooLarge {
+        /// Size of the response.
+        bytes: u64,
+    },
+    /// The initialisation failed; Lambda's error document.
+    InitFailed(Bytes),
+    /// The initialisation took longer than it may.
+    InitTimedOut,
+    /// The run took longer than it may; the instance is gone.
+    TimedOut,
+    /// The guest ended during the run.
+    Exited(GuestExit),
+}
+
+/// How an instance came to serve a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StartKind {
+    /// It was idle, its memory as the last call left it.
+    Warm,
+    /// It was armed: restored and touched ahead, never run, or copied back.
+    Armed,
+    /// Restored in a prepared worker.
+    Restored,
+    /// Booted or started from nothing.
+    Booted,
+}
+
+/// Components of one call, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Waiting for a place.
+    pub queue_ns: u64,
+    /// Getting a worker, and the way to it and back.
+    pub worker_ns: u64,
+    /// Mapping the snapshot.
+    pub map_ns: u64,
+    /// Copying hot pages and state.
+    pub fill_ns: u64,
+    /// Page faults.
+    pub faults_ns: u64,
+    /// Starting a process or booting.
+    pub boot_ns: u64,
+    /// The runtime around the handler.
+    pub runtime_ns: u64,
+    /// The handler.
+    pub handler_ns: u64,
+}
+
+/// Why a deployment failed.
+#[derive(Debug, Clone)]
+pub enum Failure {
+    /// The runtime reported an error; Lambda's error document.
+    InitFailed(Bytes),
+    /// It took longer than it may.
+    InitTimedOut,
+    /// The guest ended.
+    Exited(GuestExit),
+}
+
+/// A deployment that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The function's own initialisation failed. The version stays known: each invocation tries again, as Lambda
+    /// does.
+    #[error("initialisation failed")]
+    Init {
+        /// How.
+        failure: Failure,
+        /// What the initialisation wrote.
+        log: Bytes,
+    },
+    /// A file, a worker or a device failed.
+    #[error("{action}")]
+    Io {
+        /// What was tried, with its object.
+        action: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// An invocation that no instance answered.
+#[derive(Debug, thiserror::Error)]
+pub enum InvokeError {
+    /// The version has not been deployed to this node.
+    #[error("version {0} is not deployed on this node")]
+    UnknownVersion(VersionId),
+    /// Every place is taken and none came free in time.
+    #[error("no capacity: {reason}")]
+    NoCapacity {
+        /// Which bound was met.
+        reason: &'static str,
+    },
+    /// The worker died during the call for a reason outside the guest.
+    #[error("the worker of instance {instance_id} was lost")]
+    WorkerLost {
+        /// Id of the instance.
+        instance_id: String,
+    },
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// A file or a device failed.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// What a node holds now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeStats {
+    /// Prepared workers that hold nothing of any tenant.
+    pub pooled: usize,
+    /// Armed instances.
+    pub armed: usize,
+    /// Idle instances.
+    pub idle: usize,
+    /// Instances that serve a call.
+    pub busy: usize,
+    /// Calls that wait for a place.
+    pub queued: usize,
+    /// Instances made since the node started.
+    pub instances_started: u64,
+}
+
+/// Handle to a running node; clones are the same node.
+#[derive(Debug, Clone)]
+pub struct Node {}
+
+impl Node {
+    /// Starts the node. Returns once calls can be taken; the pool of workers fills in the background.
+    pub async fn start(_config: NodeConfig) -> Result<Self, NodeError> {
+        Ok(Self {})
+    }
+
+    /// Makes a version ready: boots it once and keeps its snapshot. A version that has a valid snapshot on disk is
+    /// not booted again.
+    pub async fn deploy(&self, _spec: VersionSpec) -> Result<Deployed, NodeError> {
+        Err(NodeError::Stopping)
+    }
+
+    /// Makes a version known again after a restart, without booting it: its snapshot is read at the first call, and
+    /// rebuilt if it is missing, damaged or from another CPU.
+    pub fn register(&self, _spec: VersionSpec) {}
+
+    /// Forgets a version: its idle instances end at once, its running calls finish, its snapshot is deleted.
+    pub async fn remove(&self, _id: &VersionId) {}
+
+    /// Runs one event.
+    pub async fn invoke(&self, _id: &VersionId, _invocation: Invocation) -> Result<Outcome, InvokeError> {
+        Err(InvokeError::Stopping)
+    }
+
+    /// Ends the idle instances of a version, and its armed ones too unless `keep_armed`; for measurements.
+    pub async fn evict(&self, _id: &VersionId, _keep_armed: bool) {}
+
+    /// What the node holds now.
+    pub fn stats(&self) -> NodeStats {
+        NodeStats::default()
+    }
+
+    /// Stops: refuses new calls, lets running ones finish for at most `grace`, then ends every worker.
+    pub async fn stop(&self, _grace: Duration) {}
+}

@@ -1,0 +1,12 @@
+//! The node agent: owns a machine's sandboxes.
+//!
+//! It keeps a pool of prepared workers, a cache of snapshots and the life cycle of every instance. It knows function
+//! versions and events; it does not know the AWS API, and it never waits for the control plane.
+
+mod api;
+
+pub use api::{
+    Deployed, Failure, Invocation, InvokeError, InvokeResult, Isolation, Node, NodeConfig, NodeError,
+    NodeStats, Outcome, StartKind, Timings, VersionId, VersionSpec,
+};
+pub use gust_worker::protocol::MemoryMode;

@@ -1,0 +1,3 @@
+//! The worker: one jailed process around one sandbox.
+
+pub mod protocol;

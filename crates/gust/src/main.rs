@@ -1,0 +1,3 @@
+//! The `gust` command.
+
+fn main() {}
