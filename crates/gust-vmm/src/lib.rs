@@ -1,1 +1,36 @@
-//! See ARCHITECTURE.md.
+//! The hypervisor: KVM, guest memory, page tables, virtual CPUs, and the layouts of a snapshot in memory.
+//!
+//! A guest is a Linux program in ring 3 with no kernel of its own. What a kernel would do is done outside, by whoever
+//! drives [`Vm::run`]: it gets every system call, fault and exception as an [`Exit`], changes the address space and
+//! the registers, and lets the guest go on. This crate knows pages, registers and exits; it does not know what a
+//! system call means.
+//!
+//! ```text
+//!   guest-virtual                        guest-physical                      host-virtual
+//!   0 .. USER_END      user pages  ---->  system slot   tables, stubs   ---->  anonymous
+//!   KERNEL_BASE ..     system slot        image slot    the snapshot    ---->  private map of a file
+//!                                         hot slot      its hot pages   ---->  anonymous, dense
+//!                                         fresh slots   new memory      ---->  anonymous
+//! ```
+//!
+//! `unsafe` is at home here, and only in the modules that say so at their head: mappings of host memory, the raw
+//! entries of page tables, KVM's ioctls that take memory, and the preemption timer's signal handler.
+
+mod error;
+mod geometry;
+mod host_memory;
+mod machine;
+mod physical;
+mod ring0;
+mod space;
+mod stubs;
+mod tables;
+mod timer;
+mod vcpu;
+
+pub use error::{Error, Result};
+pub use geometry::{CHUNK_BYTES, PAGE_BYTES, PageRange, Prot, SlotSizes, THREADS_MAX, USER_END, USER_START};
+pub use host_memory::HostMapping;
+pub use machine::{CpuFingerprint, Hypervisor, Vm};
+pub use space::{AddressSpace, BadAddress, Populate};
+pub use vcpu::{Exit, Registers, XSAVE_BYTES};
