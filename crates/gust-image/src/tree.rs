@@ -407,7 +407,7 @@ enum Walk {
 
 /// The names of a path, without empty ones and `.`.
 fn components(path: &[u8]) -> Result<Vec<Vec<u8>>, TreeError> {
-    let names: Vec<Vec<u8>> = link_components(path).map(Into::into).collect();
+    let names: Vec<Vec<u8>> = link_components(path).collect();
     if names.iter().any(|name| name == b"..") {
         return Err(TreeError::DotDot(printable(path)));
     }
