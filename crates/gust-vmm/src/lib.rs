@@ -16,6 +16,7 @@
 //! `unsafe` is at home here, and only in the modules that say so at their head: mappings of host memory, the raw
 //! entries of page tables, KVM's ioctls that take memory, and the preemption timer's signal handler.
 
+mod clock_code;
 mod error;
 mod geometry;
 mod host_memory;
@@ -28,6 +29,9 @@ mod tables;
 mod timer;
 mod vcpu;
 
+pub use clock_code::{
+    CLOCK_CODE_OFFSET, CLOCK_MONOTONIC, CLOCK_MULTIPLIER, CLOCK_REALTIME, CLOCK_SEQUENCE, CLOCK_TSC, ClockCode, clock_code,
+};
 pub use error::{Error, Result};
 pub use geometry::{CHUNK_BYTES, PAGE_BYTES, PageRange, Prot, SlotSizes, THREADS_MAX, USER_END, USER_START};
 pub use host_memory::HostMapping;

@@ -131,7 +131,7 @@ impl Hypervisor {
         let vm = space.physical.vm().ok_or(Error::Missing("a VM"))?;
         let fd = retry_interrupted(|| vm.create_vcpu(0)).map_err(Error::kvm("create a vCPU"))?;
         let vcpu = Vcpu::new(fd, 0, &self.cpuid)?;
-        Ok(Vm { vcpu, space })
+        Ok(Vm { vcpu: Some(vcpu), space })
     }
 }
 
@@ -226,12 +226,17 @@ fn fill_vcpu_block(space: &AddressSpace, index: u64) {
 /// One guest: an address space and a vCPU.
 #[derive(Debug)]
 pub struct Vm {
-    // Dropped first: the vCPU runs in the space's VM.
-    vcpu: Vcpu,
+    // Dropped first: the vCPU runs in the space's VM. `None` for a machine that runs nothing.
+    vcpu: Option<Vcpu>,
     space: AddressSpace,
 }
 
 impl Vm {
+    /// A machine without a processor, for tests and fuzzers of what stands on it; works on hosts without KVM.
+    pub fn detached() -> Result<Self> {
+        Ok(Self { vcpu: None, space: AddressSpace::detached()? })
+    }
+
     /// The address space.
     pub fn space(&self) -> &AddressSpace {
         &self.space
@@ -247,12 +252,13 @@ impl Vm {
     /// `thread` numbers the XSAVE area, from 1 to [`THREADS_MAX`] - 1.
     pub fn run(&mut self, thread: usize, registers: &mut Registers, quantum_ns: Option<u64>) -> Result<Exit> {
         check_thread(thread)?;
-        self.vcpu.run(&mut self.space, thread, registers, quantum_ns)
+        let vcpu = self.vcpu.as_mut().ok_or(Error::Missing("a vCPU in a detached machine"))?;
+        vcpu.run(&mut self.space, thread, registers, quantum_ns)
     }
 
     /// Entries to the guest so far.
     pub fn entries(&self) -> u64 {
-        self.vcpu.entries()
+        self.vcpu.as_ref().map_or(0, Vcpu::entries)
     }
 
     /// Gives a thread the initial extended state.
@@ -263,7 +269,9 @@ impl Vm {
     /// Copies a thread's extended state out, in the XSAVE instruction's standard format.
     pub fn extended_state(&mut self, thread: usize, out: &mut [u8; XSAVE_BYTES]) -> Result<()> {
         check_thread(thread)?;
-        self.vcpu.save_extended_state(&self.space, thread)?;
+        if let Some(vcpu) = &mut self.vcpu {
+            vcpu.save_extended_state(&self.space, thread)?;
+        }
         self.space
             .read_system(XSAVE_AREAS + thread as u64 * PAGE_BYTES, out);
         Ok(())
@@ -272,7 +280,9 @@ impl Vm {
     /// Replaces a thread's extended state.
     pub fn set_extended_state(&mut self, thread: usize, state: &[u8; XSAVE_BYTES]) -> Result<()> {
         check_thread(thread)?;
-        self.vcpu.forget_extended_state(thread);
+        if let Some(vcpu) = &mut self.vcpu {
+            vcpu.forget_extended_state(thread);
+        }
         self.space
             .write_system(XSAVE_AREAS + thread as u64 * PAGE_BYTES, state);
         Ok(())
@@ -280,10 +290,14 @@ impl Vm {
 
     /// Frequency of the guest's time-stamp counter, in kHz.
     pub fn tsc_khz(&self) -> Result<u32> {
-        self.vcpu
-            .fd()
-            .get_tsc_khz()
-            .map_err(Error::kvm("get the TSC frequency"))
+        let vcpu = self.vcpu.as_ref().ok_or(Error::Missing("a vCPU in a detached machine"))?;
+        vcpu.fd().get_tsc_khz().map_err(Error::kvm("get the TSC frequency"))
+    }
+
+    /// The guest's time-stamp counter now. The vCPU's offset is zero, so it is the host's.
+    pub fn tsc(&self) -> u64 {
+        // SAFETY: every x86-64 processor has the instruction.
+        unsafe { std::arch::x86_64::_rdtsc() }
     }
 }
 

@@ -7,7 +7,7 @@
 //! Guest threads are records that their owner keeps; this module knows only which thread's extended state (XSAVE) the
 //! processor holds, and switches it in ring 3 on the way in, without an exit.
 
-use std::io;
+use std::{io, os::fd::AsRawFd};
 
 use kvm_bindings::{
     CpuId, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
@@ -135,6 +135,7 @@ impl Vcpu {
             .map_err(Error::kvm("set the registers of a vCPU"))?;
         fd.set_xcrs(&xcrs).map_err(Error::kvm("set the XCRs of a vCPU"))?;
         set_msrs(&fd)?;
+        share_host_tsc(&fd);
         // What KVM made of them, so that handing them back changes nothing.
         let user = fd
             .get_sregs()
@@ -554,6 +555,33 @@ fn set_msrs(fd: &VcpuFd) -> Result<()> {
         Ok(())
     } else {
         Err(Error::Missing("system-call MSRs"))
+    }
+}
+
+/// Makes the guest's time-stamp counter the host's, so that the clock page can be written from here. A host that cannot
+/// set the offset shows the guest its own counter anyway (paravirtual hosts) or gets it set by value, good to a
+/// microsecond.
+fn share_host_tsc(fd: &VcpuFd) {
+    const KVM_VCPU_TSC_CTRL: u32 = 0;
+    const KVM_VCPU_TSC_OFFSET: u64 = 0;
+    let offset = 0u64;
+    let attribute = kvm_bindings::kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: KVM_VCPU_TSC_OFFSET,
+        addr: (&raw const offset) as u64,
+        flags: 0,
+    };
+    /// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`; kvm-ioctls has it for other architectures only.
+    const KVM_SET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee1;
+    // SAFETY: the ioctl reads the structure and the eight bytes that it points to, both alive here.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attribute) } == 0 {
+        return;
+    }
+    const MSR_TSC: u32 = 0x10;
+    // SAFETY: every x86-64 processor has the instruction.
+    let now = unsafe { std::arch::x86_64::_rdtsc() };
+    if let Ok(msrs) = Msrs::from_entries(&[kvm_msr_entry { index: MSR_TSC, data: now, ..Default::default() }]) {
+        let _ = fd.set_msrs(&msrs);
     }
 }
 

@@ -1,0 +1,403 @@
+//! From an image and a command line to a first thread that is about to run.
+
+use gust_image::Image;
+use gust_vmm::{PageRange, Populate, Prot, Registers, Vm};
+use rand_chacha::{
+    ChaCha20Rng,
+    rand_core::{RngCore as _, SeedableRng},
+};
+
+use crate::{
+    abi::{PAGE, Writer},
+    elf::Loaded,
+    errno::{EACCES, ELOOP, ENOENT, ENOEXEC, ENOMEM, ENOTDIR, Errno},
+    fs::{Files, FileKind, Last, NodeType, OpenFile, Vfs, Vnode},
+    host::{Host, Stream},
+    kernel::{Cx, Kernel},
+    mm::{Mm, Name, NewArea},
+    net::Network,
+    process::Process,
+    runtime::RuntimeDevice,
+    slab::Slab,
+    task::{Signals, Threads, WaitQueues},
+    time::Clock,
+};
+
+/// Size of the first thread's stack.
+const STACK_BYTES: u64 = 8 << 20;
+/// First byte past the stack; it lies in chunks of its own.
+const STACK_TOP: u64 = 0x7eff_ffe0_0000;
+/// Stack that is made present at once.
+const STACK_EAGER_BYTES: u64 = 64 << 10;
+/// Most bytes of arguments and environment, and most pieces.
+const ARGUMENT_BYTES_MAX: usize = 1 << 20;
+const ARGUMENTS_MAX: usize = 10_000;
+/// Deepest nesting of scripts that are interpreted by scripts.
+const SCRIPTS_MAX: usize = 4;
+
+/// A program to start, and what it may use.
+#[derive(Debug)]
+pub struct BootConfig {
+    /// The root file system.
+    pub root: Image,
+    /// Further images and the directories that they are seen at.
+    pub images: Vec<(String, Image)>,
+    /// Path of the program in the image.
+    pub program: String,
+    /// Arguments, the program's name included.
+    pub arguments: Vec<String>,
+    /// Environment, as `NAME=value`.
+    pub environment: Vec<String>,
+    /// Working directory.
+    pub directory: String,
+    /// User and group.
+    pub uid: u32,
+    /// See [`BootConfig::uid`].
+    pub gid: u32,
+    /// Memory that may be used, in bytes.
+    pub memory_bytes: u64,
+    /// Room in `/tmp`, in bytes.
+    pub tmp_bytes: u64,
+    /// CPUs that the guest sees.
+    pub cpus: u32,
+    /// Host name.
+    pub host_name: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seed of the guest's randomness.
+    pub seed: [u8; 32],
+}
+
+/// Why a program could not be started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BootError {
+    /// The program or its interpreter.
+    #[error("start {program}: {reason}")]
+    Program {
+        /// Its path.
+        program: String,
+        /// Why, in words.
+        reason: &'static str,
+    },
+    /// A directory that must be there.
+    #[error("the image has no directory {0}")]
+    NoDirectory(String),
+    /// Arguments and environment.
+    #[error("arguments and environment have more than {ARGUMENT_BYTES_MAX} bytes or {ARGUMENTS_MAX} pieces")]
+    TooManyArguments,
+    /// Guest memory.
+    #[error("the guest's memory cannot be set up")]
+    Memory,
+}
+
+fn reason(errno: Errno) -> &'static str {
+    match errno {
+        ENOENT => "there is no such file",
+        ENOTDIR => "a part of the path is not a directory",
+        EACCES => "it is not executable",
+        ENOEXEC => "it is not a 64-bit x86 ELF program or a script",
+        ELOOP => "too many links or scripts lead to it",
+        ENOMEM => "its segments do not fit",
+        _ => "it cannot be loaded",
+    }
+}
+
+impl Kernel {
+    /// Prepares a guest: its tree, its memory, its first thread.
+    pub fn boot(config: BootConfig, vm: &mut Vm, host: &mut dyn Host) -> Result<Self, BootError> {
+        let mut kernel = Self::new(&config);
+        for (path, image) in config.images {
+            kernel.mount_image(&path, image)?;
+        }
+        kernel.clock.continue_from(host, BOOT_CLOCK_NS);
+        let directory = config.directory.as_bytes();
+        let resolved = kernel.resolve(1, kernel.vfs.root(), directory, Last::Follow);
+        kernel.process.directory = resolved
+            .and_then(|resolved| resolved.existing())
+            .map_err(|_| BootError::NoDirectory(config.directory.clone()))?;
+        let arguments: Vec<Vec<u8>> = config.arguments.into_iter().map(String::into_bytes).collect();
+        let environment: Vec<Vec<u8>> = config.environment.into_iter().map(String::into_bytes).collect();
+        let mut cx = Cx { vm, host, slot: 1 };
+        cx.vm.reset_extended_state(1).map_err(|_| BootError::Memory)?;
+        kernel.open_standard_files()?;
+        kernel.start_program(&mut cx, config.program.as_bytes(), arguments, &environment)?;
+        kernel.queues.add(1);
+        Ok(kernel)
+    }
+
+    fn new(config: &BootConfig) -> Self {
+        let mut vfs = Vfs::new(config.root.clone(), config.tmp_bytes);
+        vfs.mount_standard_trees();
+        Self {
+            mm: Mm::new(config.memory_bytes),
+            threads: Threads::first(config.pid, Registers { rflags: 0x202, ..Registers::default() }),
+            queues: WaitQueues::default(),
+            signals: Signals::default(),
+            files: Files::default(),
+            vfs,
+            pipes: Slab::default(),
+            event_fds: Slab::default(),
+            epolls: Slab::default(),
+            timer_fds: Slab::default(),
+            network: Network::default(),
+            watchers: Default::default(),
+            clock: Clock::default(),
+            process: Process {
+                pid: config.pid,
+                former_pids: Vec::new(),
+                uid: config.uid,
+                gid: config.gid,
+                directory: Vnode::Image { image: 0, node: 0 },
+                umask: 0o022,
+                program: Vec::new(),
+                auxv: Vec::new(),
+                cpus: config.cpus.clamp(1, 63),
+                host_name: config.host_name.clone(),
+                started_ns: BOOT_CLOCK_NS,
+                dumpable: 1,
+                no_new_privileges: false,
+                random_at: 0,
+            },
+            runtime: RuntimeDevice::default(),
+            random: ChaCha20Rng::from_seed(config.seed),
+            ended: None,
+            calls: Default::default(),
+        }
+    }
+
+    /// Lays an image over a directory.
+    pub fn mount_image(&mut self, path: &str, image: Image) -> Result<(), BootError> {
+        let missing = || BootError::NoDirectory(path.to_owned());
+        let at = self
+            .resolve(1, self.vfs.root(), path.as_bytes(), Last::Follow)
+            .and_then(|resolved| resolved.existing())
+            .map_err(|_| missing())?;
+        if self.vfs.node_type(at) != Ok(NodeType::Directory) {
+            return Err(missing());
+        }
+        let root = self.vfs.add_image(image);
+        self.vfs.mount(at, root, path, "erofs");
+        Ok(())
+    }
+
+    fn open_standard_files(&mut self) -> Result<(), BootError> {
+        let files = [
+            OpenFile::new(FileKind::Null, libc::O_RDWR),
+            OpenFile::new(FileKind::Output(Stream::Output), libc::O_WRONLY),
+            OpenFile::new(FileKind::Output(Stream::Error), libc::O_WRONLY),
+        ];
+        for file in files {
+            self.install(file, false).map_err(|_| BootError::Memory)?;
+        }
+        Ok(())
+    }
+
+    /// Finds what a path names: a program, or the interpreter of a script, whose arguments change then.
+    fn find_program(
+        &self,
+        slot: usize,
+        path: &[u8],
+        arguments: &mut Vec<Vec<u8>>,
+    ) -> Result<(Vnode, Vec<u8>), Errno> {
+        let mut path = path.to_vec();
+        for _ in 0..SCRIPTS_MAX {
+            let file = self.resolve(slot, self.process.directory, &path, Last::Follow)?.existing()?;
+            if self.vfs.node_type(file)? != NodeType::Regular {
+                return Err(EACCES);
+            }
+            self.check_access(file, libc::X_OK)?;
+            let mut start = [0; 256];
+            let read = self.vfs.read_any(file, 0, &mut start);
+            let Some(line) = start[..read].strip_prefix(b"#!") else { return Ok((file, path)) };
+            let end = line.iter().position(|byte| *byte == b'\n').ok_or(ENOEXEC)?;
+            let line = line[..end].trim_ascii();
+            let split = line.iter().position(|byte| *byte == b' ' || *byte == b'\t').unwrap_or(line.len());
+            let (interpreter, rest) = (line[..split].to_vec(), line[split..].trim_ascii());
+            if interpreter.is_empty() {
+                return Err(ENOEXEC);
+            }
+            let mut changed = vec![interpreter.clone()];
+            if !rest.is_empty() {
+                changed.push(rest.to_vec());
+            }
+            changed.push(path);
+            changed.extend(arguments.drain(..).skip(1));
+            *arguments = changed;
+            path = interpreter;
+        }
+        Err(ELOOP)
+    }
+
+    fn start_program(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: &[u8],
+        mut arguments: Vec<Vec<u8>>,
+        environment: &[Vec<u8>],
+    ) -> Result<(), BootError> {
+        let failed = |errno| BootError::Program {
+            program: String::from_utf8_lossy(path).into_owned(),
+            reason: reason(errno),
+        };
+        let (file, program) = self.find_program(cx.slot, path, &mut arguments).map_err(failed)?;
+        let bytes: usize = arguments.iter().chain(environment).map(|piece| piece.len() + 1).sum();
+        if bytes > ARGUMENT_BYTES_MAX || arguments.len() + environment.len() > ARGUMENTS_MAX {
+            return Err(BootError::TooManyArguments);
+        }
+        let loaded = self.load_program(cx, file).map_err(failed)?;
+        self.process.program = self.canonical_program(cx.slot, &program);
+        let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let length = name.len().min(15);
+        self.thread_mut(cx.slot).name[..length].copy_from_slice(&name[..length]);
+        let stack = self.build_stack(cx, &loaded, &program, &arguments, environment).map_err(failed)?;
+        let registers = &mut self.thread_mut(cx.slot).registers;
+        registers.rip = loaded.start;
+        registers.rsp = stack;
+        Ok(())
+    }
+
+    fn canonical_program(&self, slot: usize, path: &[u8]) -> Vec<u8> {
+        match self.resolve(slot, self.process.directory, path, Last::Follow) {
+            Ok(resolved) => self.path_in(resolved.parent, &resolved.name),
+            Err(_) => path.to_vec(),
+        }
+    }
+
+    fn load_program(&mut self, cx: &mut Cx<'_>, file: Vnode) -> Result<Program, Errno> {
+        let interpreter = self.elf_interpreter(file)?;
+        let executable_stack = self.elf_executable_stack(file)?;
+        let program = self.load_elf(cx, file, false)?;
+        self.mm.brk_start = program.end;
+        self.mm.brk = program.end;
+        let mut start = program.entry;
+        let mut interpreter_base = 0;
+        if let Some(path) = interpreter {
+            let node = self.resolve(cx.slot, self.vfs.root(), &path, Last::Follow)?.existing()?;
+            let loaded = self.load_elf(cx, node, true)?;
+            self.mm.file_names.insert(node, path.into());
+            (start, interpreter_base) = (loaded.entry, loaded.base);
+        }
+        let vdso = self.map_vdso(cx)?;
+        let prot = if executable_stack { Prot::ALL } else { Prot::READ_WRITE };
+        let stack = PageRange::new(STACK_TOP - STACK_BYTES, STACK_TOP);
+        self.mm.add(cx.vm, stack, NewArea { name: Name::Stack, ..NewArea::anonymous(prot) })?;
+        let eager = PageRange::new(STACK_TOP - STACK_EAGER_BYTES, STACK_TOP);
+        cx.vm.space_mut().map(eager, prot, Populate::OnTouch).map_err(|_| ENOMEM)?;
+        Ok(Program { loaded: program, start, interpreter_base, vdso })
+    }
+
+    /// Lays out arguments, environment and auxiliary vector; gives the stack pointer.
+    fn build_stack(
+        &mut self,
+        cx: &mut Cx<'_>,
+        program: &Program,
+        path: &[u8],
+        arguments: &[Vec<u8>],
+        environment: &[Vec<u8>],
+    ) -> Result<u64, Errno> {
+        let mut top = STACK_TOP;
+        let mut push = |k: &mut Self, cx: &mut Cx<'_>, data: &[u8]| {
+            top -= data.len() as u64;
+            k.copy_out(cx, top, data).map(|()| top)
+        };
+        let terminated = |piece: &[u8]| [piece, &[0]].concat();
+        let mut random = [0; 16];
+        self.random.fill_bytes(&mut random);
+        let path_at = push(self, cx, &terminated(path))?;
+        let platform_at = push(self, cx, b"x86_64\0")?;
+        let random_at = push(self, cx, &random)?;
+        self.process.random_at = random_at;
+        // Each list lies in order, so that /proc shows it as it was given.
+        let mut place = |k: &mut Self, cx: &mut Cx<'_>, pieces: &[Vec<u8>]| {
+            let joined: Vec<u8> = pieces.iter().flat_map(|piece| terminated(piece)).collect();
+            let start = push(k, cx, &joined)?;
+            let mut at = start;
+            let mut pointers = Vec::with_capacity(pieces.len());
+            for piece in pieces {
+                pointers.push(at);
+                at += piece.len() as u64 + 1;
+            }
+            Ok::<_, Errno>((start, at, pointers))
+        };
+        let (start, end, environment) = place(self, cx, environment)?;
+        self.mm.environment = (start, end);
+        let (start, end, arguments) = place(self, cx, arguments)?;
+        self.mm.arguments = (start, end);
+        let auxv = self.auxiliary_vector(program, path_at, platform_at, random_at);
+        self.process.auxv.clone_from(&auxv);
+        let mut words = Writer::default().u64(arguments.len() as u64);
+        for pointer in arguments.iter().chain([&0]).chain(&environment).chain([&0]) {
+            words = words.u64(*pointer);
+        }
+        let table = words.bytes(&auxv).done();
+        let stack = (start - table.len() as u64) & !15;
+        self.copy_out(cx, stack, &table)?;
+        Ok(stack)
+    }
+
+    fn auxiliary_vector(&self, program: &Program, path_at: u64, platform_at: u64, random_at: u64) -> Vec<u8> {
+        /// CPUID leaf 1, register edx, of every x86-64 processor since SSE2.
+        const HWCAP: u64 = 0x178b_fbff;
+        /// Ring 3 may write the segment bases.
+        const HWCAP2_FSGSBASE: u64 = 1 << 1;
+        const MINSIGSTKSZ: u64 = 5 << 10;
+        const AT_MINSIGSTKSZ: u64 = 51;
+        let loaded = &program.loaded;
+        let (uid, gid) = (u64::from(self.process.uid), u64::from(self.process.gid));
+        [
+            (libc::AT_SYSINFO_EHDR, program.vdso),
+            (libc::AT_HWCAP, HWCAP),
+            (libc::AT_PAGESZ, PAGE),
+            (libc::AT_CLKTCK, 100),
+            (libc::AT_PHDR, loaded.headers),
+            (libc::AT_PHENT, 56),
+            (libc::AT_PHNUM, loaded.header_count),
+            (libc::AT_BASE, program.interpreter_base),
+            (libc::AT_FLAGS, 0),
+            (libc::AT_ENTRY, loaded.entry),
+            (libc::AT_UID, uid),
+            (libc::AT_EUID, uid),
+            (libc::AT_GID, gid),
+            (libc::AT_EGID, gid),
+            (libc::AT_SECURE, 0),
+            (libc::AT_RANDOM, random_at),
+            (libc::AT_HWCAP2, HWCAP2_FSGSBASE),
+            (AT_MINSIGSTKSZ, MINSIGSTKSZ),
+            (libc::AT_EXECFN, path_at),
+            (libc::AT_PLATFORM, platform_at),
+            (libc::AT_NULL, 0),
+        ]
+        .iter()
+        .fold(Writer::default(), |out, (tag, value)| out.u64(*tag).u64(*value))
+        .done()
+    }
+
+    /// Makes a restored guest another than the one that was captured: randomness, id, clocks.
+    pub fn renew(&mut self, vm: &mut Vm, host: &mut dyn Host, seed: [u8; 32], pid: u32) {
+        /// Ids that are remembered; libraries keep at most the one from before the snapshot.
+        const FORMER_MAX: usize = 4;
+        self.reseed(seed);
+        let former = std::mem::replace(&mut self.process.pid, pid);
+        self.process.former_pids.insert(0, former);
+        self.process.former_pids.truncate(FORMER_MAX);
+        let mut random = [0; 16];
+        self.random.fill_bytes(&mut random);
+        // The program may have unmapped its first stack; then nobody reads these bytes either.
+        let _ = vm.space_mut().write_backed(self.process.random_at, &random);
+        let mut cx = Cx { vm, host, slot: 1 };
+        self.write_clock_page(&mut cx);
+    }
+}
+
+/// Monotonic time at which a guest begins: some seconds up, as programs expect of a machine.
+const BOOT_CLOCK_NS: u64 = 10_000_000_000;
+
+/// A program and its interpreter, in memory.
+#[derive(Debug)]
+struct Program {
+    loaded: Loaded,
+    /// First instruction: the interpreter's, if there is one.
+    start: u64,
+    interpreter_base: u64,
+    vdso: u64,
+}

@@ -1,0 +1,167 @@
+//! Socket addresses.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    abi::{Writer, u16_at, u32_at},
+    errno::{EAFNOSUPPORT, EINVAL, Errno},
+    net::Domain,
+};
+
+/// Longest socket address that is looked at (`struct sockaddr_storage`).
+pub(crate) const ADDRESS_BYTES_MAX: u64 = 128;
+/// Longest name of a UNIX socket.
+const UNIX_NAME_MAX: usize = 108;
+
+/// An internet address as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Host {
+    /// `0.0.0.0` or `::`
+    Any,
+    /// `127.0.0.0/8` or `::1`
+    Loopback,
+    /// Anything else: unreachable.
+    Elsewhere,
+}
+
+/// An address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Address {
+    /// None yet.
+    None,
+    /// Internet.
+    Inet {
+        /// Which host.
+        host: Host,
+        /// Which port.
+        port: u16,
+    },
+    /// A name in the file tree (without its zero), or an abstract one (with its leading zero).
+    Unix(Vec<u8>),
+}
+
+impl Address {
+    /// Reads a `sockaddr` of a socket's domain.
+    pub(crate) fn parse(domain: Domain, raw: &[u8]) -> Result<Self, Errno> {
+        if raw.len() < 2 {
+            return Err(EINVAL);
+        }
+        let family = i32::from(u16_at(raw, 0));
+        match domain {
+            Domain::Inet4 if family == libc::AF_INET => parse_v4(raw),
+            Domain::Inet6 if family == libc::AF_INET6 => parse_v6(raw),
+            // A dual-stack socket may be given an address of the older kind.
+            Domain::Inet6 if family == libc::AF_INET => parse_v4(raw),
+            Domain::Unix if family == libc::AF_UNIX => parse_unix(raw),
+            Domain::Inet4 | Domain::Inet6 | Domain::Unix => Err(EAFNOSUPPORT),
+        }
+    }
+
+    /// Writes a `sockaddr` of a socket's domain.
+    pub(crate) fn to_bytes(&self, domain: Domain) -> Vec<u8> {
+        let (host, port) = match self {
+            Self::Inet { host, port } => (*host, *port),
+            Self::None | Self::Unix(_) => (Host::Any, 0),
+        };
+        match domain {
+            Domain::Inet4 => {
+                let octets = if host == Host::Any { [0; 4] } else { [127, 0, 0, 1] };
+                Writer::with_capacity(16).u16(libc::AF_INET as u16).u16(port.to_be()).bytes(&octets).pad_to(16).done()
+            }
+            Domain::Inet6 => {
+                let last = u8::from(host != Host::Any);
+                Writer::with_capacity(28)
+                    .u16(libc::AF_INET6 as u16)
+                    .u16(port.to_be())
+                    .u32(0)
+                    .bytes(&[0; 15])
+                    .u8(last)
+                    .u32(0)
+                    .done()
+            }
+            Domain::Unix => {
+                let out = Writer::with_capacity(2).u16(libc::AF_UNIX as u16);
+                match self {
+                    Self::Unix(name) if name.first() == Some(&0) => out.bytes(name).done(),
+                    Self::Unix(name) => out.bytes(name).u8(0).done(),
+                    Self::None | Self::Inet { .. } => out.done(),
+                }
+            }
+        }
+    }
+}
+
+fn parse_v4(raw: &[u8]) -> Result<Address, Errno> {
+    if raw.len() < 16 {
+        return Err(EINVAL);
+    }
+    let host = match (raw[4], u32_at(raw, 4)) {
+        (_, 0) => Host::Any,
+        (127, _) => Host::Loopback,
+        _ => Host::Elsewhere,
+    };
+    Ok(Address::Inet { host, port: u16::from_be(u16_at(raw, 2)) })
+}
+
+fn parse_v6(raw: &[u8]) -> Result<Address, Errno> {
+    const SMALLEST: usize = 24;
+    if raw.len() < SMALLEST {
+        return Err(EINVAL);
+    }
+    let octets = &raw[8..24];
+    let mapped = octets[..10].iter().all(|byte| *byte == 0) && octets[10..12] == [0xff, 0xff];
+    let zero_to_last = octets[..15].iter().all(|byte| *byte == 0);
+    let host = match (zero_to_last, octets[15], mapped) {
+        (true, 0, _) => Host::Any,
+        (true, 1, _) => Host::Loopback,
+        (_, _, true) if octets[12] == 127 => Host::Loopback,
+        (_, _, true) if octets[12..] == [0; 4] => Host::Any,
+        _ => Host::Elsewhere,
+    };
+    Ok(Address::Inet { host, port: u16::from_be(u16_at(raw, 2)) })
+}
+
+fn parse_unix(raw: &[u8]) -> Result<Address, Errno> {
+    let name = &raw[2..];
+    if name.len() > UNIX_NAME_MAX {
+        return Err(EINVAL);
+    }
+    match name.first() {
+        None => Ok(Address::None),
+        Some(0) => Ok(Address::Unix(name.to_vec())),
+        Some(_) => {
+            let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+            Ok(Address::Unix(name[..end].to_vec()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internet_addresses_round_trip() {
+        for domain in [Domain::Inet4, Domain::Inet6] {
+            for host in [Host::Any, Host::Loopback] {
+                let address = Address::Inet { host, port: 9001 };
+                assert_eq!(Address::parse(domain, &address.to_bytes(domain)), Ok(address));
+            }
+        }
+    }
+
+    #[test]
+    fn unix_addresses_round_trip() {
+        for name in [b"/tmp/s".to_vec(), b"\0hidden".to_vec()] {
+            let address = Address::Unix(name);
+            assert_eq!(Address::parse(Domain::Unix, &address.to_bytes(Domain::Unix)), Ok(address));
+        }
+    }
+
+    #[test]
+    fn short_and_foreign_addresses_are_refused() {
+        assert_eq!(Address::parse(Domain::Inet4, &[2, 0, 0, 80]), Err(EINVAL));
+        assert_eq!(Address::parse(Domain::Inet4, &[10, 0, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), Err(EAFNOSUPPORT));
+        assert_eq!(Address::parse(Domain::Unix, &[1]), Err(EINVAL));
+    }
+}

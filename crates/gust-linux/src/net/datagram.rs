@@ -1,0 +1,207 @@
+//! Moving messages: datagram and sequenced-packet sockets.
+
+use crate::{
+    errno::{EAGAIN, ECONNREFUSED, EISCONN, EMSGSIZE, ENETUNREACH, ENOTCONN, EPIPE, Errno},
+    kernel::{Cx, Flow, Kernel, SysResult},
+    net::{
+        DATAGRAMS_MAX, Datagram, Domain, SocketKind, SocketState, STREAM_BYTES,
+        address::{Address, Host},
+        connect::no_destination,
+        stream::Manner,
+    },
+    user::{UserSlice, total},
+};
+
+/// Largest datagram of an internet socket.
+const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// A message that has been received: its sender and its full size.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) from: Address,
+    pub(crate) copied: u64,
+    pub(crate) full: u64,
+}
+
+impl Kernel {
+    /// Sends one message whole.
+    pub(crate) fn send_message(
+        &mut self,
+        cx: &mut Cx<'_>,
+        number: u32,
+        to: Option<Address>,
+        data: Vec<u8>,
+    ) -> Result<u64, Errno> {
+        let socket = self.socket(number)?;
+        let limit = if socket.domain == Domain::Unix { STREAM_BYTES } else { DATAGRAM_BYTES_MAX };
+        if data.len() > limit {
+            return Err(EMSGSIZE);
+        }
+        if socket.write_shut {
+            return Err(EPIPE);
+        }
+        let sent = data.len() as u64;
+        let target = self.message_target(cx, number, to)?;
+        let from = self.socket(number)?.local.clone();
+        let Some(target) = target else {
+            // Nobody has the port: the sender learns it at its next call, as from an ICMP message.
+            let socket = self.socket_mut(number)?;
+            if matches!(socket.state, SocketState::Connected(_)) {
+                socket.error = Some(ECONNREFUSED.number());
+                self.wake_socket(number);
+            }
+            return Ok(sent);
+        };
+        let receiver = self.socket_mut(target)?;
+        if receiver.datagrams.len() >= DATAGRAMS_MAX {
+            // UNIX senders wait; internet datagrams are dropped.
+            return if receiver.domain == Domain::Unix { Err(EAGAIN) } else { Ok(sent) };
+        }
+        if receiver.read_shut {
+            return if receiver.domain == Domain::Unix { Err(EPIPE) } else { Ok(sent) };
+        }
+        receiver.datagrams.push_back(Datagram { from, data });
+        self.wake_socket(target);
+        Ok(sent)
+    }
+
+    fn message_target(&mut self, cx: &mut Cx<'_>, number: u32, to: Option<Address>) -> Result<Option<u32>, Errno> {
+        let socket = self.socket_mut(number)?;
+        if let Some(errno) = socket.take_error() {
+            return Err(errno);
+        }
+        let (kind, state, remote) = (socket.kind, socket.state.clone(), socket.remote.clone());
+        if kind == SocketKind::Sequenced {
+            return match state {
+                SocketState::Connected(Some(_)) if to.is_some() => Err(EISCONN),
+                SocketState::Connected(Some(peer)) => Ok(Some(peer)),
+                SocketState::Connected(None) => Err(EPIPE),
+                SocketState::Idle | SocketState::Listening { .. } | SocketState::Service(_) => Err(ENOTCONN),
+            };
+        }
+        let address = match (to, &state) {
+            (Some(address), _) => address,
+            (None, SocketState::Connected(Some(peer))) => {
+                return Ok(Some(*peer).filter(|peer| self.network.sockets.get(*peer).is_some()));
+            }
+            (None, SocketState::Connected(None)) if remote != Address::None => remote,
+            (None, SocketState::Connected(None)) => return Err(ECONNREFUSED),
+            (None, SocketState::Idle | SocketState::Listening { .. } | SocketState::Service(_)) => {
+                return Err(no_destination(kind));
+            }
+        };
+        if let Address::Inet { host: Host::Elsewhere, .. } = address {
+            return Err(ENETUNREACH);
+        }
+        self.ensure_port(number)?;
+        match self.datagram_target(cx, number, &address) {
+            Ok(target) => Ok(Some(target)),
+            Err(ECONNREFUSED) if matches!(address, Address::Inet { .. }) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Receives one message; `None`: there is none yet.
+    pub(crate) fn receive_message(
+        &mut self,
+        cx: &mut Cx<'_>,
+        number: u32,
+        slices: &[UserSlice],
+        manner: Manner,
+    ) -> Result<Option<Received>, Errno> {
+        let socket = self.socket_mut(number)?;
+        if let Some(errno) = socket.take_error() {
+            return Err(errno);
+        }
+        if socket.kind == SocketKind::Sequenced && matches!(socket.state, SocketState::Idle) {
+            return Err(ENOTCONN);
+        }
+        let Some(message) = socket.datagrams.front().cloned() else {
+            let ended = socket.read_shut;
+            return Ok(ended.then_some(Received { from: Address::None, copied: 0, full: 0 }));
+        };
+        let fits = message.data.len().min(total(slices) as usize);
+        let copied = self.scatter(cx, slices, 0, &message.data[..fits])?;
+        if !manner.peek {
+            let socket = self.socket_mut(number)?;
+            socket.datagrams.pop_front();
+            if let SocketState::Connected(Some(peer)) = socket.state {
+                self.wake_socket(peer);
+            }
+        }
+        Ok(Some(Received { from: message.from, copied, full: message.data.len() as u64 }))
+    }
+
+    /// `read` on a socket.
+    pub(crate) fn read_socket(
+        &mut self,
+        cx: &mut Cx<'_>,
+        number: u32,
+        slices: &[UserSlice],
+        nonblocking: bool,
+    ) -> SysResult {
+        let manner = Manner { nonblocking, ..Manner::default() };
+        if self.socket(number)?.kind == SocketKind::Stream {
+            return self.receive_stream(cx, number, slices, manner);
+        }
+        match self.receive_message(cx, number, slices, manner)? {
+            Some(received) => Ok(Flow::Done(received.copied)),
+            None => self.no_message_yet(cx, number, nonblocking),
+        }
+    }
+
+    /// Waits for a message, or says that there is none.
+    pub(crate) fn no_message_yet(&mut self, cx: &mut Cx<'_>, number: u32, nonblocking: bool) -> SysResult {
+        if nonblocking || self.timed_out(cx.slot) {
+            return Err(EAGAIN);
+        }
+        let timeout_ns = self.socket(number)?.receive_timeout_ns;
+        self.wait_for_socket(cx, number, timeout_ns)
+    }
+
+    /// `write` on a socket.
+    pub(crate) fn write_socket(
+        &mut self,
+        cx: &mut Cx<'_>,
+        number: u32,
+        slices: &[UserSlice],
+        nonblocking: bool,
+    ) -> SysResult {
+        let manner = Manner { nonblocking, ..Manner::default() };
+        self.send_any(cx, number, None, slices, manner)
+    }
+
+    /// Sends by the socket's kind.
+    pub(crate) fn send_any(
+        &mut self,
+        cx: &mut Cx<'_>,
+        number: u32,
+        to: Option<Address>,
+        slices: &[UserSlice],
+        manner: Manner,
+    ) -> SysResult {
+        let socket = self.socket(number)?;
+        if socket.kind == SocketKind::Stream {
+            // An address is ignored on a connected stream, as on Linux for TCP.
+            return self.send_stream(cx, number, slices, manner);
+        }
+        let bytes = total(slices) as usize;
+        if bytes > STREAM_BYTES {
+            return Err(EMSGSIZE);
+        }
+        let data = self.gather(cx, slices, 0, bytes)?;
+        match self.send_message(cx, number, to, data) {
+            Err(EAGAIN) if !manner.nonblocking && !self.timed_out(cx.slot) => {
+                let timeout_ns = self.socket(number)?.send_timeout_ns;
+                self.wait_for_socket(cx, number, timeout_ns)
+            }
+            Err(EPIPE) => {
+                if !manner.no_signal {
+                    self.signal_self(cx.slot, libc::SIGPIPE as u32);
+                }
+                Err(EPIPE)
+            }
+            sent => sent.map(Flow::Done),
+        }
+    }
+}

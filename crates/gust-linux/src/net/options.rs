@@ -1,0 +1,130 @@
+//! Socket options. Those that mean something on loopback are honoured; others are remembered and given back, since
+//! programs check that they took.
+
+use crate::{
+    abi::{Writer, i64_at, u32_at},
+    errno::{EDOM, EINVAL, ENOPROTOOPT, Errno},
+    kernel::{Cx, Flow, Kernel, SysResult},
+    net::{Domain, STREAM_BYTES, Socket, SocketKind, SocketState},
+};
+
+/// Longest option value.
+const VALUE_BYTES_MAX: u64 = 1024;
+/// Most options that are remembered for a socket.
+const OPTIONS_MAX: usize = 64;
+
+pub(crate) fn sys_setsockopt(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
+    let [fd, level, name, value, bytes, _] = *args;
+    let (number, _) = k.socket_number(fd)?;
+    let (level, name) = (level as i32, name as i32);
+    if bytes as i32 <= 0 || bytes > VALUE_BYTES_MAX {
+        return Err(EINVAL);
+    }
+    check_level(k.socket(number)?, level)?;
+    let raw = k.copy_in_vec(cx, value, bytes as usize)?;
+    let socket = k.socket_mut(number)?;
+    if level == libc::SOL_SOCKET && (name == libc::SO_RCVTIMEO || name == libc::SO_SNDTIMEO) {
+        let timeout = timeval_ns(&raw)?;
+        if name == libc::SO_RCVTIMEO {
+            socket.receive_timeout_ns = timeout;
+        } else {
+            socket.send_timeout_ns = timeout;
+        }
+    }
+    if socket.options.len() < OPTIONS_MAX || socket.options.contains_key(&(level, name)) {
+        socket.options.insert((level, name), raw);
+    }
+    Ok(Flow::Done(0))
+}
+
+fn timeval_ns(raw: &[u8]) -> Result<u64, Errno> {
+    if raw.len() < 16 {
+        return Err(EINVAL);
+    }
+    let (seconds, microseconds) = (i64_at(raw, 0), i64_at(raw, 8));
+    if !(0..1_000_000).contains(&microseconds) {
+        return Err(EDOM);
+    }
+    Ok((seconds.max(0) as u64).saturating_mul(1_000_000_000).saturating_add(microseconds as u64 * 1000))
+}
+
+fn check_level(socket: &Socket, level: i32) -> Result<(), Errno> {
+    let known = match level {
+        libc::SOL_SOCKET => true,
+        libc::IPPROTO_TCP => socket.domain != Domain::Unix && socket.kind == SocketKind::Stream,
+        libc::IPPROTO_UDP => socket.domain != Domain::Unix && socket.kind == SocketKind::Datagram,
+        libc::IPPROTO_IP => socket.domain != Domain::Unix,
+        libc::IPPROTO_IPV6 => socket.domain == Domain::Inet6,
+        _ => false,
+    };
+    if known { Ok(()) } else { Err(ENOPROTOOPT) }
+}
+
+impl Kernel {
+    fn socket_option(&mut self, number: u32, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
+        let (pid, uid, gid) = (self.process.pid, self.process.uid, self.process.gid);
+        let socket = self.socket_mut(number)?;
+        check_level(socket, level)?;
+        let int = |value: i32| value.to_le_bytes().to_vec();
+        if level == libc::SOL_SOCKET {
+            match name {
+                libc::SO_ERROR => return Ok(int(socket.take_error().map_or(0, Errno::number))),
+                libc::SO_TYPE => return Ok(int(socket.kind.number())),
+                libc::SO_DOMAIN => return Ok(int(socket.domain.number())),
+                libc::SO_PROTOCOL => {
+                    return Ok(int(match (socket.domain, socket.kind) {
+                        (Domain::Unix, _) => 0,
+                        (_, SocketKind::Stream) => libc::IPPROTO_TCP,
+                        (_, SocketKind::Datagram | SocketKind::Sequenced) => libc::IPPROTO_UDP,
+                    }));
+                }
+                libc::SO_ACCEPTCONN => {
+                    return Ok(int(i32::from(matches!(socket.state, SocketState::Listening { .. }))));
+                }
+                libc::SO_SNDBUF | libc::SO_RCVBUF => {
+                    // Linux doubles what was asked for, and tells the doubled value.
+                    let set = socket.options.get(&(level, name)).map(|raw| u32_at(raw, 0) as i32);
+                    return Ok(int(set.map_or(STREAM_BYTES as i32, |bytes| bytes.saturating_mul(2).max(2304))));
+                }
+                libc::SO_PEERCRED => {
+                    return Ok(Writer::with_capacity(12).u32(pid).u32(uid).u32(gid).done());
+                }
+                libc::SO_LINGER if !socket.options.contains_key(&(level, name)) => return Ok(vec![0; 8]),
+                libc::SO_RCVTIMEO | libc::SO_SNDTIMEO if !socket.options.contains_key(&(level, name)) => {
+                    return Ok(vec![0; 16]);
+                }
+                _ => {}
+            }
+        }
+        if let Some(value) = socket.options.get(&(level, name)) {
+            return Ok(value.clone());
+        }
+        match (level, name) {
+            (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => Ok(int(65_483)),
+            // State, and zeros for counters that loopback does not keep.
+            (libc::IPPROTO_TCP, libc::TCP_INFO) => {
+                const ESTABLISHED: u8 = 1;
+                const CLOSED: u8 = 7;
+                let state = if matches!(socket.state, SocketState::Connected(_)) { ESTABLISHED } else { CLOSED };
+                Ok(Writer::with_capacity(104).u8(state).pad_to(104).done())
+            }
+            (libc::IPPROTO_IP, libc::IP_TTL) => Ok(int(64)),
+            (libc::IPPROTO_IP, libc::IP_MTU) => Ok(int(65_535)),
+            _ => Ok(int(0)),
+        }
+    }
+}
+
+pub(crate) fn sys_getsockopt(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
+    let [fd, level, name, value, bytes_at, _] = *args;
+    let (number, _) = k.socket_number(fd)?;
+    let room = k.copy_in_u32(cx, bytes_at)? as i32;
+    if room < 0 {
+        return Err(EINVAL);
+    }
+    let raw = k.socket_option(number, level as i32, name as i32)?;
+    let copied = raw.len().min(room as usize);
+    k.copy_out(cx, value, &raw[..copied])?;
+    k.copy_out(cx, bytes_at, &(copied as u32).to_le_bytes())?;
+    Ok(Flow::Done(0))
+}

@@ -1,0 +1,188 @@
+//! Moving bytes between connected stream sockets.
+
+use crate::{
+    errno::{EAGAIN, ECONNRESET, ENOTCONN, EPIPE, Errno},
+    io::ObjectKey,
+    kernel::{Cx, Flow, Kernel, OnSignal, SysResult, Wait},
+    net::{SocketKind, SocketState},
+    task::WaitKey,
+    user::{STAGING_BYTES, UserSlice, total},
+};
+
+/// Flags of one send or receive.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// Do not wait.
+    pub(crate) nonblocking: bool,
+    /// Leave what is read.
+    pub(crate) peek: bool,
+    /// Wait until all is there.
+    pub(crate) wait_all: bool,
+    /// No `SIGPIPE`.
+    pub(crate) no_signal: bool,
+    /// Give the full size of a message that was cut off.
+    pub(crate) full_size: bool,
+}
+
+impl Kernel {
+    /// Waits for a socket, with its time-out for this direction.
+    pub(crate) fn wait_for_socket(&mut self, cx: &mut Cx<'_>, key: u32, timeout_ns: u64) -> SysResult {
+        let deadline_ns = (timeout_ns > 0).then(|| self.deadline(cx, timeout_ns));
+        let on_signal = if timeout_ns > 0 { OnSignal::Interrupt } else { OnSignal::Restart };
+        Ok(Flow::Wait(Wait { keys: vec![WaitKey::Object(ObjectKey::Socket(key))], deadline_ns, on_signal }))
+    }
+
+    pub(crate) fn receive_stream(
+        &mut self,
+        cx: &mut Cx<'_>,
+        number: u32,
+        slices: &[UserSlice],
+        manner: Manner,
+    ) -> SysResult {
+        let wanted = total(slices);
+        let mut done = self.thread(cx.slot).call.as_ref().map_or(0, |call| call.progress);
+        loop {
+            let socket = self.socket(number)?;
+            match socket.state {
+                SocketState::Idle | SocketState::Listening { .. } => {
+                    return Err(self.socket_mut(number)?.take_error().unwrap_or(ENOTCONN));
+                }
+                SocketState::Connected(_) | SocketState::Service(_) => {}
+            }
+            if wanted == done {
+                return Ok(Flow::Done(done));
+            }
+            if socket.received.is_empty() {
+                break;
+            }
+            let data = socket.received.peek((wanted - done).min(STAGING_BYTES as u64) as usize);
+            let placed = self.scatter(cx, slices, done, &data)?;
+            done += placed;
+            if manner.peek {
+                return Ok(Flow::Done(done));
+            }
+            let socket = self.socket_mut(number)?;
+            socket.received.consume(placed as usize);
+            let peer = match socket.state {
+                SocketState::Connected(peer) => peer,
+                SocketState::Idle | SocketState::Listening { .. } | SocketState::Service(_) => None,
+            };
+            if let Some(peer) = peer {
+                self.wake_socket(peer);
+            }
+            if placed < data.len() as u64 {
+                return Ok(Flow::Done(done));
+            }
+        }
+        if done > 0 && !manner.wait_all {
+            return Ok(Flow::Done(done));
+        }
+        let socket = self.socket_mut(number)?;
+        let timeout_ns = socket.receive_timeout_ns;
+        if let Some(errno) = socket.take_error().filter(|_| done == 0) {
+            return if errno == ECONNRESET { Err(errno) } else { Ok(Flow::Done(0)) };
+        }
+        if self.socket(number)?.read_shut {
+            return Ok(Flow::Done(done));
+        }
+        if manner.nonblocking || self.timed_out(cx.slot) {
+            return if done > 0 { Ok(Flow::Done(done)) } else { Err(EAGAIN) };
+        }
+        if let Some(call) = &mut self.thread_mut(cx.slot).call {
+            call.progress = done;
+        }
+        self.wait_for_socket(cx, number, timeout_ns)
+    }
+
+    pub(crate) fn send_stream(
+        &mut self,
+        cx: &mut Cx<'_>,
+        number: u32,
+        slices: &[UserSlice],
+        manner: Manner,
+    ) -> SysResult {
+        let wanted = total(slices);
+        let mut done = self.thread(cx.slot).call.as_ref().map_or(0, |call| call.progress);
+        loop {
+            if done == wanted && wanted > 0 {
+                return Ok(Flow::Done(done));
+            }
+            let room = match self.send_room(number) {
+                Ok(room) => room,
+                Err(errno) => return self.send_failed(cx, done, errno, manner),
+            };
+            if wanted == 0 {
+                return Ok(Flow::Done(0));
+            }
+            if room == 0 {
+                break;
+            }
+            let piece = room.min((wanted - done) as usize).min(STAGING_BYTES);
+            let data = match self.gather(cx, slices, done, piece) {
+                Err(_) if done > 0 => return Ok(Flow::Done(done)),
+                data => data?,
+            };
+            done += self.push_socket(cx, number, &data)?;
+        }
+        if manner.nonblocking || self.timed_out(cx.slot) {
+            return if done > 0 { Ok(Flow::Done(done)) } else { Err(EAGAIN) };
+        }
+        if let Some(call) = &mut self.thread_mut(cx.slot).call {
+            call.progress = done;
+        }
+        let timeout_ns = self.socket(number)?.send_timeout_ns;
+        // Room appears where the peer reads, and the peer wakes its sender then.
+        self.wait_for_socket(cx, number, timeout_ns)
+    }
+
+    fn send_failed(&mut self, cx: &mut Cx<'_>, done: u64, errno: Errno, manner: Manner) -> SysResult {
+        if done > 0 {
+            return Ok(Flow::Done(done));
+        }
+        if errno == EPIPE && !manner.no_signal {
+            self.signal_self(cx.slot, libc::SIGPIPE as u32);
+        }
+        Err(errno)
+    }
+
+    /// Bytes that can be sent now.
+    fn send_room(&mut self, number: u32) -> Result<usize, Errno> {
+        let socket = self.socket_mut(number)?;
+        if socket.write_shut {
+            return Err(EPIPE);
+        }
+        match socket.state {
+            SocketState::Idle | SocketState::Listening { .. } => Err(if socket.kind == SocketKind::Stream {
+                // A socket that was never connected, or was refused.
+                socket.take_error().unwrap_or(EPIPE)
+            } else {
+                ENOTCONN
+            }),
+            SocketState::Connected(None) => Err(socket.take_error().unwrap_or(EPIPE)),
+            SocketState::Service(connection) => self.network.services.room(connection).ok_or(EPIPE),
+            SocketState::Connected(Some(peer)) => Ok(self.socket(peer)?.room()),
+        }
+    }
+
+    /// Puts bytes into the peer's hands, as many as there is room for.
+    pub(crate) fn push_socket(&mut self, cx: &mut Cx<'_>, number: u32, data: &[u8]) -> Result<u64, Errno> {
+        let socket = self.socket(number)?;
+        if socket.kind.keeps_messages() {
+            return self.send_message(cx, number, None, data.to_vec());
+        }
+        let room = self.send_room(number)?;
+        let fits = room.min(data.len());
+        if fits == 0 {
+            return Err(EAGAIN);
+        }
+        match self.socket(number)?.state {
+            SocketState::Service(connection) => self.network.services.from_guest(connection, &data[..fits]),
+            SocketState::Connected(Some(peer)) => {
+                self.socket_mut(peer)?.received.push(&data[..fits]);
+                self.wake_socket(peer);
+            }
+            SocketState::Idle | SocketState::Listening { .. } | SocketState::Connected(None) => return Err(EPIPE),
+        }
+        Ok(fits as u64)
+    }
+}
