@@ -8,12 +8,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod build;
+mod extract;
 mod format;
 mod reader;
+pub mod runtime;
 mod spool;
 mod tree;
 mod writer;
 
+pub use extract::{ExtractError, ImageFile};
 pub use format::{LINK_BYTES_MAX, NAME_BYTES_MAX, NODES_MAX, PAGE_BYTES};
 pub use reader::{
     Entries, HEADER_LENGTH, Image, ImageBytes, ImageError, Node, NodeIndex, NodeKind, tables_bytes,

@@ -161,6 +161,11 @@ impl Image {
         self.header.node_count
     }
 
+    /// Length of the whole image in bytes, as its header states it.
+    pub fn file_bytes(&self) -> u64 {
+        self.header.file_bytes
+    }
+
     /// What is known of a node. `None` when it does not exist or is damaged.
     pub fn node(&self, index: NodeIndex) -> Option<Node> {
         let record = self.record(index)?;

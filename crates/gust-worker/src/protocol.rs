@@ -31,6 +31,9 @@ pub const META_BYTES_MAX: usize = 256 << 10;
 /// Longest body, in bytes: Lambda's 6 MiB synchronous payload, and room for what wraps it.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
 
+/// Most bytes of a response or an error document: Lambda's 6 MiB with 100 bytes of leeway.
+pub const RESPONSE_BYTES_MAX: u64 = (6 << 20) + 100;
+
 /// Most descriptors that travel with one frame.
 pub const DESCRIPTORS_MAX: usize = 16;
 
@@ -241,8 +244,11 @@ pub enum AnswerKind {
     Success,
     /// The handler raised, or the runtime reported an error; the body is Lambda's error document.
     FunctionError,
-    /// The response exceeded the limit given in the body's error document.
-    TooLarge,
+    /// The response is larger than [`RESPONSE_BYTES_MAX`]; there is no body.
+    TooLarge {
+        /// Size of the response.
+        bytes: u64,
+    },
 }
 
 /// Where a worker's share of a call went, in nanoseconds. A component that does not apply is zero.

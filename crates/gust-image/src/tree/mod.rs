@@ -7,6 +7,9 @@
 //! Symbolic links *inside* a path are followed within the tree, as an unpacker that stands in the tree's root would
 //! see them, so that `lib/x` lands in `usr/lib/x` where `lib` is a link. Nothing can be placed outside of the tree.
 
+mod error;
+mod walk;
+
 use std::{
     collections::BTreeMap,
     io::{self, Read},
@@ -14,50 +17,12 @@ use std::{
 };
 
 use crate::{
-    format::{LINK_BYTES_MAX, NAME_BYTES_MAX, NODES_MAX},
+    format::{LINK_BYTES_MAX, NODES_MAX},
     spool::{ContentId, Spool},
 };
 
-/// Symbolic links that are followed within one path (Linux's limit).
-const LINKS_FOLLOWED_MAX: usize = 40;
-
-/// Deepest directory.
-const DEPTH_MAX: usize = 256;
-
-/// Why a node could not be placed in a tree.
-#[derive(Debug, thiserror::Error)]
-pub enum TreeError {
-    /// The path has a `..`.
-    #[error("path {0:?} has a component \"..\"")]
-    DotDot(String),
-    /// The path has no component.
-    #[error("path {0:?} names nothing")]
-    EmptyPath(String),
-    /// The path, a name in it, or a link's target is too long or holds a zero byte.
-    #[error("path {0:?} is longer or deeper than an image can hold, or has a zero byte")]
-    Unrepresentable(String),
-    /// Something in the middle of the path is not a directory.
-    #[error("path {0:?} leads through something that is not a directory")]
-    NotADirectory(String),
-    /// Links in the path lead in a circle or nowhere.
-    #[error("path {0:?} leads through a symbolic link that ends nowhere")]
-    BrokenLink(String),
-    /// The target of a hard link is missing or is a directory.
-    #[error("hard link to {0:?}, which is no file of the tree")]
-    BadHardLink(String),
-    /// More nodes than an image can hold.
-    #[error("more than {NODES_MAX} files")]
-    TooManyNodes,
-    /// The content could not be read or set aside.
-    #[error("reading the content of {path:?} failed")]
-    Content {
-        /// Of which file.
-        path: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
+pub use error::TreeError;
+use walk::{WalkError, components, printable};
 
 /// Attributes of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,6 +247,22 @@ impl Tree {
         Some(self.nodes[self.slot(path)?].attributes)
     }
 
+    /// Time of the latest change of any node, seconds of the Unix epoch.
+    pub fn newest_mtime_s(&self) -> i64 {
+        self.nodes
+            .iter()
+            .map(|node| node.attributes.mtime_s)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Gives nodes that changed after a time that time.
+    pub fn clamp_mtimes(&mut self, newest_s: i64) {
+        for node in &mut self.nodes {
+            node.attributes.mtime_s = node.attributes.mtime_s.min(newest_s);
+        }
+    }
+
     pub(crate) fn nodes(&self) -> &[TreeNode] {
         &self.nodes
     }
@@ -297,7 +278,7 @@ impl Tree {
         for made in 1..=names.len() {
             match self.walk(&names[..made]) {
                 Ok(_) => {}
-                Err(Walk::Missing(parent, name)) => {
+                Err(WalkError::Missing(parent, name)) => {
                     let kind = TreeKind::Directory {
                         parent,
                         children: BTreeMap::new(),
@@ -308,52 +289,14 @@ impl Tree {
                     };
                     self.put(Place { parent, name }, node)?;
                 }
-                Err(Walk::NotADirectory) => return Err(TreeError::NotADirectory(printable(path))),
-                Err(Walk::BrokenLink) => return Err(TreeError::BrokenLink(printable(path))),
+                Err(WalkError::NotADirectory) => return Err(TreeError::NotADirectory(printable(path))),
+                Err(WalkError::BrokenLink) => return Err(TreeError::BrokenLink(printable(path))),
             }
         }
         let parent = self
             .walk(&names)
             .map_err(|_| TreeError::BrokenLink(printable(path)))?;
         Ok(Place { parent, name })
-    }
-
-    /// The directory at the end of these names, symbolic links followed.
-    fn walk(&self, names: &[Vec<u8>]) -> Result<Slot, Walk> {
-        let mut pending: Vec<Vec<u8>> = names.iter().rev().cloned().collect();
-        let mut at = 0;
-        let mut followed = 0;
-        while let Some(name) = pending.pop() {
-            let TreeKind::Directory { parent, children } = &self.nodes[at].kind else {
-                return Err(Walk::NotADirectory);
-            };
-            if name == b".." {
-                at = *parent;
-                continue;
-            }
-            let Some(&child) = children.get(&name) else {
-                return Err(if followed == 0 {
-                    Walk::Missing(at, name)
-                } else {
-                    Walk::BrokenLink
-                });
-            };
-            match &self.nodes[child].kind {
-                TreeKind::Directory { .. } => at = child,
-                TreeKind::File(_) => return Err(Walk::NotADirectory),
-                TreeKind::Symlink(target) => {
-                    followed += 1;
-                    if followed > LINKS_FOLLOWED_MAX {
-                        return Err(Walk::BrokenLink);
-                    }
-                    if target.first() == Some(&b'/') {
-                        at = 0;
-                    }
-                    pending.extend(link_components(target).rev());
-                }
-            }
-        }
-        Ok(at)
     }
 
     fn find(&self, path: &[u8]) -> Option<(Slot, Vec<u8>, Slot)> {
@@ -395,34 +338,4 @@ impl Tree {
         self.children_mut(place.parent).insert(place.name, slot);
         Ok(slot)
     }
-}
-
-/// Why a walk ended early.
-enum Walk {
-    /// This name is missing in this directory, and no link was followed to get there.
-    Missing(Slot, Vec<u8>),
-    NotADirectory,
-    BrokenLink,
-}
-
-/// The names of a path, without empty ones and `.`.
-fn components(path: &[u8]) -> Result<Vec<Vec<u8>>, TreeError> {
-    let names: Vec<Vec<u8>> = link_components(path).collect();
-    if names.iter().any(|name| name == b"..") {
-        return Err(TreeError::DotDot(printable(path)));
-    }
-    if names.len() > DEPTH_MAX || names.iter().any(|name| name.len() > NAME_BYTES_MAX) || path.contains(&0) {
-        return Err(TreeError::Unrepresentable(printable(path)));
-    }
-    Ok(names)
-}
-
-fn link_components(path: &[u8]) -> impl DoubleEndedIterator<Item = Vec<u8>> {
-    path.split(|&byte| byte == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
-        .map(<[u8]>::to_vec)
-}
-
-fn printable(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
 }
