@@ -80,17 +80,25 @@ impl Writer {
 
 /// Reads fields of a structure that has been copied in.
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..at + 2).map_or(0, |raw| u16::from_le_bytes([raw[0], raw[1]]))
+    bytes
+        .get(at..at + 2)
+        .map_or(0, |raw| u16::from_le_bytes([raw[0], raw[1]]))
 }
 
 /// See [`u16_at`].
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|raw| raw.try_into().ok()).map_or(0, u32::from_le_bytes)
+    bytes
+        .get(at..at + 4)
+        .and_then(|raw| raw.try_into().ok())
+        .map_or(0, u32::from_le_bytes)
 }
 
 /// See [`u16_at`].
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|raw| raw.try_into().ok()).map_or(0, u64::from_le_bytes)
+    bytes
+        .get(at..at + 8)
+        .and_then(|raw| raw.try_into().ok())
+        .map_or(0, u64::from_le_bytes)
 }
 
 /// See [`u16_at`].

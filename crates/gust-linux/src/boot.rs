@@ -11,7 +11,7 @@ use crate::{
     abi::{PAGE, Writer},
     elf::Loaded,
     errno::{EACCES, ELOOP, ENOENT, ENOEXEC, ENOMEM, ENOTDIR, Errno},
-    fs::{Files, FileKind, Last, NodeType, OpenFile, Vfs, Vnode},
+    fs::{FileKind, Files, Last, NodeType, OpenFile, Vfs, Vnode},
     host::{Host, Stream},
     kernel::{Cx, Kernel},
     mm::{Mm, Name, NewArea},
@@ -130,7 +130,13 @@ impl Kernel {
         vfs.mount_standard_trees();
         Self {
             mm: Mm::new(config.memory_bytes),
-            threads: Threads::first(config.pid, Registers { rflags: 0x202, ..Registers::default() }),
+            threads: Threads::first(
+                config.pid,
+                Registers {
+                    rflags: 0x202,
+                    ..Registers::default()
+                },
+            ),
             queues: WaitQueues::default(),
             signals: Signals::default(),
             files: Files::default(),
@@ -201,17 +207,24 @@ impl Kernel {
     ) -> Result<(Vnode, Vec<u8>), Errno> {
         let mut path = path.to_vec();
         for _ in 0..SCRIPTS_MAX {
-            let file = self.resolve(slot, self.process.directory, &path, Last::Follow)?.existing()?;
+            let file = self
+                .resolve(slot, self.process.directory, &path, Last::Follow)?
+                .existing()?;
             if self.vfs.node_type(file)? != NodeType::Regular {
                 return Err(EACCES);
             }
             self.check_access(file, libc::X_OK)?;
             let mut start = [0; 256];
             let read = self.vfs.read_any(file, 0, &mut start);
-            let Some(line) = start[..read].strip_prefix(b"#!") else { return Ok((file, path)) };
+            let Some(line) = start[..read].strip_prefix(b"#!") else {
+                return Ok((file, path));
+            };
             let end = line.iter().position(|byte| *byte == b'\n').ok_or(ENOEXEC)?;
             let line = line[..end].trim_ascii();
-            let split = line.iter().position(|byte| *byte == b' ' || *byte == b'\t').unwrap_or(line.len());
+            let split = line
+                .iter()
+                .position(|byte| *byte == b' ' || *byte == b'\t')
+                .unwrap_or(line.len());
             let (interpreter, rest) = (line[..split].to_vec(), line[split..].trim_ascii());
             if interpreter.is_empty() {
                 return Err(ENOEXEC);
@@ -240,7 +253,11 @@ impl Kernel {
             reason: reason(errno),
         };
         let (file, program) = self.find_program(cx.slot, path, &mut arguments).map_err(failed)?;
-        let bytes: usize = arguments.iter().chain(environment).map(|piece| piece.len() + 1).sum();
+        let bytes: usize = arguments
+            .iter()
+            .chain(environment)
+            .map(|piece| piece.len() + 1)
+            .sum();
         if bytes > ARGUMENT_BYTES_MAX || arguments.len() + environment.len() > ARGUMENTS_MAX {
             return Err(BootError::TooManyArguments);
         }
@@ -249,7 +266,9 @@ impl Kernel {
         let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let length = name.len().min(15);
         self.thread_mut(cx.slot).name[..length].copy_from_slice(&name[..length]);
-        let stack = self.build_stack(cx, &loaded, &program, &arguments, environment).map_err(failed)?;
+        let stack = self
+            .build_stack(cx, &loaded, &program, &arguments, environment)
+            .map_err(failed)?;
         let registers = &mut self.thread_mut(cx.slot).registers;
         registers.rip = loaded.start;
         registers.rsp = stack;
@@ -272,18 +291,39 @@ impl Kernel {
         let mut start = program.entry;
         let mut interpreter_base = 0;
         if let Some(path) = interpreter {
-            let node = self.resolve(cx.slot, self.vfs.root(), &path, Last::Follow)?.existing()?;
+            let node = self
+                .resolve(cx.slot, self.vfs.root(), &path, Last::Follow)?
+                .existing()?;
             let loaded = self.load_elf(cx, node, true)?;
             self.mm.file_names.insert(node, path.into());
             (start, interpreter_base) = (loaded.entry, loaded.base);
         }
         let vdso = self.map_vdso(cx)?;
-        let prot = if executable_stack { Prot::ALL } else { Prot::READ_WRITE };
+        let prot = if executable_stack {
+            Prot::ALL
+        } else {
+            Prot::READ_WRITE
+        };
         let stack = PageRange::new(STACK_TOP - STACK_BYTES, STACK_TOP);
-        self.mm.add(cx.vm, stack, NewArea { name: Name::Stack, ..NewArea::anonymous(prot) })?;
+        self.mm.add(
+            cx.vm,
+            stack,
+            NewArea {
+                name: Name::Stack,
+                ..NewArea::anonymous(prot)
+            },
+        )?;
         let eager = PageRange::new(STACK_TOP - STACK_EAGER_BYTES, STACK_TOP);
-        cx.vm.space_mut().map(eager, prot, Populate::OnTouch).map_err(|_| ENOMEM)?;
-        Ok(Program { loaded: program, start, interpreter_base, vdso })
+        cx.vm
+            .space_mut()
+            .map(eager, prot, Populate::OnTouch)
+            .map_err(|_| ENOMEM)?;
+        Ok(Program {
+            loaded: program,
+            start,
+            interpreter_base,
+            vdso,
+        })
     }
 
     /// Lays out arguments, environment and auxiliary vector; gives the stack pointer.

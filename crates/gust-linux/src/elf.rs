@@ -93,7 +93,9 @@ fn parse(header: &[u8], table: &[u8]) -> Result<Elf, Errno> {
 
 impl Elf {
     fn loads(&self) -> impl Iterator<Item = &Segment> {
-        self.segments.iter().filter(|segment| segment.kind == PT_LOAD && segment.memory_bytes > 0)
+        self.segments
+            .iter()
+            .filter(|segment| segment.kind == PT_LOAD && segment.memory_bytes > 0)
     }
 
     /// First and last page address of all segments, checked.
@@ -104,12 +106,20 @@ impl Elf {
             if segment.file_bytes > segment.memory_bytes || segment.offset % PAGE != segment.address % PAGE {
                 return Err(ENOEXEC);
             }
-            let end = segment.address.checked_add(segment.memory_bytes).and_then(page_up).ok_or(ENOEXEC)?;
+            let end = segment
+                .address
+                .checked_add(segment.memory_bytes)
+                .and_then(page_up)
+                .ok_or(ENOEXEC)?;
             segment.offset.checked_add(segment.file_bytes).ok_or(ENOEXEC)?;
             low = low.min(page_down(segment.address));
             high = high.max(end);
         }
-        if low >= high || high - low > USER_END { Err(ENOEXEC) } else { Ok((low, high)) }
+        if low >= high || high - low > USER_END {
+            Err(ENOEXEC)
+        } else {
+            Ok((low, high))
+        }
     }
 }
 
@@ -137,7 +147,9 @@ impl Kernel {
     pub(crate) fn elf_interpreter(&self, file: Vnode) -> Result<Option<Vec<u8>>, Errno> {
         const PATH_BYTES_MAX: u64 = 4096;
         let elf = self.read_elf(file)?;
-        let Some(segment) = elf.segments.iter().find(|segment| segment.kind == PT_INTERP) else { return Ok(None) };
+        let Some(segment) = elf.segments.iter().find(|segment| segment.kind == PT_INTERP) else {
+            return Ok(None);
+        };
         if segment.file_bytes < 2 || segment.file_bytes > PATH_BYTES_MAX {
             return Err(ENOEXEC);
         }
@@ -156,14 +168,22 @@ impl Kernel {
     }
 
     /// Maps a program or an interpreter.
-    pub(crate) fn load_elf(&mut self, cx: &mut Cx<'_>, file: Vnode, interpreter: bool) -> Result<Loaded, Errno> {
+    pub(crate) fn load_elf(
+        &mut self,
+        cx: &mut Cx<'_>,
+        file: Vnode,
+        interpreter: bool,
+    ) -> Result<Loaded, Errno> {
         self.check_access(file, libc::X_OK).map_err(|_| EACCES)?;
         let elf = self.read_elf(file)?;
         let (low, high) = elf.extent()?;
         let base = if elf.fixed {
             0
         } else if interpreter {
-            self.mm.find_room((high - low).next_multiple_of(CHUNK_BYTES), false).ok_or(ENOMEM)? & !(CHUNK_BYTES - 1)
+            self.mm
+                .find_room((high - low).next_multiple_of(CHUNK_BYTES), false)
+                .ok_or(ENOMEM)?
+                & !(CHUNK_BYTES - 1)
         } else {
             PROGRAM_BASE
         }
@@ -182,7 +202,9 @@ impl Kernel {
             .find(|segment| {
                 (segment.offset..segment.offset + segment.file_bytes).contains(&elf.headers_offset)
             })
-            .map_or(0, |segment| base.wrapping_add(segment.address + (elf.headers_offset - segment.offset)));
+            .map_or(0, |segment| {
+                base.wrapping_add(segment.address + (elf.headers_offset - segment.offset))
+            });
         Ok(Loaded {
             entry: base.wrapping_add(elf.entry),
             base,
@@ -192,23 +214,45 @@ impl Kernel {
         })
     }
 
-    fn map_segment(&mut self, cx: &mut Cx<'_>, file: Vnode, base: u64, segment: &Segment) -> Result<(), Errno> {
+    fn map_segment(
+        &mut self,
+        cx: &mut Cx<'_>,
+        file: Vnode,
+        base: u64,
+        segment: &Segment,
+    ) -> Result<(), Errno> {
         let address = base.wrapping_add(segment.address);
         let start = page_down(address);
         let file_end = address.checked_add(segment.file_bytes).ok_or(EINVAL)?;
         let memory_end = page_up(address + segment.memory_bytes).ok_or(EINVAL)?;
-        let mapped_end = if segment.file_bytes == 0 { start } else { page_up(file_end).ok_or(EINVAL)? };
+        let mapped_end = if segment.file_bytes == 0 {
+            start
+        } else {
+            page_up(file_end).ok_or(EINVAL)?
+        };
         let prot = segment.prot();
         if mapped_end > start {
-            let backing = Backing::Private { file, offset: page_down(segment.offset) };
-            let area = NewArea { prot, backing, name: Name::None, shared: false };
+            let backing = Backing::Private {
+                file,
+                offset: page_down(segment.offset),
+            };
+            let area = NewArea {
+                prot,
+                backing,
+                name: Name::None,
+                shared: false,
+            };
             self.replace(cx, PageRange::new(start, mapped_end), area)?;
             if file_end < mapped_end && segment.memory_bytes > segment.file_bytes {
                 self.zero_tail(cx, file_end, mapped_end, prot)?;
             }
         }
         if memory_end > mapped_end {
-            self.replace(cx, PageRange::new(mapped_end, memory_end), NewArea::anonymous(prot))?;
+            self.replace(
+                cx,
+                PageRange::new(mapped_end, memory_end),
+                NewArea::anonymous(prot),
+            )?;
         }
         Ok(())
     }
@@ -223,9 +267,16 @@ impl Kernel {
 
     /// What follows a segment's file contents in their last page is zero.
     fn zero_tail(&mut self, cx: &mut Cx<'_>, from: u64, to: u64, prot: Prot) -> Result<(), Errno> {
-        let access = if prot.writable() { Access::Write } else { Access::Read };
+        let access = if prot.writable() {
+            Access::Write
+        } else {
+            Access::Read
+        };
         self.fault_in(cx, page_down(from), access)?;
         let zeros = [0; PAGE_BYTES as usize];
-        cx.vm.space_mut().write_backed(from, &zeros[..(to - from) as usize]).map_err(|_| ENOMEM)
+        cx.vm
+            .space_mut()
+            .write_backed(from, &zeros[..(to - from) as usize])
+            .map_err(|_| ENOMEM)
     }
 }

@@ -62,7 +62,11 @@ pub(crate) struct Wait {
 impl Wait {
     /// Waits for an object, without a deadline, restartable after a signal.
     pub(crate) fn on(key: WaitKey) -> Self {
-        Self { keys: vec![key], deadline_ns: None, on_signal: OnSignal::Restart }
+        Self {
+            keys: vec![key],
+            deadline_ns: None,
+            on_signal: OnSignal::Restart,
+        }
     }
 }
 
@@ -171,7 +175,9 @@ impl Kernel {
             self.expire(now);
             let Some(slot) = self.queues.next_runnable() else {
                 return match self.next_deadline() {
-                    Some(deadline) if deadline > now => Step::Sleep { for_ns: deadline - now },
+                    Some(deadline) if deadline > now => Step::Sleep {
+                        for_ns: deadline - now,
+                    },
                     Some(_) => continue,
                     None => Step::Idle,
                 };
@@ -185,14 +191,19 @@ impl Kernel {
                 continue;
             }
             self.queues.keep_current(slot);
-            return Step::Run { slot, quantum_ns: self.quantum(now) };
+            return Step::Run {
+                slot,
+                quantum_ns: self.quantum(now),
+            };
         }
     }
 
     /// How long the current thread may run before someone else must be looked after.
     fn quantum(&self, now: u64) -> Option<u64> {
         let others = self.queues.others_runnable().then_some(QUANTUM_NS);
-        let timer = self.next_deadline().map(|deadline| deadline.saturating_sub(now).max(1));
+        let timer = self
+            .next_deadline()
+            .map(|deadline| deadline.saturating_sub(now).max(1));
         match (others, timer) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -211,14 +222,29 @@ impl Kernel {
             Exit::Syscall => {
                 let registers = &self.thread(slot).registers;
                 let number = registers.rax;
-                let args =
-                    [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
+                let args = [
+                    registers.rdi,
+                    registers.rsi,
+                    registers.rdx,
+                    registers.r10,
+                    registers.r8,
+                    registers.r9,
+                ];
                 *self.calls.entry(number).or_default() += 1;
-                self.thread_mut(slot).call =
-                    Some(Call { number, args, deadline_ns: None, timed_out: false, progress: 0 });
+                self.thread_mut(slot).call = Some(Call {
+                    number,
+                    args,
+                    deadline_ns: None,
+                    timed_out: false,
+                    progress: 0,
+                });
                 self.execute(&mut cx);
             }
-            Exit::Exception { vector, error_code, address } => {
+            Exit::Exception {
+                vector,
+                error_code,
+                address,
+            } => {
                 self.on_exception(&mut cx, vector, error_code, address);
             }
             Exit::Preempted => self.queues.yield_current(),
@@ -227,7 +253,9 @@ impl Kernel {
 
     /// Makes the current thread's system call, or makes it again.
     fn execute(&mut self, cx: &mut Cx<'_>) {
-        let Some(call) = self.thread(cx.slot).call.clone() else { return };
+        let Some(call) = self.thread(cx.slot).call.clone() else {
+            return;
+        };
         let result = match syscalls::find(call.number) {
             Some(entry) => (entry.call)(self, cx, &call.args),
             None => Err(ENOSYS),
@@ -289,7 +317,9 @@ impl Kernel {
     /// Wakes everyone who waits for `key`: their calls are made again.
     pub(crate) fn wake(&mut self, key: WaitKey) {
         for slot in self.queues.waiters(key) {
-            let Some(wait) = self.thread_mut(slot).wait.take() else { continue };
+            let Some(wait) = self.thread_mut(slot).wait.take() else {
+                continue;
+            };
             self.queues.unblock(slot, &wait.keys, wait.deadline_ns);
         }
     }
@@ -315,14 +345,19 @@ impl Kernel {
     }
 
     fn next_deadline(&self) -> Option<u64> {
-        [self.queues.next_deadline(), self.next_timer_ns()].into_iter().flatten().min()
+        [self.queues.next_deadline(), self.next_timer_ns()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The deadline of a call that waits with a time-out: the first one, when it is made again.
     pub(crate) fn deadline(&mut self, cx: &mut Cx<'_>, timeout_ns: u64) -> u64 {
         let now = self.clock.monotonic_ns(cx.host);
         let call = self.thread_mut(cx.slot).call.as_mut();
-        call.map_or(now, |call| *call.deadline_ns.get_or_insert(now.saturating_add(timeout_ns)))
+        call.map_or(now, |call| {
+            *call.deadline_ns.get_or_insert(now.saturating_add(timeout_ns))
+        })
     }
 
     /// Whether the current call's deadline has passed.
@@ -342,7 +377,9 @@ impl Kernel {
 
     /// System calls made so far, by number.
     pub fn call_counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.calls.iter().map(|(number, count)| (syscalls::name(*number), *count))
+        self.calls
+            .iter()
+            .map(|(number, count)| (syscalls::name(*number), *count))
     }
 
     /// Gives a restored guest its own randomness.

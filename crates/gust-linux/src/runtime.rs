@@ -91,12 +91,20 @@ impl Kernel {
 
     /// Whether a thread waits for a message that is not there.
     pub fn device_waits(&self) -> bool {
-        !self.runtime.has_message() && !self.queues.waiters(WaitKey::Object(ObjectKey::Runtime)).is_empty()
+        !self.runtime.has_message()
+            && !self
+                .queues
+                .waiters(WaitKey::Object(ObjectKey::Runtime))
+                .is_empty()
     }
 
     /// Takes the oldest answer.
     pub fn take_device_answer(&mut self) -> Option<DeviceAnswer> {
-        if self.runtime.answers.is_empty() { None } else { Some(self.runtime.answers.remove(0)) }
+        if self.runtime.answers.is_empty() {
+            None
+        } else {
+            Some(self.runtime.answers.remove(0))
+        }
     }
 
     pub(crate) fn read_runtime(&mut self, cx: &mut Cx<'_>, slices: &[UserSlice]) -> Result<Transfer, Errno> {
@@ -160,7 +168,11 @@ impl Kernel {
             return Err(EINVAL);
         }
         body.drain(..HEADER_BYTES);
-        self.runtime.answers.extend(kind.map(|kind| DeviceAnswer { kind, handler_ns, body }));
+        self.runtime.answers.extend(kind.map(|kind| DeviceAnswer {
+            kind,
+            handler_ns,
+            body,
+        }));
         Ok(())
     }
 }

@@ -13,14 +13,21 @@ pub(crate) struct Slab<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), live: 0 }
+        Self {
+            slots: Vec::new(),
+            live: 0,
+        }
     }
 }
 
 impl<T> Slab<T> {
     pub(crate) fn insert(&mut self, value: T) -> u32 {
         self.live += 1;
-        let free = if self.live <= self.slots.len() { self.slots.iter().position(Option::is_none) } else { None };
+        let free = if self.live <= self.slots.len() {
+            self.slots.iter().position(Option::is_none)
+        } else {
+            None
+        };
         match free {
             Some(number) => {
                 self.slots[number] = Some(value);
@@ -52,7 +59,10 @@ impl<T> Slab<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.slots.iter().enumerate().filter_map(|(number, slot)| Some((number as u32, slot.as_ref()?)))
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(number, slot)| Some((number as u32, slot.as_ref()?)))
     }
 }
 

@@ -91,7 +91,10 @@ fn sleep_clock(id: u64) -> Result<ClockKind, Errno> {
 }
 
 fn timespec(ns: u64) -> Vec<u8> {
-    Writer::with_capacity(16).u64(ns / 1_000_000_000).u64(ns % 1_000_000_000).done()
+    Writer::with_capacity(16)
+        .u64(ns / 1_000_000_000)
+        .u64(ns % 1_000_000_000)
+        .done()
 }
 
 impl Kernel {
@@ -114,9 +117,17 @@ impl Kernel {
                 const PER_THREAD: i32 = 4;
                 let number = !(id >> 3) as u32;
                 if id & PER_THREAD == 0 {
-                    return if number == 0 || self.process.is_me(number) { Ok(self.cpu_ns()) } else { Err(EINVAL) };
+                    return if number == 0 || self.process.is_me(number) {
+                        Ok(self.cpu_ns())
+                    } else {
+                        Err(EINVAL)
+                    };
                 }
-                let slot = if number == 0 { Some(cx.slot) } else { self.threads.find_tid(number) };
+                let slot = if number == 0 {
+                    Some(cx.slot)
+                } else {
+                    self.threads.find_tid(number)
+                };
                 slot.map(|slot| self.thread(slot).cpu_ns).ok_or(EINVAL)
             }
             _ => Err(EINVAL),
@@ -126,7 +137,12 @@ impl Kernel {
     /// Lets timers expire.
     pub(crate) fn expire_timers(&mut self, now: u64) {
         if let Some((next, interval)) = self.clock.alarm.filter(|(next, _)| *next <= now) {
-            self.clock.alarm = (interval > 0).then(|| (next + interval.max(1) * ((now - next) / interval.max(1) + 1), interval));
+            self.clock.alarm = (interval > 0).then(|| {
+                (
+                    next + interval.max(1) * ((now - next) / interval.max(1) + 1),
+                    interval,
+                )
+            });
             self.signal_process(SigInfo::kernel(libc::SIGALRM as u32));
         }
         let due: Vec<u32> = self
@@ -154,7 +170,9 @@ impl Kernel {
     }
 
     fn expire_posix_timer(&mut self, number: u32, now: u64) {
-        let Some(timer) = self.clock.timers.get_mut(number) else { return };
+        let Some(timer) = self.clock.timers.get_mut(number) else {
+            return;
+        };
         let Some(next) = timer.next_ns else { return };
         if timer.interval_ns == 0 {
             timer.next_ns = None;
@@ -177,7 +195,12 @@ impl Kernel {
     /// When the next timer expires.
     pub(crate) fn next_timer_ns(&self) -> Option<u64> {
         let alarm = self.clock.alarm.map(|(next, _)| next);
-        let posix = self.clock.timers.iter().filter_map(|(_, timer)| timer.next_ns).min();
+        let posix = self
+            .clock
+            .timers
+            .iter()
+            .filter_map(|(_, timer)| timer.next_ns)
+            .min();
         let files = self.timer_fds.iter().filter_map(|(_, timer)| timer.next_ns).min();
         [alarm, posix, files].into_iter().flatten().min()
     }
@@ -191,7 +214,10 @@ pub(crate) fn sys_clock_gettime(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]
 
 pub(crate) fn sys_clock_getres(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     k.read_clock(cx, args[0])?;
-    let coarse = matches!(args[0] as i32, libc::CLOCK_REALTIME_COARSE | libc::CLOCK_MONOTONIC_COARSE);
+    let coarse = matches!(
+        args[0] as i32,
+        libc::CLOCK_REALTIME_COARSE | libc::CLOCK_MONOTONIC_COARSE
+    );
     k.copy_out_if(cx, args[1], &timespec(if coarse { 4_000_000 } else { 1 }))?;
     Ok(Flow::Done(0))
 }
@@ -203,7 +229,10 @@ pub(crate) fn sys_clock_settime(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64;
 
 pub(crate) fn sys_gettimeofday(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let now = k.clock.realtime_ns(cx.host);
-    let value = Writer::with_capacity(16).u64(now / 1_000_000_000).u64(now % 1_000_000_000 / 1000).done();
+    let value = Writer::with_capacity(16)
+        .u64(now / 1_000_000_000)
+        .u64(now % 1_000_000_000 / 1000)
+        .done();
     k.copy_out_if(cx, args[0], &value)?;
     k.copy_out_if(cx, args[1], &[0; 8])?;
     Ok(Flow::Done(0))
@@ -218,7 +247,11 @@ pub(crate) fn sys_time(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysR
 pub(crate) fn sys_times(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     const TICK_NS: u64 = 10_000_000;
     let ticks = k.cpu_ns() / TICK_NS;
-    k.copy_out_if(cx, args[0], &Writer::with_capacity(32).u64(ticks).u64(0).u64(0).u64(0).done())?;
+    k.copy_out_if(
+        cx,
+        args[0],
+        &Writer::with_capacity(32).u64(ticks).u64(0).u64(0).u64(0).done(),
+    )?;
     Ok(Flow::Done(k.clock.monotonic_ns(cx.host) / TICK_NS))
 }
 
@@ -263,8 +296,9 @@ pub(crate) fn sys_clock_nanosleep(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 
 }
 
 fn itimer_value(setting: Option<(u64, u64)>, now: u64) -> Vec<u8> {
-    let (left, interval) =
-        setting.map_or((0, 0), |(next, interval)| (next.saturating_sub(now).max(1000), interval));
+    let (left, interval) = setting.map_or((0, 0), |(next, interval)| {
+        (next.saturating_sub(now).max(1000), interval)
+    });
     let mut out = Writer::with_capacity(32);
     for ns in [interval, left] {
         out = out.u64(ns / 1_000_000_000).u64(ns % 1_000_000_000 / 1000);
@@ -295,7 +329,11 @@ pub(crate) fn sys_setitimer(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
         let raw: [u8; 32] = k.copy_in_array(cx, args[1])?;
         let ns = |at: usize| {
             let microseconds = i64_at(&raw, at + 8);
-            if !(0..1_000_000).contains(&microseconds) { Err(EINVAL) } else { timespec_ns(i64_at(&raw, at), microseconds * 1000) }
+            if !(0..1_000_000).contains(&microseconds) {
+                Err(EINVAL)
+            } else {
+                timespec_ns(i64_at(&raw, at), microseconds * 1000)
+            }
         };
         let (interval, value) = (ns(0)?, ns(16)?);
         (value > 0).then(|| (now.saturating_add(value), interval))
@@ -307,7 +345,10 @@ pub(crate) fn sys_setitimer(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
 
 pub(crate) fn sys_alarm(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let now = k.clock.monotonic_ns(cx.host);
-    let left = k.clock.alarm.map_or(0, |(next, _)| next.saturating_sub(now).div_ceil(1_000_000_000));
+    let left = k
+        .clock
+        .alarm
+        .map_or(0, |(next, _)| next.saturating_sub(now).div_ceil(1_000_000_000));
     let seconds = u64::from(args[0] as u32);
     k.clock.alarm = (seconds > 0).then(|| (now + seconds * 1_000_000_000, 0));
     Ok(Flow::Done(left))
@@ -393,5 +434,9 @@ pub(crate) fn sys_timer_getoverrun(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64
 }
 
 pub(crate) fn sys_timer_delete(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.clock.timers.remove(args[0] as u32).map(|_| Flow::Done(0)).ok_or(EINVAL)
+    k.clock
+        .timers
+        .remove(args[0] as u32)
+        .map(|_| Flow::Done(0))
+        .ok_or(EINVAL)
 }

@@ -45,11 +45,19 @@ impl Kernel {
 
     /// Copies out unless the pointer is null.
     pub(crate) fn copy_out_if(&mut self, cx: &mut Cx<'_>, at: u64, data: &[u8]) -> Result<(), Errno> {
-        if at == 0 { Ok(()) } else { self.copy_out(cx, at, data) }
+        if at == 0 {
+            Ok(())
+        } else {
+            self.copy_out(cx, at, data)
+        }
     }
 
     /// Copies a structure of `N` bytes in.
-    pub(crate) fn copy_in_array<const N: usize>(&mut self, cx: &mut Cx<'_>, at: u64) -> Result<[u8; N], Errno> {
+    pub(crate) fn copy_in_array<const N: usize>(
+        &mut self,
+        cx: &mut Cx<'_>,
+        at: u64,
+    ) -> Result<[u8; N], Errno> {
         let mut raw = [0; N];
         self.copy_in(cx, at, &mut raw)?;
         Ok(raw)
@@ -73,7 +81,12 @@ impl Kernel {
     }
 
     /// Copies a zero-terminated string in, without its zero; it and its zero take at most `bytes_max` bytes.
-    pub(crate) fn copy_in_string(&mut self, cx: &mut Cx<'_>, at: u64, bytes_max: usize) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn copy_in_string(
+        &mut self,
+        cx: &mut Cx<'_>,
+        at: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<u8>, Errno> {
         let mut string = Vec::new();
         while string.len() < bytes_max {
             let from = at.checked_add(string.len() as u64).ok_or(EFAULT)?;
@@ -97,7 +110,12 @@ impl Kernel {
     }
 
     /// Copies the description of a vectored buffer in. As on Linux, the total is cut off at `MAX_RW_COUNT`.
-    pub(crate) fn copy_in_iovec(&mut self, cx: &mut Cx<'_>, at: u64, count: u64) -> Result<Vec<UserSlice>, Errno> {
+    pub(crate) fn copy_in_iovec(
+        &mut self,
+        cx: &mut Cx<'_>,
+        at: u64,
+        count: u64,
+    ) -> Result<Vec<UserSlice>, Errno> {
         if count > IOV_MAX {
             return Err(EINVAL);
         }
@@ -110,7 +128,10 @@ impl Kernel {
             }
             let bytes = u64_at(entry, 8).min(left);
             left -= bytes;
-            slices.push(UserSlice { at: u64_at(entry, 0), bytes });
+            slices.push(UserSlice {
+                at: u64_at(entry, 0),
+                bytes,
+            });
         }
         Ok(slices)
     }
@@ -183,7 +204,10 @@ pub(crate) fn timespec_ns(seconds: i64, nanoseconds: i64) -> Result<u64, Errno> 
         return Err(EINVAL);
     }
     const KTIME_MAX: u64 = i64::MAX as u64;
-    Ok((seconds as u64).saturating_mul(1_000_000_000).saturating_add(nanoseconds as u64).min(KTIME_MAX))
+    Ok((seconds as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanoseconds as u64)
+        .min(KTIME_MAX))
 }
 
 /// Total of a vectored buffer.

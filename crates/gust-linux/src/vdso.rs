@@ -4,8 +4,8 @@
 //! version `LINUX_2.6`, so there is a hash table and a version definition.
 
 use gust_vmm::{
-    CLOCK_CODE_OFFSET, CLOCK_MONOTONIC, CLOCK_MULTIPLIER, CLOCK_REALTIME, CLOCK_SEQUENCE, CLOCK_TSC, PageRange, Prot,
-    clock_code,
+    CLOCK_CODE_OFFSET, CLOCK_MONOTONIC, CLOCK_MULTIPLIER, CLOCK_REALTIME, CLOCK_SEQUENCE, CLOCK_TSC,
+    PageRange, Prot, clock_code,
 };
 
 use crate::{
@@ -118,7 +118,12 @@ fn symbols(functions: &[(&str, u64)], names: &[u32]) -> Vec<u8> {
         .iter()
         .zip(names)
         .fold(empty, |out, ((_, value), name)| {
-            out.u32(*name).u8(GLOBAL_FUNCTION).u8(0).u16(SECTION).u64(*value).u64(SIZE)
+            out.u32(*name)
+                .u8(GLOBAL_FUNCTION)
+                .u8(0)
+                .u16(SECTION)
+                .u64(*value)
+                .u64(SIZE)
         })
         .done()
 }
@@ -128,7 +133,11 @@ fn hash_table(functions: &[(&str, u64)]) -> Vec<u8> {
     let symbols = functions.len() as u32 + 1;
     debug_assert!(functions.iter().all(|(name, _)| sysv_hash(name) != 0));
     let out = Writer::default().u32(1).u32(symbols).u32(1).u32(0);
-    (1..symbols).fold(out, |out, symbol| out.u32(if symbol + 1 < symbols { symbol + 1 } else { 0 })).done()
+    (1..symbols)
+        .fold(out, |out, symbol| {
+            out.u32(if symbol + 1 < symbols { symbol + 1 } else { 0 })
+        })
+        .done()
 }
 
 fn definitions(soname: u32, version: u32) -> Vec<u8> {
@@ -146,7 +155,14 @@ fn definitions(soname: u32, version: u32) -> Vec<u8> {
             .u32(at)
             .u32(0)
     };
-    let out = entry(Writer::default(), BASE, 1, SONAME, soname, DEFINITION_BYTES + AUXILIARY_BYTES);
+    let out = entry(
+        Writer::default(),
+        BASE,
+        1,
+        SONAME,
+        soname,
+        DEFINITION_BYTES + AUXILIARY_BYTES,
+    );
     entry(out, 0, 2, VERSION, version, 0).done()
 }
 
@@ -156,7 +172,14 @@ fn headers(dynamic_at: u64, dynamic_bytes: u64) -> Vec<u8> {
     const READ_EXECUTE: u32 = 5;
     const READ: u32 = 4;
     let program = |out: Writer, kind: u32, flags: u32, at: u64, bytes: u64, align: u64| {
-        out.u32(kind).u32(flags).u64(at).u64(at).u64(at).u64(bytes).u64(bytes).u64(align)
+        out.u32(kind)
+            .u32(flags)
+            .u64(at)
+            .u64(at)
+            .u64(at)
+            .u64(bytes)
+            .u64(bytes)
+            .u64(align)
     };
     let out = Writer::default()
         .bytes(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0])
@@ -184,9 +207,26 @@ impl Kernel {
         let start = self.mm.find_room(2 * PAGE, false).ok_or(ENOMEM)?;
         let data = PageRange::new(start, start + PAGE);
         let text = PageRange::new(start + PAGE, start + 2 * PAGE);
-        self.mm.add(cx.vm, data, NewArea { name: Name::Vvar, ..NewArea::anonymous(Prot::READ) })?;
-        self.mm.add(cx.vm, text, NewArea { name: Name::Vdso, ..NewArea::anonymous(Prot::READ_EXECUTE) })?;
-        cx.vm.space_mut().write_backed(text.start, &image()).map_err(|_| ENOMEM)?;
+        self.mm.add(
+            cx.vm,
+            data,
+            NewArea {
+                name: Name::Vvar,
+                ..NewArea::anonymous(Prot::READ)
+            },
+        )?;
+        self.mm.add(
+            cx.vm,
+            text,
+            NewArea {
+                name: Name::Vdso,
+                ..NewArea::anonymous(Prot::READ_EXECUTE)
+            },
+        )?;
+        cx.vm
+            .space_mut()
+            .write_backed(text.start, &image())
+            .map_err(|_| ENOMEM)?;
         self.clock.page = start;
         self.write_clock_page(cx);
         Ok(text.start)
@@ -217,7 +257,10 @@ impl Kernel {
         ];
         for (offset, value) in fields {
             // A guest that has unmapped the page reads its clocks by system calls.
-            let _ = cx.vm.space_mut().write_backed(page + offset, &value.to_le_bytes());
+            let _ = cx
+                .vm
+                .space_mut()
+                .write_backed(page + offset, &value.to_le_bytes());
         }
     }
 }
@@ -238,7 +281,10 @@ mod tests {
         assert_eq!(u16_at(&page, 16), 3);
         let dynamic_at = u64_at(&page, HEADER_BYTES + PROGRAM_HEADER_BYTES + 16) as usize;
         let entry = |tag: u64| {
-            (0..).map(|n| dynamic_at + n * 16).find(|at| u64_at(&page, *at) == tag).map(|at| u64_at(&page, at + 8))
+            (0..)
+                .map(|n| dynamic_at + n * 16)
+                .find(|at| u64_at(&page, *at) == tag)
+                .map(|at| u64_at(&page, at + 8))
         };
         let (hash, strings, symbols) = (entry(4).unwrap(), entry(5).unwrap(), entry(6).unwrap());
         for (name, value) in functions() {

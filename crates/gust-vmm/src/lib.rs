@@ -30,7 +30,8 @@ mod timer;
 mod vcpu;
 
 pub use clock_code::{
-    CLOCK_CODE_OFFSET, CLOCK_MONOTONIC, CLOCK_MULTIPLIER, CLOCK_REALTIME, CLOCK_SEQUENCE, CLOCK_TSC, ClockCode, clock_code,
+    CLOCK_CODE_OFFSET, CLOCK_MONOTONIC, CLOCK_MULTIPLIER, CLOCK_REALTIME, CLOCK_SEQUENCE, CLOCK_TSC,
+    ClockCode, clock_code,
 };
 pub use error::{Error, Result};
 pub use geometry::{CHUNK_BYTES, PAGE_BYTES, PageRange, Prot, SlotSizes, THREADS_MAX, USER_END, USER_START};

@@ -131,7 +131,10 @@ impl Hypervisor {
         let vm = space.physical.vm().ok_or(Error::Missing("a VM"))?;
         let fd = retry_interrupted(|| vm.create_vcpu(0)).map_err(Error::kvm("create a vCPU"))?;
         let vcpu = Vcpu::new(fd, 0, &self.cpuid)?;
-        Ok(Vm { vcpu: Some(vcpu), space })
+        Ok(Vm {
+            vcpu: Some(vcpu),
+            space,
+        })
     }
 }
 
@@ -234,7 +237,10 @@ pub struct Vm {
 impl Vm {
     /// A machine without a processor, for tests and fuzzers of what stands on it; works on hosts without KVM.
     pub fn detached() -> Result<Self> {
-        Ok(Self { vcpu: None, space: AddressSpace::detached()? })
+        Ok(Self {
+            vcpu: None,
+            space: AddressSpace::detached()?,
+        })
     }
 
     /// The address space.
@@ -252,7 +258,10 @@ impl Vm {
     /// `thread` numbers the XSAVE area, from 1 to [`THREADS_MAX`] - 1.
     pub fn run(&mut self, thread: usize, registers: &mut Registers, quantum_ns: Option<u64>) -> Result<Exit> {
         check_thread(thread)?;
-        let vcpu = self.vcpu.as_mut().ok_or(Error::Missing("a vCPU in a detached machine"))?;
+        let vcpu = self
+            .vcpu
+            .as_mut()
+            .ok_or(Error::Missing("a vCPU in a detached machine"))?;
         vcpu.run(&mut self.space, thread, registers, quantum_ns)
     }
 
@@ -290,8 +299,13 @@ impl Vm {
 
     /// Frequency of the guest's time-stamp counter, in kHz.
     pub fn tsc_khz(&self) -> Result<u32> {
-        let vcpu = self.vcpu.as_ref().ok_or(Error::Missing("a vCPU in a detached machine"))?;
-        vcpu.fd().get_tsc_khz().map_err(Error::kvm("get the TSC frequency"))
+        let vcpu = self
+            .vcpu
+            .as_ref()
+            .ok_or(Error::Missing("a vCPU in a detached machine"))?;
+        vcpu.fd()
+            .get_tsc_khz()
+            .map_err(Error::kvm("get the TSC frequency"))
     }
 
     /// The guest's time-stamp counter now. The vCPU's offset is zero, so it is the host's.

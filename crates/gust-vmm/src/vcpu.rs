@@ -580,7 +580,11 @@ fn share_host_tsc(fd: &VcpuFd) {
     const MSR_TSC: u32 = 0x10;
     // SAFETY: every x86-64 processor has the instruction.
     let now = unsafe { std::arch::x86_64::_rdtsc() };
-    if let Ok(msrs) = Msrs::from_entries(&[kvm_msr_entry { index: MSR_TSC, data: now, ..Default::default() }]) {
+    if let Ok(msrs) = Msrs::from_entries(&[kvm_msr_entry {
+        index: MSR_TSC,
+        data: now,
+        ..Default::default()
+    }]) {
         let _ = fd.set_msrs(&msrs);
     }
 }

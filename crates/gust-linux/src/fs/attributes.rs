@@ -114,8 +114,16 @@ impl Attributes {
             .u64(self.size)
             .u64(self.size.div_ceil(512))
             .u64(0);
-        let out = time(time(time(time(out, self.accessed_ns), 0), self.changed_ns), self.modified_ns);
-        out.u32(major).u32(minor).u32(0).u32(self.device as u32).pad_to(256).done()
+        let out = time(
+            time(time(time(out, self.accessed_ns), 0), self.changed_ns),
+            self.modified_ns,
+        );
+        out.u32(major)
+            .u32(minor)
+            .u32(0)
+            .u32(self.device as u32)
+            .pad_to(256)
+            .done()
     }
 }
 
@@ -150,7 +158,10 @@ mod tests {
         assert_eq!(u32_at(&raw, std::mem::offset_of!(libc::stat, st_mode)), 0o100_644);
         assert_eq!(u64_at(&raw, std::mem::offset_of!(libc::stat, st_size)), 1025);
         assert_eq!(i64_at(&raw, std::mem::offset_of!(libc::stat, st_mtime)), -1);
-        assert_eq!(i64_at(&raw, std::mem::offset_of!(libc::stat, st_mtime_nsec)), 999_999_999);
+        assert_eq!(
+            i64_at(&raw, std::mem::offset_of!(libc::stat, st_mtime_nsec)),
+            999_999_999
+        );
     }
 
     #[test]
@@ -158,7 +169,10 @@ mod tests {
         let raw = example().to_statx();
         assert_eq!(raw.len(), size_of::<libc::statx>());
         assert_eq!(u64_at(&raw, std::mem::offset_of!(libc::statx, stx_ino)), 77);
-        assert_eq!(u16_at(&raw, std::mem::offset_of!(libc::statx, stx_mode)), 0o100_644);
+        assert_eq!(
+            u16_at(&raw, std::mem::offset_of!(libc::statx, stx_mode)),
+            0o100_644
+        );
         assert_eq!(u64_at(&raw, std::mem::offset_of!(libc::statx, stx_size)), 1025);
         assert_eq!(i64_at(&raw, std::mem::offset_of!(libc::statx, stx_ctime)), 7);
         assert_eq!(u32_at(&raw, std::mem::offset_of!(libc::statx, stx_dev_minor)), 3);

@@ -16,7 +16,11 @@ pub(crate) fn sys_close_range(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) 
     if first > last || flags & !(libc::CLOSE_RANGE_CLOEXEC | libc::CLOSE_RANGE_UNSHARE) != 0 {
         return Err(EINVAL);
     }
-    let in_range: Vec<u32> = k.files.descriptors().filter(|fd| (first..=last).contains(fd)).collect();
+    let in_range: Vec<u32> = k
+        .files
+        .descriptors()
+        .filter(|fd| (first..=last).contains(fd))
+        .collect();
     for fd in in_range {
         if flags & libc::CLOSE_RANGE_CLOEXEC != 0 {
             k.files.set_close_on_exec(u64::from(fd), true);
@@ -48,7 +52,11 @@ impl Kernel {
 
 pub(crate) fn sys_dup2(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     if args[0] as u32 == args[1] as u32 {
-        return k.files.get(args[0]).map(|_| Flow::Done(u64::from(args[1] as u32))).ok_or(EBADF);
+        return k
+            .files
+            .get(args[0])
+            .map(|_| Flow::Done(u64::from(args[1] as u32)))
+            .ok_or(EBADF);
     }
     k.duplicate_over(cx, args[0], args[1], false)
 }
@@ -106,7 +114,8 @@ pub(crate) fn sys_fcntl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
 fn pipe_size(k: &mut Kernel, fd: u64, command: i32, bytes: u64) -> SysResult {
     const PIPE_BYTES_MAX: u64 = 1 << 20;
     let file = k.files.get(fd).ok_or(EBADF)?;
-    let (FileKind::PipeReader(pipe) | FileKind::PipeWriter(pipe) | FileKind::PipeBoth(pipe)) = file.kind else {
+    let (FileKind::PipeReader(pipe) | FileKind::PipeWriter(pipe) | FileKind::PipeBoth(pipe)) = file.kind
+    else {
         return Err(EBADF);
     };
     let pipe = k.pipes.get_mut(pipe).ok_or(EBADF)?;
@@ -126,7 +135,9 @@ fn pipe_size(k: &mut Kernel, fd: u64, command: i32, bytes: u64) -> SysResult {
 fn seals(k: &mut Kernel, fd: u64, command: i32, seals: u64) -> SysResult {
     let file = k.files.get(fd).ok_or(EBADF)?;
     let writable = file.writable();
-    let FileKind::Regular(Vnode::Memory(number)) = file.kind else { return Err(EINVAL) };
+    let FileKind::Regular(Vnode::Memory(number)) = file.kind else {
+        return Err(EINVAL);
+    };
     let node = k.vfs.memory.get_mut(number)?;
     if command == libc::F_ADD_SEALS {
         if !writable || node.seals & libc::F_SEAL_SEAL as u32 != 0 {
@@ -144,13 +155,18 @@ pub(crate) fn sys_ioctl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
     let number = file.kind.object();
     match request as u32 as libc::c_ulong {
         libc::FIOCLEX | libc::FIONCLEX => {
-            k.files.set_close_on_exec(fd, request as libc::c_ulong == libc::FIOCLEX);
+            k.files
+                .set_close_on_exec(fd, request as libc::c_ulong == libc::FIOCLEX);
             Ok(Flow::Done(0))
         }
         libc::FIONBIO => {
             let on = k.copy_in_u32(cx, arg)? != 0;
             let file = k.files.get_mut(fd).ok_or(EBADF)?;
-            file.flags = if on { file.flags | libc::O_NONBLOCK } else { file.flags & !libc::O_NONBLOCK };
+            file.flags = if on {
+                file.flags | libc::O_NONBLOCK
+            } else {
+                file.flags & !libc::O_NONBLOCK
+            };
             Ok(Flow::Done(0))
         }
         libc::FIONREAD if number.is_some() => {
@@ -196,7 +212,11 @@ pub(crate) fn sys_fadvise64(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -
     if k.files.get(args[0]).ok_or(EBADF)?.kind.object().is_some() {
         return Err(crate::errno::ESPIPE);
     }
-    if args[3] > 5 { Err(EINVAL) } else { Ok(Flow::Done(0)) }
+    if args[3] > 5 {
+        Err(EINVAL)
+    } else {
+        Ok(Flow::Done(0))
+    }
 }
 
 /// What a file system event would be told through; nothing changes but by the guest's own hand, and none is known to
@@ -236,7 +256,9 @@ impl Kernel {
                 Ok(self.pipes.get(pipe).map_or(0, |pipe| pipe.len() as u64))
             }
             FileKind::Socket(number) => self.socket_readable_bytes(number),
-            FileKind::EventFd(_) | FileKind::TimerFd(_) | FileKind::Epoll(_) | FileKind::Runtime => Err(ENOTTY),
+            FileKind::EventFd(_) | FileKind::TimerFd(_) | FileKind::Epoll(_) | FileKind::Runtime => {
+                Err(ENOTTY)
+            }
             _ => Err(EAGAIN),
         }
     }

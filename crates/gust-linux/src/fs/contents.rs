@@ -126,7 +126,8 @@ mod tests {
     fn changes() -> impl Strategy<Value = Vec<Change>> {
         let offset = 0..60_000u64;
         let change = prop_oneof![
-            (offset.clone(), proptest::collection::vec(any::<u8>(), 0..20_000)).prop_map(|(at, data)| Change::Write(at, data)),
+            (offset.clone(), proptest::collection::vec(any::<u8>(), 0..20_000))
+                .prop_map(|(at, data)| Change::Write(at, data)),
             offset.clone().prop_map(Change::SetSize),
             (offset.clone(), offset).prop_map(|(at, bytes)| Change::Punch(at, bytes)),
         ];

@@ -60,7 +60,9 @@ impl FileKind {
     /// The node in the tree that the file was opened at, if any.
     pub(crate) fn vnode(&self) -> Option<Vnode> {
         match self {
-            Self::Regular(vnode) | Self::Directory(vnode) | Self::Path(vnode) | Self::Text(vnode, _) => Some(*vnode),
+            Self::Regular(vnode) | Self::Directory(vnode) | Self::Path(vnode) | Self::Text(vnode, _) => {
+                Some(*vnode)
+            }
             Self::Null => device_node("dev/null"),
             Self::Zero => device_node("dev/zero"),
             Self::Full => device_node("dev/full"),
@@ -131,7 +133,13 @@ pub(crate) struct OpenFile {
 
 impl OpenFile {
     pub(crate) fn new(kind: FileKind, flags: i32) -> Self {
-        Self { kind, flags, offset: 0, path: None, references: 0 }
+        Self {
+            kind,
+            flags,
+            offset: 0,
+            path: None,
+            references: 0,
+        }
     }
 
     pub(crate) fn readable(&self) -> bool {
@@ -192,7 +200,11 @@ impl Files {
     fn free_from(&self, least: usize) -> Result<usize, Errno> {
         let free = (least..self.descriptors.len()).find(|fd| self.descriptors[*fd].is_none());
         let fd = free.unwrap_or_else(|| self.descriptors.len().max(least));
-        if fd as u64 >= FILES_MAX { Err(EMFILE) } else { Ok(fd) }
+        if fd as u64 >= FILES_MAX {
+            Err(EMFILE)
+        } else {
+            Ok(fd)
+        }
     }
 
     /// Opens a file under the lowest free descriptor.
@@ -203,7 +215,13 @@ impl Files {
             return Err(ENFILE);
         }
         let number = self.open.insert(file);
-        self.set(fd, Descriptor { file: number, close_on_exec });
+        self.set(
+            fd,
+            Descriptor {
+                file: number,
+                close_on_exec,
+            },
+        );
         Ok(fd as u64)
     }
 
@@ -221,14 +239,26 @@ impl Files {
     pub(crate) fn duplicate(&mut self, fd: u64, least: u64, close_on_exec: bool) -> Result<u64, Errno> {
         let descriptor = self.descriptor(fd).ok_or(EBADF)?;
         let free = self.free_from(least as usize)?;
-        self.set(free, Descriptor { close_on_exec, ..descriptor });
+        self.set(
+            free,
+            Descriptor {
+                close_on_exec,
+                ..descriptor
+            },
+        );
         Ok(free as u64)
     }
 
     /// Makes `to`, which must not be in use, name the open file of `fd`.
     pub(crate) fn duplicate_to(&mut self, fd: u64, to: u64, close_on_exec: bool) -> Result<(), Errno> {
         let descriptor = self.descriptor(fd).ok_or(EBADF)?;
-        self.set(to as usize, Descriptor { close_on_exec, ..descriptor });
+        self.set(
+            to as usize,
+            Descriptor {
+                close_on_exec,
+                ..descriptor
+            },
+        );
         Ok(())
     }
 
@@ -261,7 +291,11 @@ impl Files {
 
     /// Descriptors in use, in order.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = u32> {
-        self.descriptors.iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(fd, _)| fd as u32)
+        self.descriptors
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.is_some())
+            .map(|(fd, _)| fd as u32)
     }
 }
 

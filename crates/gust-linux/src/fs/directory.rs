@@ -20,14 +20,19 @@ impl Kernel {
             Vnode::Image { image, .. } => match self.vfs.image_entry(directory, position) {
                 Some((name, node)) => Some((name, Vnode::Image { image, node })),
                 None if directory == self.vfs.root() => {
-                    let own = self.vfs.attributes(directory).map_or(0, |attributes| attributes.entries);
+                    let own = self
+                        .vfs
+                        .attributes(directory)
+                        .map_or(0, |attributes| attributes.entries);
                     self.vfs.extra_entry(position.checked_sub(own)?)
                 }
                 None => None,
             },
-            Vnode::Memory(number) => {
-                self.vfs.memory.entry(number, position).map(|(name, node)| (name, Vnode::Memory(node)))
-            }
+            Vnode::Memory(number) => self
+                .vfs
+                .memory
+                .entry(number, position)
+                .map(|(name, node)| (name, Vnode::Memory(node))),
             Vnode::Synthetic(number) => self.synthetic_entry(number, position),
             Vnode::Task(_) => self.synthetic_entry(synthetic::number_of("proc/PID")?, position),
             Vnode::Descriptor(_) => None,
@@ -40,7 +45,11 @@ impl Kernel {
             Synthetic::Directory | Synthetic::ProcessDirectory => {
                 let child = *node.children.get(position as usize)?;
                 let name = synthetic::node(child)?.name;
-                let name = if name == "PID" { self.process.pid.to_string() } else { name.to_owned() };
+                let name = if name == "PID" {
+                    self.process.pid.to_string()
+                } else {
+                    name.to_owned()
+                };
                 Some((name.into_bytes(), Vnode::Synthetic(child)))
             }
             Synthetic::Descriptors => {
@@ -68,7 +77,9 @@ impl Kernel {
 pub(crate) fn sys_getdents64(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let [fd, buffer, bytes, ..] = *args;
     let file = k.files.get(fd).ok_or(EBADF)?;
-    let FileKind::Directory(directory) = file.kind else { return Err(ENOTDIR) };
+    let FileKind::Directory(directory) = file.kind else {
+        return Err(ENOTDIR);
+    };
     let mut offset = file.offset;
     let room = (bytes as usize).min(LISTING_BYTES_MAX);
     let mut listing = Vec::new();

@@ -81,7 +81,11 @@ pub(crate) struct MemoryFs {
 
 impl MemoryFs {
     pub(crate) fn new(limit_bytes: u64) -> Self {
-        Self { nodes: Slab::default(), used_bytes: 0, limit_bytes }
+        Self {
+            nodes: Slab::default(),
+            used_bytes: 0,
+            limit_bytes,
+        }
     }
 
     pub(crate) fn set_limit(&mut self, limit_bytes: u64) {
@@ -163,15 +167,25 @@ impl MemoryFs {
     /// The entry at a position, in the order of names.
     pub(crate) fn entry(&self, directory: u32, position: u64) -> Option<(Vec<u8>, u32)> {
         let entries = self.entries(directory).ok()?;
-        entries.iter().nth(position as usize).map(|(name, number)| (name.clone(), *number))
+        entries
+            .iter()
+            .nth(position as usize)
+            .map(|(name, number)| (name.clone(), *number))
     }
 
     fn is_directory(&self, number: u32) -> bool {
-        self.get(number).is_ok_and(|node| matches!(node.kind, Kind::Directory(_)))
+        self.get(number)
+            .is_ok_and(|node| matches!(node.kind, Kind::Directory(_)))
     }
 
     /// Gives a node a name.
-    pub(crate) fn link(&mut self, directory: u32, name: &[u8], number: u32, now_ns: i64) -> Result<(), Errno> {
+    pub(crate) fn link(
+        &mut self,
+        directory: u32,
+        name: &[u8],
+        number: u32,
+        now_ns: i64,
+    ) -> Result<(), Errno> {
         const LINKS_MAX: u32 = 65_000;
         if self.entries(directory)?.contains_key(name) {
             return Err(EEXIST);
@@ -324,9 +338,16 @@ impl MemoryFs {
     }
 
     fn drop_if_unused(&mut self, number: u32) {
-        let unused = self.nodes.get(number).is_some_and(|node| node.links == 0 && node.holders == 0);
+        let unused = self
+            .nodes
+            .get(number)
+            .is_some_and(|node| node.links == 0 && node.holders == 0);
         if unused && let Some(node) = self.nodes.remove(number) {
-            let contents = if let Kind::File(contents) = &node.kind { contents.memory_bytes() } else { 0 };
+            let contents = if let Kind::File(contents) = &node.kind {
+                contents.memory_bytes()
+            } else {
+                0
+            };
             self.used_bytes -= contents + NODE_BYTES;
         }
     }
@@ -348,7 +369,10 @@ impl MemoryFs {
 
     /// Writes to a file; all or nothing.
     pub(crate) fn write(&mut self, number: u32, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        offset.checked_add(data.len() as u64).filter(|end| *end <= FILE_BYTES_MAX).ok_or(EFBIG)?;
+        offset
+            .checked_add(data.len() as u64)
+            .filter(|end| *end <= FILE_BYTES_MAX)
+            .ok_or(EFBIG)?;
         let growth = self.file_mut(number)?.growth(offset, data.len() as u64);
         self.charge(growth)?;
         self.file_mut(number)?.write(offset, data);

@@ -24,7 +24,7 @@ pub(crate) use memory::Kind as MemoryKind;
 pub(crate) use name_calls::*;
 pub(crate) use open::*;
 pub(crate) use path::Last;
-pub(crate) use read_write::*; 
+pub(crate) use read_write::*;
 pub(crate) use seek::*;
 pub(crate) use stat_calls::*;
 pub(crate) use vfs::Vfs;

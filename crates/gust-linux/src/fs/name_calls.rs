@@ -3,8 +3,8 @@
 use crate::{
     abi::{PATH_MAX, i64_at},
     errno::{
-        EBADF, EBUSY, EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, EOPNOTSUPP, EPERM,
-        EXDEV, Errno,
+        EBADF, EBUSY, EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, EOPNOTSUPP,
+        EPERM, EXDEV, Errno,
     },
     fs::{
         FileKind, NodeType, Vfs, Vnode,
@@ -27,7 +27,11 @@ impl Kernel {
     /// A path whose last name is to be made: it must not exist yet.
     fn resolve_new(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64) -> Result<Resolved, Errno> {
         let resolved = self.resolve_user(cx, fd, path, Last::Keep)?;
-        if resolved.node.is_some() { Err(EEXIST) } else { Ok(resolved) }
+        if resolved.node.is_some() {
+            Err(EEXIST)
+        } else {
+            Ok(resolved)
+        }
     }
 
     fn make_directory(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64, mode: u64) -> SysResult {
@@ -115,10 +119,14 @@ impl Kernel {
         let now = self.now_ns(cx);
         if flags & libc::RENAME_EXCHANGE != 0 {
             target.existing()?;
-            self.vfs.memory.exchange((from, &source.name), (to, &target.name), now)?;
+            self.vfs
+                .memory
+                .exchange((from, &source.name), (to, &target.name), now)?;
         } else {
             let replace = flags & libc::RENAME_NOREPLACE == 0;
-            self.vfs.memory.rename((from, &source.name), (to, &target.name), replace, now)?;
+            self.vfs
+                .memory
+                .rename((from, &source.name), (to, &target.name), replace, now)?;
         }
         Ok(Flow::Done(0))
     }
@@ -131,7 +139,11 @@ impl Kernel {
         let node = if path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
             self.files.get(from.0).ok_or(EBADF)?.kind.vnode().ok_or(ENOENT)?
         } else {
-            let last = if flags & libc::AT_SYMLINK_FOLLOW != 0 { Last::Follow } else { Last::Keep };
+            let last = if flags & libc::AT_SYMLINK_FOLLOW != 0 {
+                Last::Follow
+            } else {
+                Last::Keep
+            };
             self.resolve_at(cx, from.0, &path, last)?.existing()?
         };
         if self.vfs.node_type(node)? == NodeType::Directory {
@@ -139,7 +151,9 @@ impl Kernel {
         }
         let target = self.resolve_new(cx, to.0, to.1)?;
         let directory = Vfs::writable(target.parent)?;
-        let Vnode::Memory(number) = node else { return Err(EXDEV) };
+        let Vnode::Memory(number) = node else {
+            return Err(EXDEV);
+        };
         self.check_access(target.parent, libc::W_OK | libc::X_OK)?;
         let now = self.now_ns(cx);
         self.vfs.memory.link(directory, &target.name, number, now)?;
@@ -285,7 +299,11 @@ pub(crate) fn sys_fchownat(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     let vnode = if path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
         k.file_vnode(args[0])?
     } else {
-        let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
+        let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
+            Last::Keep
+        } else {
+            Last::Follow
+        };
         k.resolve_at(cx, args[0], &path, last)?.existing()?
     };
     k.change_owner(cx, vnode, args[2], args[3])
@@ -293,7 +311,13 @@ pub(crate) fn sys_fchownat(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
 
 impl Kernel {
     /// Sets the times of the last access and change; `None` leaves one as it is.
-    fn set_times(&mut self, cx: &mut Cx<'_>, vnode: Vnode, accessed: Option<i64>, modified: Option<i64>) -> SysResult {
+    fn set_times(
+        &mut self,
+        cx: &mut Cx<'_>,
+        vnode: Vnode,
+        accessed: Option<i64>,
+        modified: Option<i64>,
+    ) -> SysResult {
         self.change_node(cx, vnode, |node| {
             node.accessed_ns = accessed.unwrap_or(node.accessed_ns);
             node.modified_ns = modified.unwrap_or(node.modified_ns);
@@ -304,7 +328,11 @@ impl Kernel {
         if path == 0 {
             return self.file_vnode(fd);
         }
-        let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
+        let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
+            Last::Keep
+        } else {
+            Last::Follow
+        };
         self.resolve_user(cx, fd, path, last)?.existing()
     }
 }
@@ -337,7 +365,12 @@ fn set_timevals(k: &mut Kernel, cx: &mut Cx<'_>, fd: u64, path: u64, times: u64)
         [now, now]
     } else {
         let raw: [u8; 32] = k.copy_in_array(cx, times)?;
-        let ns = |n: usize| timespec_ns(i64_at(&raw, n * 16), i64_at(&raw, n * 16 + 8).saturating_mul(1000));
+        let ns = |n: usize| {
+            timespec_ns(
+                i64_at(&raw, n * 16),
+                i64_at(&raw, n * 16 + 8).saturating_mul(1000),
+            )
+        };
         [ns(0)? as i64, ns(1)? as i64]
     };
     let vnode = k.times_vnode(cx, fd, path, 0)?;
@@ -358,7 +391,10 @@ pub(crate) fn sys_utime(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
         [now, now]
     } else {
         let raw: [u8; 16] = k.copy_in_array(cx, args[1])?;
-        [timespec_ns(i64_at(&raw, 0), 0)? as i64, timespec_ns(i64_at(&raw, 8), 0)? as i64]
+        [
+            timespec_ns(i64_at(&raw, 0), 0)? as i64,
+            timespec_ns(i64_at(&raw, 8), 0)? as i64,
+        ]
     };
     let vnode = k.times_vnode(cx, AT_CWD, args[0], 0)?;
     k.set_times(cx, vnode, Some(accessed), Some(modified))

@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    errno::{
-        EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EOPNOTSUPP, EROFS, Errno,
-    },
+    errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EOPNOTSUPP, EROFS, Errno},
     fs::{
         FileKind, NodeType, OpenFile, Vfs, Vnode,
         memory::{Kind, Maker},
@@ -91,7 +89,11 @@ impl Kernel {
 
     /// Who makes a node now.
     pub(crate) fn maker(&self, cx: &mut Cx<'_>) -> Maker {
-        Maker { uid: self.process.uid, gid: self.process.gid, now_ns: self.now_ns(cx) }
+        Maker {
+            uid: self.process.uid,
+            gid: self.process.gid,
+            now_ns: self.now_ns(cx),
+        }
     }
 
     /// The time that nodes are stamped with.
@@ -103,7 +105,8 @@ impl Kernel {
         if resolved.wants_directory {
             return Err(EISDIR);
         }
-        self.make_node(cx, resolved, Kind::File(Default::default()), mode).map(Vnode::Memory)
+        self.make_node(cx, resolved, Kind::File(Default::default()), mode)
+            .map(Vnode::Memory)
     }
 
     /// Makes a node under the name that a path ended in.
@@ -117,8 +120,15 @@ impl Kernel {
         let directory = Vfs::writable(resolved.parent)?;
         self.check_access(resolved.parent, libc::W_OK | libc::X_OK)?;
         let maker = self.maker(cx);
-        let number = self.vfs.memory.create(kind, mode & 0o7777 & !self.process.umask, maker)?;
-        if let Err(errno) = self.vfs.memory.link(directory, &resolved.name, number, maker.now_ns) {
+        let number = self
+            .vfs
+            .memory
+            .create(kind, mode & 0o7777 & !self.process.umask, maker)?;
+        if let Err(errno) = self
+            .vfs
+            .memory
+            .link(directory, &resolved.name, number, maker.now_ns)
+        {
             self.vfs.memory.release(number);
             return Err(errno);
         }
@@ -136,8 +146,14 @@ impl Kernel {
         Vfs::writable(directory)?;
         let maker = self.maker(cx);
         let mode = mode & 0o7777 & !self.process.umask;
-        let number = self.vfs.memory.create(Kind::File(Default::default()), mode, maker)?;
-        let file = OpenFile::new(FileKind::Regular(Vnode::Memory(number)), flags & KEPT & !libc::O_DIRECTORY);
+        let number = self
+            .vfs
+            .memory
+            .create(Kind::File(Default::default()), mode, maker)?;
+        let file = OpenFile::new(
+            FileKind::Regular(Vnode::Memory(number)),
+            flags & KEPT & !libc::O_DIRECTORY,
+        );
         self.install(file, flags & libc::O_CLOEXEC != 0).map(Flow::Done)
     }
 
@@ -182,7 +198,13 @@ impl Kernel {
         Ok(OpenFile::new(kind, flags & KEPT))
     }
 
-    fn file_kind(&mut self, cx: &mut Cx<'_>, vnode: Vnode, writes: bool, flags: i32) -> Result<FileKind, Errno> {
+    fn file_kind(
+        &mut self,
+        cx: &mut Cx<'_>,
+        vnode: Vnode,
+        writes: bool,
+        flags: i32,
+    ) -> Result<FileKind, Errno> {
         match vnode {
             Vnode::Memory(number) => {
                 if flags & libc::O_TRUNC != 0 && writes {
@@ -236,10 +258,12 @@ pub(crate) fn sys_memfd_create(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6])
     const NAME_MAX: usize = 249;
     let [name, flags, ..] = *args;
     let flags = flags as u32;
-    let name = k.copy_in_string(cx, name, NAME_MAX + 1).map_err(|errno| match errno {
-        crate::errno::ENAMETOOLONG => EINVAL,
-        other => other,
-    })?;
+    let name = k
+        .copy_in_string(cx, name, NAME_MAX + 1)
+        .map_err(|errno| match errno {
+            crate::errno::ENAMETOOLONG => EINVAL,
+            other => other,
+        })?;
     const MFD_NOEXEC_SEAL: u32 = 8;
     const MFD_EXEC: u32 = 16;
     let known = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL | MFD_EXEC;
@@ -248,7 +272,10 @@ pub(crate) fn sys_memfd_create(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6])
     }
     k.files.has_room()?;
     let maker = k.maker(cx);
-    let number = k.vfs.memory.create(Kind::File(Default::default()), 0o777, maker)?;
+    let number = k
+        .vfs
+        .memory
+        .create(Kind::File(Default::default()), 0o777, maker)?;
     if flags & libc::MFD_ALLOW_SEALING == 0 {
         k.vfs.memory.get_mut(number)?.seals = libc::F_SEAL_SEAL as u32;
     }

@@ -59,7 +59,13 @@ impl Kernel {
     }
 
     /// Resolves a path that a guest gave, copied in.
-    pub(crate) fn resolve_at(&self, cx: &Cx<'_>, fd: u64, path: &[u8], last: Last) -> Result<Resolved, Errno> {
+    pub(crate) fn resolve_at(
+        &self,
+        cx: &Cx<'_>,
+        fd: u64,
+        path: &[u8],
+        last: Last,
+    ) -> Result<Resolved, Errno> {
         if path.is_empty() {
             return Err(ENOENT);
         }
@@ -68,7 +74,13 @@ impl Kernel {
     }
 
     /// Resolves a path from a directory.
-    pub(crate) fn resolve(&self, slot: usize, start: Vnode, path: &[u8], last: Last) -> Result<Resolved, Errno> {
+    pub(crate) fn resolve(
+        &self,
+        slot: usize,
+        start: Vnode,
+        path: &[u8],
+        last: Last,
+    ) -> Result<Resolved, Errno> {
         let mut links = 0;
         self.walk(slot, start, path, last, &mut links)
     }
@@ -81,9 +93,16 @@ impl Kernel {
         last: Last,
         links: &mut usize,
     ) -> Result<Resolved, Errno> {
-        let mut at = if path.first() == Some(&b'/') { self.vfs.root() } else { start };
+        let mut at = if path.first() == Some(&b'/') {
+            self.vfs.root()
+        } else {
+            start
+        };
         let wants_directory = path.last() == Some(&b'/');
-        let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).peekable();
+        let mut names = path
+            .split(|byte| *byte == b'/')
+            .filter(|name| !name.is_empty())
+            .peekable();
         while let Some(name) = names.next() {
             if name.len() > NAME_MAX {
                 return Err(ENAMETOOLONG);
@@ -101,7 +120,12 @@ impl Kernel {
             }
             let found = match self.lookup(at, name) {
                 Err(ENOENT) if is_last => {
-                    return Ok(Resolved { parent: at, name: name.to_vec(), node: None, wants_directory });
+                    return Ok(Resolved {
+                        parent: at,
+                        name: name.to_vec(),
+                        node: None,
+                        wants_directory,
+                    });
                 }
                 found => found?,
             };
@@ -111,7 +135,12 @@ impl Kernel {
                     if wants_directory && self.vfs.node_type(found)? != NodeType::Directory {
                         return Err(ENOTDIR);
                     }
-                    return Ok(Resolved { parent: at, name: name.to_vec(), node: Some(found), wants_directory });
+                    return Ok(Resolved {
+                        parent: at,
+                        name: name.to_vec(),
+                        node: Some(found),
+                        wants_directory,
+                    });
                 }
                 at = found;
                 continue;
@@ -122,7 +151,12 @@ impl Kernel {
             }
             match self.follow(slot, found)? {
                 Target::Node(node) if is_last => {
-                    return Ok(Resolved { parent: at, name: name.to_vec(), node: Some(node), wants_directory });
+                    return Ok(Resolved {
+                        parent: at,
+                        name: name.to_vec(),
+                        node: Some(node),
+                        wants_directory,
+                    });
                 }
                 Target::Node(node) => at = node,
                 Target::Path(target) => {
@@ -132,13 +166,21 @@ impl Kernel {
                     // What the link leads to, then the rest of the path from there.
                     let resolved = self.walk(slot, at, &target, Last::Follow, links)?;
                     if is_last {
-                        return Ok(Resolved { wants_directory: wants_directory || resolved.wants_directory, ..resolved });
+                        return Ok(Resolved {
+                            wants_directory: wants_directory || resolved.wants_directory,
+                            ..resolved
+                        });
                     }
                     at = resolved.existing()?;
                 }
             }
         }
-        Ok(Resolved { parent: at, name: Vec::new(), node: Some(at), wants_directory })
+        Ok(Resolved {
+            parent: at,
+            name: Vec::new(),
+            node: Some(at),
+            wants_directory,
+        })
     }
 
     /// A name in a directory as the guest sees it: with mounts, and the process's own directory in `/proc`.
@@ -149,7 +191,9 @@ impl Kernel {
         };
         match found {
             Vnode::Descriptor(fd) if self.files.get(u64::from(fd)).is_none() => return Err(ENOENT),
-            Vnode::Task(tid) if self.threads.find_tid(tid).is_none() && tid != self.process.pid => return Err(ENOENT),
+            Vnode::Task(tid) if self.threads.find_tid(tid).is_none() && tid != self.process.pid => {
+                return Err(ENOENT);
+            }
             _ => {}
         }
         Ok(self.vfs.covered_by(found))
@@ -202,14 +246,20 @@ impl Kernel {
         let mut at = directory;
         while at != self.vfs.root() && names.len() < DEPTH_MAX {
             let parent = self.vfs.parent(at);
-            let Some(name) = self.name_in(parent, at) else { break };
+            let Some(name) = self.name_in(parent, at) else {
+                break;
+            };
             names.push(name);
             at = parent;
         }
         if names.is_empty() {
             return b"/".to_vec();
         }
-        names.iter().rev().flat_map(|name| [b"/".as_slice(), name].concat()).collect()
+        names
+            .iter()
+            .rev()
+            .flat_map(|name| [b"/".as_slice(), name].concat())
+            .collect()
     }
 
     /// Path of a node by the directory and name it was found under.
@@ -242,7 +292,11 @@ impl Kernel {
         let (uid, gid) = (self.process.uid, self.process.gid);
         if uid == 0 {
             let runnable = attributes.mode & 0o111 != 0 || attributes.node_type == NodeType::Directory;
-            return if wanted & libc::X_OK != 0 && !runnable { Err(EACCES) } else { Ok(()) };
+            return if wanted & libc::X_OK != 0 && !runnable {
+                Err(EACCES)
+            } else {
+                Ok(())
+            };
         }
         let shift = if attributes.uid == uid {
             6
@@ -252,7 +306,11 @@ impl Kernel {
             0
         };
         let granted = (attributes.mode >> shift) as i32 & 7;
-        if wanted & !granted == 0 { Ok(()) } else { Err(EACCES) }
+        if wanted & !granted == 0 {
+            Ok(())
+        } else {
+            Err(EACCES)
+        }
     }
 }
 

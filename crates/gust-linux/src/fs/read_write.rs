@@ -31,12 +31,19 @@ pub(crate) enum Transfer {
 }
 
 fn one(at: u64, bytes: u64) -> [UserSlice; 1] {
-    [UserSlice { at, bytes: bytes.min(RW_BYTES_MAX) }]
+    [UserSlice {
+        at,
+        bytes: bytes.min(RW_BYTES_MAX),
+    }]
 }
 
 /// An offset that a guest gave for a positioned transfer.
 fn position(offset: u64) -> Result<Position, Errno> {
-    if (offset as i64) < 0 { Err(EINVAL) } else { Ok(Position::At(offset)) }
+    if (offset as i64) < 0 {
+        Err(EINVAL)
+    } else {
+        Ok(Position::At(offset))
+    }
 }
 
 pub(crate) fn sys_read(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
@@ -82,7 +89,11 @@ fn second_form(args: &[u64; 6]) -> Result<(Position, bool), Errno> {
     if flags & !(HINTS | libc::RWF_NOWAIT) != 0 {
         return Err(crate::errno::EOPNOTSUPP);
     }
-    let at = if args[3] == u64::MAX { Position::Current } else { position(args[3])? };
+    let at = if args[3] == u64::MAX {
+        Position::Current
+    } else {
+        position(args[3])?
+    };
     Ok((at, flags & libc::RWF_NOWAIT != 0))
 }
 
@@ -131,7 +142,9 @@ impl Kernel {
             FileKind::Path(_) => return Err(EBADF),
             FileKind::Null | FileKind::Output(_) => Transfer::Bytes(0),
             FileKind::Zero | FileKind::Full => Transfer::Bytes(self.fill(cx, slices, |_, _| {})?),
-            FileKind::Random => Transfer::Bytes(self.fill(cx, slices, |k, piece| k.random.fill_bytes(piece))?),
+            FileKind::Random => {
+                Transfer::Bytes(self.fill(cx, slices, |k, piece| k.random.fill_bytes(piece))?)
+            }
             FileKind::PipeReader(pipe) | FileKind::PipeBoth(pipe) => self.read_pipe(cx, pipe, slices)?,
             FileKind::PipeWriter(_) => return Err(EBADF),
             FileKind::EventFd(number) => self.read_event(cx, number, slices)?,
@@ -255,12 +268,10 @@ impl Kernel {
             FileKind::Text(..) => Transfer::Bytes(total(slices)),
             FileKind::Null | FileKind::Zero | FileKind::Random => Transfer::Bytes(total(slices)),
             FileKind::Full => return Err(ENOSPC),
-            FileKind::Output(stream) => {
-                Transfer::Bytes(self.for_gathered(cx, slices, |_, cx, data| {
-                    cx.host.output(stream, data);
-                    Ok(())
-                })?)
-            }
+            FileKind::Output(stream) => Transfer::Bytes(self.for_gathered(cx, slices, |_, cx, data| {
+                cx.host.output(stream, data);
+                Ok(())
+            })?),
             FileKind::PipeWriter(pipe) | FileKind::PipeBoth(pipe) => {
                 return self.write_pipe(cx, pipe, slices, nonblocking);
             }
@@ -304,7 +315,9 @@ impl Kernel {
         slices: &[UserSlice],
         offset: u64,
     ) -> Result<u64, Errno> {
-        let Vnode::Memory(number) = vnode else { return Err(EBADF) };
+        let Vnode::Memory(number) = vnode else {
+            return Err(EBADF);
+        };
         const SEALED: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE;
         let node = self.vfs.memory.get(number)?;
         let grows = offset.saturating_add(total(slices)) > self.vfs.size_of(vnode);
@@ -334,8 +347,14 @@ impl Kernel {
         to: (u64, Option<u64>),
         bytes: u64,
     ) -> Result<u64, Errno> {
-        let source = self.files.get(from.0).filter(|file| file.readable()).ok_or(EBADF)?;
-        let FileKind::Regular(vnode) = source.kind else { return Err(EINVAL) };
+        let source = self
+            .files
+            .get(from.0)
+            .filter(|file| file.readable())
+            .ok_or(EBADF)?;
+        let FileKind::Regular(vnode) = source.kind else {
+            return Err(EINVAL);
+        };
         let mut offset = from.1.unwrap_or(source.offset);
         let mut done = 0;
         let mut buffer = vec![0; (bytes as usize).min(STAGING_BYTES)];
@@ -366,12 +385,20 @@ impl Kernel {
     }
 
     /// Writes bytes of the personality's own to a file; never blocks.
-    fn write_from_kernel(&mut self, cx: &mut Cx<'_>, fd: u64, at: Option<u64>, data: &[u8]) -> Result<u64, Errno> {
+    fn write_from_kernel(
+        &mut self,
+        cx: &mut Cx<'_>,
+        fd: u64,
+        at: Option<u64>,
+        data: &[u8],
+    ) -> Result<u64, Errno> {
         let file = self.files.get(fd).filter(|file| file.writable()).ok_or(EBADF)?;
         let (kind, current) = (file.kind.clone(), file.offset);
         match kind {
             FileKind::Regular(vnode) => {
-                let Vnode::Memory(number) = vnode else { return Err(EBADF) };
+                let Vnode::Memory(number) = vnode else {
+                    return Err(EBADF);
+                };
                 let offset = at.unwrap_or(current);
                 self.vfs.memory.write(number, offset, data)?;
                 self.write_through(cx, vnode, offset, data);
@@ -396,7 +423,11 @@ impl Kernel {
 
 pub(crate) fn sys_sendfile(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let [to, from, offset, bytes, ..] = *args;
-    let start = if offset == 0 { None } else { Some(k.copy_in_u64(cx, offset)?) };
+    let start = if offset == 0 {
+        None
+    } else {
+        Some(k.copy_in_u64(cx, offset)?)
+    };
     let copied = k.copy_between(cx, (from, start), (to, None), bytes.min(RW_BYTES_MAX))?;
     if let Some(start) = start {
         k.copy_out(cx, offset, &(start + copied).to_le_bytes())?;
@@ -409,7 +440,13 @@ pub(crate) fn sys_copy_file_range(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 
     if flags != 0 {
         return Err(EINVAL);
     }
-    let mut start = |at: u64| if at == 0 { Ok(None) } else { k.copy_in_u64(cx, at).map(Some) };
+    let mut start = |at: u64| {
+        if at == 0 {
+            Ok(None)
+        } else {
+            k.copy_in_u64(cx, at).map(Some)
+        }
+    };
     let (source, sink) = (start(from_at)?, start(to_at)?);
     if !matches!(k.files.get(to).ok_or(EBADF)?.kind, FileKind::Regular(_)) {
         return Err(EINVAL);

@@ -69,7 +69,9 @@ fn checked_size(size: u64) -> Result<u64, Errno> {
 pub(crate) fn sys_truncate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let size = checked_size(args[1])?;
     let path = k.copy_in_path(cx, args[0])?;
-    let vnode = k.resolve_at(cx, libc::AT_FDCWD as u64, &path, Last::Follow)?.existing()?;
+    let vnode = k
+        .resolve_at(cx, libc::AT_FDCWD as u64, &path, Last::Follow)?
+        .existing()?;
     match k.vfs.node_type(vnode)? {
         NodeType::Regular => {}
         NodeType::Directory => return Err(EISDIR),
@@ -85,7 +87,9 @@ pub(crate) fn sys_truncate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
 pub(crate) fn sys_ftruncate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let size = checked_size(args[1])?;
     let file = k.files.get(args[0]).ok_or(EBADF)?;
-    let FileKind::Regular(vnode) = file.kind else { return Err(EINVAL) };
+    let FileKind::Regular(vnode) = file.kind else {
+        return Err(EINVAL);
+    };
     if !file.writable() {
         return Err(EINVAL);
     }
@@ -96,7 +100,9 @@ pub(crate) fn sys_ftruncate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
 pub(crate) fn sys_fallocate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let [fd, mode, offset, bytes, ..] = *args;
     let file = k.files.get(fd).ok_or(EBADF)?;
-    let FileKind::Regular(vnode) = file.kind else { return Err(ENODEV) };
+    let FileKind::Regular(vnode) = file.kind else {
+        return Err(ENODEV);
+    };
     if !file.writable() {
         return Err(EBADF);
     }

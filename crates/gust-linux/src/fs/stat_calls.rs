@@ -41,7 +41,13 @@ impl Kernel {
     }
 
     /// Attributes of what a path or, when it is empty and that is allowed, a descriptor names.
-    fn attributes_at(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64, flags: i32) -> Result<Attributes, Errno> {
+    fn attributes_at(
+        &mut self,
+        cx: &mut Cx<'_>,
+        fd: u64,
+        path: u64,
+        flags: i32,
+    ) -> Result<Attributes, Errno> {
         let empty_allowed = flags & libc::AT_EMPTY_PATH != 0;
         if path == 0 && empty_allowed {
             return self.descriptor_attributes(fd);
@@ -50,7 +56,11 @@ impl Kernel {
         if path.is_empty() && empty_allowed {
             return self.descriptor_attributes(fd);
         }
-        let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
+        let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
+            Last::Keep
+        } else {
+            Last::Follow
+        };
         let vnode = self.resolve_at(cx, fd, &path, last)?.existing()?;
         if let (Vnode::Descriptor(fd), Last::Follow) = (vnode, last) {
             return self.file_attributes(u64::from(fd));
@@ -120,12 +130,19 @@ impl Kernel {
             self.file_attributes(fd)?;
             return Ok(Flow::Done(0));
         }
-        let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
+        let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
+            Last::Keep
+        } else {
+            Last::Follow
+        };
         let vnode = self.resolve_at(cx, fd, &path, last)?.existing()?;
         if let Vnode::Descriptor(_) = vnode {
             return Ok(Flow::Done(0));
         }
-        let regular = matches!(self.vfs.node_type(vnode)?, NodeType::Regular | NodeType::Directory);
+        let regular = matches!(
+            self.vfs.node_type(vnode)?,
+            NodeType::Regular | NodeType::Directory
+        );
         if mode & libc::W_OK != 0 && regular && !matches!(vnode, Vnode::Memory(_)) {
             return Err(crate::errno::EROFS);
         }
@@ -183,7 +200,9 @@ impl Kernel {
 
 pub(crate) fn sys_statfs(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let path = k.copy_in_path(cx, args[0])?;
-    let vnode = k.resolve_at(cx, libc::AT_FDCWD as u64, &path, Last::Follow)?.existing()?;
+    let vnode = k
+        .resolve_at(cx, libc::AT_FDCWD as u64, &path, Last::Follow)?
+        .existing()?;
     let statfs = k.statfs(Some(vnode));
     k.copy_out(cx, args[1], &statfs)?;
     Ok(Flow::Done(0))

@@ -145,20 +145,44 @@ const TREE: &[(&str, Synthetic)] = &[
     ("proc/PID/status", File(Status)),
     ("proc/PID/task", Tasks),
     ("proc/PID/uid_map", File(IdMap)),
-    ("proc/cgroups", File(Fixed("#subsys_name\thierarchy\tnum_cgroups\tenabled\n"))),
+    (
+        "proc/cgroups",
+        File(Fixed("#subsys_name\thierarchy\tnum_cgroups\tenabled\n")),
+    ),
     ("proc/cmdline", File(Fixed("\n"))),
     ("proc/cpuinfo", File(CpuInfo)),
     ("proc/filesystems", File(FileSystems)),
     ("proc/loadavg", File(LoadAverage)),
     ("proc/meminfo", File(MemInfo)),
     ("proc/mounts", Link(Path("self/mounts"))),
-    ("proc/net/dev", File(Fixed("Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n"))),
+    (
+        "proc/net/dev",
+        File(Fixed(
+            "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n",
+        )),
+    ),
     ("proc/net/if_inet6", File(Empty)),
-    ("proc/net/route", File(Fixed("Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"))),
-    ("proc/net/tcp", File(Fixed("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"))),
-    ("proc/net/unix", File(Fixed("Num       RefCount Protocol Flags    Type St Inode Path\n"))),
+    (
+        "proc/net/route",
+        File(Fixed(
+            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n",
+        )),
+    ),
+    (
+        "proc/net/tcp",
+        File(Fixed(
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n",
+        )),
+    ),
+    (
+        "proc/net/unix",
+        File(Fixed("Num       RefCount Protocol Flags    Type St Inode Path\n")),
+    ),
     ("proc/stat", File(SystemStat)),
-    ("proc/swaps", File(Fixed("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"))),
+    (
+        "proc/swaps",
+        File(Fixed("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")),
+    ),
     ("proc/sys/fs/file-max", File(Fixed("1024\n"))),
     ("proc/sys/fs/nr_open", File(Fixed("1048576\n"))),
     ("proc/sys/fs/pipe-max-size", File(Fixed("1048576\n"))),
@@ -177,7 +201,10 @@ const TREE: &[(&str, Synthetic)] = &[
     ("proc/sys/kernel/threads-max", File(Fixed("511\n"))),
     ("proc/sys/kernel/version", File(Fixed("#1 SMP\n"))),
     ("proc/sys/net/core/somaxconn", File(Fixed("4096\n"))),
-    ("proc/sys/net/ipv4/ip_local_port_range", File(Fixed("32768\t60999\n"))),
+    (
+        "proc/sys/net/ipv4/ip_local_port_range",
+        File(Fixed("32768\t60999\n")),
+    ),
     ("proc/sys/vm/max_map_count", File(Fixed("65530\n"))),
     ("proc/sys/vm/mmap_min_addr", File(Fixed("65536\n"))),
     ("proc/sys/vm/nr_hugepages", File(Fixed("0\n"))),
@@ -192,7 +219,10 @@ const TREE: &[(&str, Synthetic)] = &[
     ("sys/devices/system/node/node0/cpulist", File(CpuList)),
     ("sys/devices/system/node/online", File(Fixed("0\n"))),
     ("sys/devices/system/node/possible", File(Fixed("0\n"))),
-    ("sys/fs/cgroup/cgroup.controllers", File(Fixed("cpu memory pids\n"))),
+    (
+        "sys/fs/cgroup/cgroup.controllers",
+        File(Fixed("cpu memory pids\n")),
+    ),
     ("sys/fs/cgroup/cgroup.procs", File(Empty)),
     ("sys/fs/cgroup/cgroup.subtree_control", File(Empty)),
     ("sys/fs/cgroup/cpu.max", File(CpuMax)),
@@ -200,12 +230,24 @@ const TREE: &[(&str, Synthetic)] = &[
     ("sys/fs/cgroup/memory.current", File(MemoryCurrent)),
     ("sys/fs/cgroup/memory.high", File(Fixed("max\n"))),
     ("sys/fs/cgroup/memory.max", File(MemoryMax)),
-    ("sys/fs/cgroup/memory.stat", File(Fixed("anon 0\nfile 0\ninactive_file 0\n"))),
+    (
+        "sys/fs/cgroup/memory.stat",
+        File(Fixed("anon 0\nfile 0\ninactive_file 0\n")),
+    ),
     ("sys/fs/cgroup/memory.swap.max", File(Fixed("0\n"))),
     ("sys/fs/cgroup/pids.max", File(Fixed("511\n"))),
-    ("sys/kernel/mm/transparent_hugepage/enabled", File(Fixed("always [madvise] never\n"))),
-    ("sys/kernel/mm/transparent_hugepage/hpage_pmd_size", File(Fixed("2097152\n"))),
-    ("sys/kernel/mm/transparent_hugepage/shmem_enabled", File(Fixed("always within_size advise [never] deny force\n"))),
+    (
+        "sys/kernel/mm/transparent_hugepage/enabled",
+        File(Fixed("always [madvise] never\n")),
+    ),
+    (
+        "sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
+        File(Fixed("2097152\n")),
+    ),
+    (
+        "sys/kernel/mm/transparent_hugepage/shmem_enabled",
+        File(Fixed("always within_size advise [never] deny force\n")),
+    ),
     ("dev/fd", Link(Path("/proc/self/fd"))),
     ("dev/full", Dev(Full)),
     ("dev/gust", Dev(Runtime)),
@@ -223,16 +265,34 @@ const TREE: &[(&str, Synthetic)] = &[
 static NODES: LazyLock<Vec<SyntheticNode>> = LazyLock::new(|| {
     let mut nodes: Vec<SyntheticNode> = Vec::with_capacity(TREE.len() * 2);
     // Number 0 holds the three mounted trees; it is not reachable itself.
-    nodes.push(SyntheticNode { name: "", parent: 0, what: Synthetic::Directory, children: Vec::new() });
+    nodes.push(SyntheticNode {
+        name: "",
+        parent: 0,
+        what: Synthetic::Directory,
+        children: Vec::new(),
+    });
     for (path, what) in TREE {
         let mut at = 0;
         let mut names = path.split('/').peekable();
         while let Some(name) = names.next() {
-            let child = nodes[at as usize].children.iter().copied().find(|child| nodes[*child as usize].name == name);
+            let child = nodes[at as usize]
+                .children
+                .iter()
+                .copied()
+                .find(|child| nodes[*child as usize].name == name);
             at = child.unwrap_or_else(|| {
                 let number = nodes.len() as u16;
-                let what = if names.peek().is_none() { *what } else { Synthetic::Directory };
-                nodes.push(SyntheticNode { name, parent: at, what, children: Vec::new() });
+                let what = if names.peek().is_none() {
+                    *what
+                } else {
+                    Synthetic::Directory
+                };
+                nodes.push(SyntheticNode {
+                    name,
+                    parent: at,
+                    what,
+                    children: Vec::new(),
+                });
                 nodes[at as usize].children.push(number);
                 number
             });
@@ -254,7 +314,10 @@ pub(crate) fn number_of(path: &str) -> Option<u16> {
 /// A child of a directory by name.
 pub(crate) fn child(directory: u16, name: &str) -> Option<u16> {
     let node = node(directory)?;
-    node.children.iter().copied().find(|child| NODES[*child as usize].name == name)
+    node.children
+        .iter()
+        .copied()
+        .find(|child| NODES[*child as usize].name == name)
 }
 
 #[cfg(test)]

@@ -67,7 +67,14 @@ impl Kernel {
         raw[6] = raw[6] & 0x0f | 0x40;
         raw[8] = raw[8] & 0x3f | 0x80;
         let hex: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+        format!(
+            "{}-{}-{}-{}-{}",
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..]
+        )
     }
 
     /// Name of a thread, as `PR_SET_NAME` or the program gave it.
@@ -197,7 +204,12 @@ impl Kernel {
         let mut out = String::from("1 0 0:16 / / ro,relatime - erofs gust ro\n");
         for (n, Mount { path, kind, .. }) in self.vfs.mounts.iter().enumerate() {
             let access = if kind == "erofs" { "ro" } else { "rw" };
-            let _ = writeln!(out, "{} 1 0:{} / {path} {access},relatime - {kind} {kind} {access}", n + 2, n + 17);
+            let _ = writeln!(
+                out,
+                "{} 1 0:{} / {path} {access},relatime - {kind} {kind} {access}",
+                n + 2,
+                n + 17
+            );
         }
         out
     }
@@ -236,7 +248,10 @@ impl Kernel {
         for cpu in 0..self.process.cpus.max(1) {
             let _ = writeln!(out, "cpu{cpu} {ticks} 0 0 {idle} 0 0 0 0 0 0");
         }
-        let _ = writeln!(out, "intr 0\nctxt 0\nbtime {boot_s}\nprocesses 1\nprocs_running 1\nprocs_blocked 0");
+        let _ = writeln!(
+            out,
+            "intr 0\nctxt 0\nbtime {boot_s}\nprocesses 1\nprocs_running 1\nprocs_blocked 0"
+        );
         out
     }
 

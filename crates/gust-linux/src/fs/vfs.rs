@@ -46,7 +46,11 @@ const ROOT: u32 = 0;
 impl Vfs {
     /// A tree with one image at its root.
     pub(crate) fn new(root: Image, memory_limit_bytes: u64) -> Self {
-        Self { images: vec![root], memory: MemoryFs::new(memory_limit_bytes), ..Self::default() }
+        Self {
+            images: vec![root],
+            memory: MemoryFs::new(memory_limit_bytes),
+            ..Self::default()
+        }
     }
 
     /// The images, for a restored tree.
@@ -62,7 +66,10 @@ impl Vfs {
     /// Adds an image; it is seen once it is mounted.
     pub(crate) fn add_image(&mut self, image: Image) -> Vnode {
         self.images.push(image);
-        Vnode::Image { image: (self.images.len() - 1) as u8, node: 0 }
+        Vnode::Image {
+            image: (self.images.len() - 1) as u8,
+            node: 0,
+        }
     }
 
     /// The root directory.
@@ -78,12 +85,20 @@ impl Vfs {
 
     /// What covers a directory, if anything does.
     pub(crate) fn covered_by(&self, directory: Vnode) -> Vnode {
-        self.mounts.iter().rev().find(|mount| mount.at == directory).map_or(directory, |mount| mount.root)
+        self.mounts
+            .iter()
+            .rev()
+            .find(|mount| mount.at == directory)
+            .map_or(directory, |mount| mount.root)
     }
 
     /// The directory that a mounted root covers, or the node itself.
     fn uncovered(&self, root: Vnode) -> Vnode {
-        self.mounts.iter().rev().find(|mount| mount.root == root).map_or(root, |mount| mount.at)
+        self.mounts
+            .iter()
+            .rev()
+            .find(|mount| mount.root == root)
+            .map_or(root, |mount| mount.at)
     }
 
     /// A name in a directory, mounts not regarded.
@@ -104,12 +119,11 @@ impl Vfs {
             Vnode::Synthetic(number) => {
                 let name = str::from_utf8(name).map_err(|_| ENOENT)?;
                 match synthetic::node(number).ok_or(ENOENT)?.what {
-                    Synthetic::Directory | Synthetic::ProcessDirectory => {
-                        synthetic::child(number, name).filter(|_| name != "PID").map(Vnode::Synthetic).ok_or(ENOENT)
-                    }
-                    Synthetic::Descriptors => {
-                        name.parse().map(Vnode::Descriptor).map_err(|_| ENOENT)
-                    }
+                    Synthetic::Directory | Synthetic::ProcessDirectory => synthetic::child(number, name)
+                        .filter(|_| name != "PID")
+                        .map(Vnode::Synthetic)
+                        .ok_or(ENOENT),
+                    Synthetic::Descriptors => name.parse().map(Vnode::Descriptor).map_err(|_| ENOENT),
                     Synthetic::Tasks => name.parse().map(Vnode::Task).map_err(|_| ENOENT),
                     Synthetic::File(_) | Synthetic::Link(_) | Synthetic::Device(_) => Err(ENOTDIR),
                 }
@@ -131,11 +145,21 @@ impl Vfs {
         let directory = self.uncovered(directory);
         let parent = match directory {
             Vnode::Image { image, node } => {
-                let parent = self.images.get(image as usize).and_then(|image| image.parent(NodeIndex(node)));
-                Vnode::Image { image, node: parent.map_or(0, |parent| parent.0) }
+                let parent = self
+                    .images
+                    .get(image as usize)
+                    .and_then(|image| image.parent(NodeIndex(node)));
+                Vnode::Image {
+                    image,
+                    node: parent.map_or(0, |parent| parent.0),
+                }
             }
-            Vnode::Memory(number) => Vnode::Memory(self.memory.get(number).map_or(number, |node| node.parent)),
-            Vnode::Synthetic(number) => Vnode::Synthetic(synthetic::node(number).map_or(0, |node| node.parent)),
+            Vnode::Memory(number) => {
+                Vnode::Memory(self.memory.get(number).map_or(number, |node| node.parent))
+            }
+            Vnode::Synthetic(number) => {
+                Vnode::Synthetic(synthetic::node(number).map_or(0, |node| node.parent))
+            }
             Vnode::Task(_) => Vnode::Synthetic(synthetic::number_of("proc/PID/task").unwrap_or(0)),
             Vnode::Descriptor(_) => Vnode::Synthetic(synthetic::number_of("proc/PID/fd").unwrap_or(0)),
         };
@@ -192,9 +216,17 @@ impl Vfs {
                 attributes.mode = u32::from(found.mode);
                 attributes.links = found.links;
                 (attributes.uid, attributes.gid) = (found.uid, found.gid);
-                attributes.size = if node_type == NodeType::Directory { PAGE } else { found.size };
+                attributes.size = if node_type == NodeType::Directory {
+                    PAGE
+                } else {
+                    found.size
+                };
                 attributes.entries = found.size;
-                (attributes.accessed_ns, attributes.modified_ns, attributes.changed_ns) = (mtime, mtime, mtime);
+                (
+                    attributes.accessed_ns,
+                    attributes.modified_ns,
+                    attributes.changed_ns,
+                ) = (mtime, mtime, mtime);
             }
             Vnode::Memory(number) => {
                 let node = self.memory.get(number)?;
@@ -244,24 +276,42 @@ impl Vfs {
 
     /// The entry at a position of a directory in an image: name and node.
     pub(crate) fn image_entry(&self, directory: Vnode, position: u64) -> Option<(Vec<u8>, u32)> {
-        let Vnode::Image { image, node } = directory else { return None };
+        let Vnode::Image { image, node } = directory else {
+            return None;
+        };
         let image = self.images.get(image as usize)?;
-        image.entry(NodeIndex(node), position).map(|(name, child)| (name.to_vec(), child.0))
+        image
+            .entry(NodeIndex(node), position)
+            .map(|(name, child)| (name.to_vec(), child.0))
     }
 
     /// The entry at a position of the root directory past the image's own.
     pub(crate) fn extra_entry(&self, position: u64) -> Option<(Vec<u8>, Vnode)> {
-        self.extra.iter().nth(position as usize).map(|(name, node)| (name.clone(), *node))
+        self.extra
+            .iter()
+            .nth(position as usize)
+            .map(|(name, node)| (name.clone(), *node))
     }
 
     /// Lays `/proc`, `/sys`, `/dev`, `/tmp` and `/dev/shm` over the root image, which may lack the directories.
     pub(crate) fn mount_standard_trees(&mut self) {
-        let root_maker = Maker { uid: ROOT, gid: ROOT, now_ns: 0 };
-        for (name, kind) in [("proc", "proc"), ("sys", "sysfs"), ("dev", "devtmpfs"), ("tmp", "tmpfs")] {
+        let root_maker = Maker {
+            uid: ROOT,
+            gid: ROOT,
+            now_ns: 0,
+        };
+        for (name, kind) in [
+            ("proc", "proc"),
+            ("sys", "sysfs"),
+            ("dev", "devtmpfs"),
+            ("tmp", "tmpfs"),
+        ] {
             let at = match self.lookup(self.root(), name.as_bytes()) {
                 Ok(node) => node,
                 Err(_) => {
-                    let made = self.memory.create(Kind::Directory(Default::default()), 0o555, root_maker);
+                    let made = self
+                        .memory
+                        .create(Kind::Directory(Default::default()), 0o555, root_maker);
                     let Ok(number) = made else { continue };
                     self.memory.hold(number);
                     self.extra.insert(name.into(), Vnode::Memory(number));
@@ -272,11 +322,14 @@ impl Vfs {
             match synthetic::number_of(name) {
                 Some(number) => self.mount(at, Vnode::Synthetic(number), &path, kind),
                 // A limit too low for a single directory leaves the guest without /tmp.
-                None => self.mount_memory(at, &path, 0o1777, root_maker).unwrap_or_default(),
+                None => self
+                    .mount_memory(at, &path, 0o1777, root_maker)
+                    .unwrap_or_default(),
             }
         }
         if let Some(shm) = synthetic::number_of("dev/shm") {
-            self.mount_memory(Vnode::Synthetic(shm), "/dev/shm", 0o1777, root_maker).unwrap_or_default();
+            self.mount_memory(Vnode::Synthetic(shm), "/dev/shm", 0o1777, root_maker)
+                .unwrap_or_default();
         }
     }
 
@@ -305,10 +358,20 @@ impl Vfs {
     }
 
     /// Hands out the contents of a file from `offset` on, at most `bytes`, piece by piece with each piece's offset.
-    pub(crate) fn with_contents(&self, vnode: Vnode, offset: u64, bytes: u64, mut take: impl FnMut(u64, &[u8])) {
+    pub(crate) fn with_contents(
+        &self,
+        vnode: Vnode,
+        offset: u64,
+        bytes: u64,
+        mut take: impl FnMut(u64, &[u8]),
+    ) {
         match vnode {
             Vnode::Image { image, node } => {
-                let Some(data) = self.images.get(image as usize).and_then(|image| image.file(NodeIndex(node))) else {
+                let Some(data) = self
+                    .images
+                    .get(image as usize)
+                    .and_then(|image| image.file(NodeIndex(node)))
+                else {
                     return;
                 };
                 let start = (offset as usize).min(data.len());
@@ -316,7 +379,9 @@ impl Vfs {
                 take(offset, &data[start..end]);
             }
             Vnode::Memory(number) => {
-                let Some(contents) = self.memory.contents(number) else { return };
+                let Some(contents) = self.memory.contents(number) else {
+                    return;
+                };
                 let mut buffer = [0; PAGE as usize];
                 let mut at = offset;
                 let end = offset.saturating_add(bytes);
@@ -336,23 +401,33 @@ impl Vfs {
 
     /// The bytes of a file in an image. They belong to the image, so they can be used while the tree changes.
     pub(crate) fn image_contents(&self, vnode: Vnode) -> Option<ImageFile> {
-        let Vnode::Image { image, node } = vnode else { return None };
+        let Vnode::Image { image, node } = vnode else {
+            return None;
+        };
         let image = self.images.get(image as usize)?;
         image.file(NodeIndex(node))?;
-        Some(ImageFile { image: image.clone(), node: NodeIndex(node) })
+        Some(ImageFile {
+            image: image.clone(),
+            node: NodeIndex(node),
+        })
     }
 
     /// Reads from a file in memory.
     pub(crate) fn read_memory(&self, vnode: Vnode, offset: u64, out: &mut [u8]) -> usize {
         match vnode {
-            Vnode::Memory(number) => self.memory.contents(number).map_or(0, |contents| contents.read(offset, out)),
+            Vnode::Memory(number) => self
+                .memory
+                .contents(number)
+                .map_or(0, |contents| contents.read(offset, out)),
             Vnode::Image { .. } | Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::Task(_) => 0,
         }
     }
 
     /// Reads from a regular file of either kind.
     pub(crate) fn read_any(&self, vnode: Vnode, offset: u64, out: &mut [u8]) -> usize {
-        let Some(file) = self.image_contents(vnode) else { return self.read_memory(vnode, offset, out) };
+        let Some(file) = self.image_contents(vnode) else {
+            return self.read_memory(vnode, offset, out);
+        };
         let data = file.as_ref();
         let start = (offset as usize).min(data.len());
         let bytes = out.len().min(data.len() - start);
@@ -382,8 +457,16 @@ impl Vfs {
     }
 
     /// Lays a directory in memory over `path`, a directory that exists.
-    pub(crate) fn mount_memory(&mut self, at: Vnode, path: &str, mode: u32, maker: Maker) -> Result<(), Errno> {
-        let root = self.memory.create(Kind::Directory(Default::default()), mode, maker)?;
+    pub(crate) fn mount_memory(
+        &mut self,
+        at: Vnode,
+        path: &str,
+        mode: u32,
+        maker: Maker,
+    ) -> Result<(), Errno> {
+        let root = self
+            .memory
+            .create(Kind::Directory(Default::default()), mode, maker)?;
         self.memory.hold(root);
         self.mount(at, Vnode::Memory(root), path, "tmpfs");
         Ok(())
@@ -391,7 +474,12 @@ impl Vfs {
 
     /// Lays a tree over a directory.
     pub(crate) fn mount(&mut self, at: Vnode, root: Vnode, path: &str, kind: &str) {
-        self.mounts.push(Mount { at, root, path: path.into(), kind: kind.into() });
+        self.mounts.push(Mount {
+            at,
+            root,
+            path: path.into(),
+            kind: kind.into(),
+        });
     }
 }
 

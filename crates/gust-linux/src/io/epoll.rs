@@ -73,11 +73,16 @@ fn create(k: &mut Kernel, flags: i32) -> SysResult {
     }
     k.files.has_room()?;
     let number = k.epolls.insert(Epoll::default());
-    k.install(OpenFile::new(FileKind::Epoll(number), libc::O_RDWR), flags != 0).map(Flow::Done)
+    k.install(OpenFile::new(FileKind::Epoll(number), libc::O_RDWR), flags != 0)
+        .map(Flow::Done)
 }
 
 pub(crate) fn sys_epoll_create(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    if args[0] as i32 <= 0 { Err(EINVAL) } else { create(k, 0) }
+    if args[0] as i32 <= 0 {
+        Err(EINVAL)
+    } else {
+        create(k, 0)
+    }
 }
 
 pub(crate) fn sys_epoll_create1(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
@@ -87,7 +92,11 @@ pub(crate) fn sys_epoll_create1(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6
 pub(crate) fn sys_epoll_ctl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let [epfd, operation, fd, event, ..] = *args;
     let operation = operation as i32;
-    let raw = if operation == libc::EPOLL_CTL_DEL { [0; EVENT_BYTES] } else { k.copy_in_array(cx, event)? };
+    let raw = if operation == libc::EPOLL_CTL_DEL {
+        [0; EVENT_BYTES]
+    } else {
+        k.copy_in_array(cx, event)?
+    };
     let number = k.epoll_number(epfd)?;
     let target = k.files.get(fd).ok_or(EBADF)?;
     let kind = target.kind.clone();
@@ -99,7 +108,9 @@ pub(crate) fn sys_epoll_ctl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
         // Regular files and directories are always ready, and cannot be watched; output that ends outside neither
         // changes its readiness, but programs do watch it.
         return match kind {
-            FileKind::Output(_) => k.control_item(number, operation, ItemKey { fd: fd as u32, file }, kind, &raw),
+            FileKind::Output(_) => {
+                k.control_item(number, operation, ItemKey { fd: fd as u32, file }, kind, &raw)
+            }
             _ => Err(EPERM),
         };
     };
@@ -159,7 +170,13 @@ impl Kernel {
             _ => return Err(EINVAL),
         }
         let listed = epoll.items.get(&key).is_some_and(|item| item.listed);
-        let item = Item { kind, events: wanted & !BEHAVIOUR | ERR | HUP, behaviour: wanted & BEHAVIOUR, data, listed };
+        let item = Item {
+            kind,
+            events: wanted & !BEHAVIOUR | ERR | HUP,
+            behaviour: wanted & BEHAVIOUR,
+            data,
+            listed,
+        };
         epoll.items.insert(key, item);
         if ready_now {
             epoll.list(key);
@@ -170,10 +187,14 @@ impl Kernel {
 
     /// An object has changed: its items may be ready in every instance that watches it.
     pub(crate) fn notify_epolls(&mut self, object: ObjectKey) {
-        let Some(watchers) = self.watchers.get(&object) else { return };
+        let Some(watchers) = self.watchers.get(&object) else {
+            return;
+        };
         let mut told = Vec::new();
         for number in watchers.clone() {
-            let Some(epoll) = self.epolls.get_mut(number) else { continue };
+            let Some(epoll) = self.epolls.get_mut(number) else {
+                continue;
+            };
             let keys: Vec<ItemKey> = epoll
                 .items
                 .iter()
@@ -194,7 +215,9 @@ impl Kernel {
 
     /// Whether a wait on an instance would give something.
     pub(crate) fn epoll_has_ready(&self, number: u32, depth: usize) -> bool {
-        let Some(epoll) = self.epolls.get(number) else { return false };
+        let Some(epoll) = self.epolls.get(number) else {
+            return false;
+        };
         depth < NESTING_MAX
             && epoll.ready.iter().any(|key| {
                 epoll.items.get(key).is_some_and(|item| match item.kind {
@@ -205,7 +228,9 @@ impl Kernel {
     }
 
     fn epoll_depth(&self, number: u32) -> usize {
-        let Some(epoll) = self.epolls.get(number) else { return 0 };
+        let Some(epoll) = self.epolls.get(number) else {
+            return 0;
+        };
         let inner = epoll.items.values().filter_map(|item| match item.kind {
             FileKind::Epoll(inner) => Some(1 + self.epoll_depth(inner)),
             _ => None,
@@ -231,7 +256,9 @@ impl Kernel {
             None => self.epolls.iter().map(|(epoll, _)| epoll).collect(),
         };
         for watcher in watchers {
-            let Some(epoll) = self.epolls.get_mut(watcher) else { continue };
+            let Some(epoll) = self.epolls.get_mut(watcher) else {
+                continue;
+            };
             let before = epoll.items.len();
             epoll.items.retain(|key, _| key.file != number);
             epoll.ready.retain(|key| key.file != number);
@@ -254,7 +281,9 @@ impl Kernel {
     pub(crate) fn close_epoll(&mut self, number: u32) {
         if let Some(epoll) = self.epolls.remove(number) {
             for item in epoll.items.into_values() {
-                let Some(object) = item.kind.object() else { continue };
+                let Some(object) = item.kind.object() else {
+                    continue;
+                };
                 if let Some(watchers) = self.watchers.get_mut(&object) {
                     if let Some(at) = watchers.iter().position(|watcher| *watcher == number) {
                         watchers.swap_remove(at);
@@ -275,9 +304,13 @@ impl Kernel {
             if events.len() == max {
                 break;
             }
-            let Some(epoll) = self.epolls.get_mut(number) else { break };
+            let Some(epoll) = self.epolls.get_mut(number) else {
+                break;
+            };
             let Some(key) = epoll.ready.pop_front() else { break };
-            let Some(item) = epoll.items.get_mut(&key) else { continue };
+            let Some(item) = epoll.items.get_mut(&key) else {
+                continue;
+            };
             item.listed = false;
             let item = item.clone();
             let found = self.readiness(&item.kind) & item.events;
@@ -285,7 +318,9 @@ impl Kernel {
                 continue;
             }
             events.push((found, item.data));
-            let Some(epoll) = self.epolls.get_mut(number) else { break };
+            let Some(epoll) = self.epolls.get_mut(number) else {
+                break;
+            };
             if item.behaviour & ONE_SHOT != 0 {
                 if let Some(item) = epoll.items.get_mut(&key) {
                     item.events = 0;
@@ -314,9 +349,10 @@ impl Kernel {
         if !events.is_empty() || timeout_ns == Some(0) || self.timed_out(cx.slot) {
             let raw = events
                 .iter()
-                .fold(Writer::with_capacity(events.len() * EVENT_BYTES), |raw, (events, data)| {
-                    raw.u32(*events).u64(*data)
-                })
+                .fold(
+                    Writer::with_capacity(events.len() * EVENT_BYTES),
+                    |raw, (events, data)| raw.u32(*events).u64(*data),
+                )
                 .done();
             self.copy_out(cx, out, &raw)?;
             return Ok(Flow::Done(events.len() as u64));
@@ -346,7 +382,11 @@ pub(crate) fn sys_epoll_pwait(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) 
 }
 
 pub(crate) fn sys_epoll_pwait2(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let timeout = if args[3] == 0 { None } else { Some(k.copy_in_timespec(cx, args[3])?) };
+    let timeout = if args[3] == 0 {
+        None
+    } else {
+        Some(k.copy_in_timespec(cx, args[3])?)
+    };
     k.apply_temporary_mask(cx, args[4], args[5])?;
     k.epoll_wait(cx, args[0], args[1], args[2], timeout)
 }

@@ -32,7 +32,10 @@ fn create(k: &mut Kernel, count: u64, flags: i32) -> SysResult {
         return Err(EINVAL);
     }
     k.files.has_room()?;
-    let event = EventFd { count, semaphore: flags & libc::EFD_SEMAPHORE != 0 };
+    let event = EventFd {
+        count,
+        semaphore: flags & libc::EFD_SEMAPHORE != 0,
+    };
     let number = k.event_fds.insert(event);
     let file = OpenFile::new(FileKind::EventFd(number), libc::O_RDWR | flags & libc::O_NONBLOCK);
     k.install(file, flags & libc::EFD_CLOEXEC != 0).map(Flow::Done)

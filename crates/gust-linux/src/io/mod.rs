@@ -7,7 +7,10 @@ mod poll;
 pub(crate) mod readiness;
 mod timer;
 
-pub(crate) use epoll::{Epoll, sys_epoll_create, sys_epoll_create1, sys_epoll_ctl, sys_epoll_pwait, sys_epoll_pwait2, sys_epoll_wait};
+pub(crate) use epoll::{
+    Epoll, sys_epoll_create, sys_epoll_create1, sys_epoll_ctl, sys_epoll_pwait, sys_epoll_pwait2,
+    sys_epoll_wait,
+};
 pub(crate) use event::{EventFd, sys_eventfd, sys_eventfd2};
 pub(crate) use pipe::{Buffer, Pipe, sys_pipe, sys_pipe2};
 pub(crate) use poll::{sys_poll, sys_ppoll, sys_pselect6, sys_select};

@@ -61,7 +61,12 @@ pub(crate) struct Pipe {
 
 impl Default for Pipe {
     fn default() -> Self {
-        Self { buffer: Buffer::default(), capacity: PIPE_BYTES, readers: 0, writers: 0 }
+        Self {
+            buffer: Buffer::default(),
+            capacity: PIPE_BYTES,
+            readers: 0,
+            writers: 0,
+        }
     }
 }
 
@@ -110,7 +115,9 @@ impl Kernel {
 
     /// An end of a pipe has no descriptor left.
     pub(crate) fn close_pipe_end(&mut self, number: u32, reader: bool, writer: bool) {
-        let Some(pipe) = self.pipes.get_mut(number) else { return };
+        let Some(pipe) = self.pipes.get_mut(number) else {
+            return;
+        };
         pipe.readers -= u32::from(reader);
         pipe.writers -= u32::from(writer);
         if pipe.readers == 0 && pipe.writers == 0 {
@@ -134,7 +141,11 @@ impl Kernel {
         }
         if pipe.buffer.is_empty() {
             let end = pipe.writers == 0;
-            return Ok(if end { Transfer::Bytes(0) } else { Transfer::NotReady(ObjectKey::Pipe(number)) });
+            return Ok(if end {
+                Transfer::Bytes(0)
+            } else {
+                Transfer::NotReady(ObjectKey::Pipe(number))
+            });
         }
         let data = pipe.buffer.peek(wanted.min(STAGING_BYTES as u64) as usize);
         let placed = self.scatter(cx, slices, 0, &data)?;
@@ -169,11 +180,20 @@ impl Kernel {
             }
             let room = pipe.room() as u64;
             let left = wanted - done;
-            let fits = if wanted <= PIPE_BUF { room >= left } else { room > 0 };
+            let fits = if wanted <= PIPE_BUF {
+                room >= left
+            } else {
+                room > 0
+            };
             if !fits {
                 break;
             }
-            let data = self.gather(cx, slices, done, room.min(left).min(STAGING_BYTES as u64) as usize)?;
+            let data = self.gather(
+                cx,
+                slices,
+                done,
+                room.min(left).min(STAGING_BYTES as u64) as usize,
+            )?;
             if let Some(pipe) = self.pipes.get_mut(number) {
                 pipe.buffer.push(&data);
             }
@@ -181,7 +201,11 @@ impl Kernel {
             self.wake_object(ObjectKey::Pipe(number));
         }
         if nonblocking {
-            return if done > 0 { Ok(Flow::Done(done)) } else { Err(EAGAIN) };
+            return if done > 0 {
+                Ok(Flow::Done(done))
+            } else {
+                Err(EAGAIN)
+            };
         }
         if let Some(call) = &mut self.thread_mut(cx.slot).call {
             call.progress = done;
@@ -210,7 +234,11 @@ impl Kernel {
         }
         let close_on_exec = flags & libc::O_CLOEXEC != 0;
         let nonblock = flags & libc::O_NONBLOCK;
-        let number = self.pipes.insert(Pipe { readers: 1, writers: 1, ..Pipe::default() });
+        let number = self.pipes.insert(Pipe {
+            readers: 1,
+            writers: 1,
+            ..Pipe::default()
+        });
         let reader = OpenFile::new(FileKind::PipeReader(number), libc::O_RDONLY | nonblock);
         let reading = match self.install(reader, close_on_exec) {
             Ok(fd) => fd,

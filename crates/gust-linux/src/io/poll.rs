@@ -18,15 +18,21 @@ const POLL_BYTES: usize = 8;
 impl Kernel {
     /// Waits for any of these files, or gives what is ready. `finish` writes the result out and counts it.
     fn wait_for_any(&mut self, cx: &mut Cx<'_>, kinds: &[FileKind], timeout_ns: Option<u64>) -> Flow {
-        let mut keys: Vec<WaitKey> =
-            kinds.iter().filter_map(|kind| kind.object().map(WaitKey::Object)).collect();
+        let mut keys: Vec<WaitKey> = kinds
+            .iter()
+            .filter_map(|kind| kind.object().map(WaitKey::Object))
+            .collect();
         keys.sort_unstable();
         keys.dedup();
         if keys.is_empty() {
             keys.push(WaitKey::Alone(cx.slot));
         }
         let deadline_ns = timeout_ns.map(|timeout| self.deadline(cx, timeout));
-        Flow::Wait(Wait { keys, deadline_ns, on_signal: OnSignal::Interrupt })
+        Flow::Wait(Wait {
+            keys,
+            deadline_ns,
+            on_signal: OnSignal::Interrupt,
+        })
     }
 
     fn poll(&mut self, cx: &mut Cx<'_>, at: u64, count: u64, timeout_ns: Option<u64>) -> SysResult {
@@ -64,7 +70,11 @@ pub(crate) fn sys_poll(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysR
 }
 
 pub(crate) fn sys_ppoll(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let timeout = if args[2] == 0 { None } else { Some(k.copy_in_timespec(cx, args[2])?) };
+    let timeout = if args[2] == 0 {
+        None
+    } else {
+        Some(k.copy_in_timespec(cx, args[2])?)
+    };
     k.apply_temporary_mask(cx, args[3], args[4])?;
     k.poll(cx, args[0], args[1], timeout)
 }
@@ -82,7 +92,11 @@ impl Kernel {
         let bytes = (count as usize).div_ceil(64) * 8;
         let mut asked: [Vec<u8>; 3] = Default::default();
         for (set, at) in asked.iter_mut().zip(&args[1..4]) {
-            *set = if *at == 0 { vec![0; bytes] } else { self.copy_in_vec(cx, *at, bytes)? };
+            *set = if *at == 0 {
+                vec![0; bytes]
+            } else {
+                self.copy_in_vec(cx, *at, bytes)?
+            };
         }
         let mut found: [Vec<u8>; 3] = [vec![0; bytes], vec![0; bytes], vec![0; bytes]];
         let mut kinds = Vec::new();
@@ -123,7 +137,11 @@ pub(crate) fn sys_select(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
 }
 
 pub(crate) fn sys_pselect6(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let timeout = if args[4] == 0 { None } else { Some(k.copy_in_timespec(cx, args[4])?) };
+    let timeout = if args[4] == 0 {
+        None
+    } else {
+        Some(k.copy_in_timespec(cx, args[4])?)
+    };
     if args[5] != 0 {
         // A pointer to the mask and its size.
         let mask = k.copy_in_u64(cx, args[5])?;

@@ -31,7 +31,11 @@ impl Kernel {
                 (if pipe.len() > 0 { IN } else { 0 }) | if pipe.writers == 0 { HUP } else { 0 }
             }),
             FileKind::PipeWriter(number) => self.pipes.get(*number).map_or(ERR, |pipe| {
-                (if pipe.room() >= 4096 || pipe.len() == 0 { OUT } else { 0 }) | if pipe.readers == 0 { ERR } else { 0 }
+                (if pipe.room() >= 4096 || pipe.len() == 0 {
+                    OUT
+                } else {
+                    0
+                }) | if pipe.readers == 0 { ERR } else { 0 }
             }),
             FileKind::PipeBoth(number) => self.pipes.get(*number).map_or(ERR, |pipe| {
                 (if pipe.len() > 0 { IN } else { 0 }) | if pipe.room() >= 4096 { OUT } else { 0 }
@@ -39,11 +43,16 @@ impl Kernel {
             FileKind::EventFd(number) => self.event_fds.get(*number).map_or(0, |event| {
                 (if event.count > 0 { IN } else { 0 }) | if event.can_take() { OUT } else { 0 }
             }),
-            FileKind::TimerFd(number) => {
-                self.timer_fds.get(*number).map_or(0, |timer| if timer.count > 0 { IN } else { 0 })
-            }
+            FileKind::TimerFd(number) => self
+                .timer_fds
+                .get(*number)
+                .map_or(0, |timer| if timer.count > 0 { IN } else { 0 }),
             FileKind::Epoll(number) => {
-                if self.epoll_has_ready(*number, 0) { IN } else { 0 }
+                if self.epoll_has_ready(*number, 0) {
+                    IN
+                } else {
+                    0
+                }
             }
             FileKind::Socket(number) => self.socket_readiness(*number),
         }

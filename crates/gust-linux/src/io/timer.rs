@@ -26,7 +26,9 @@ pub(crate) struct TimerFd {
 impl TimerFd {
     /// Counts what has expired by now; gives whether anything did.
     pub(crate) fn advance(&mut self, now_ns: u64) -> bool {
-        let Some(next) = self.next_ns.filter(|next| *next <= now_ns) else { return false };
+        let Some(next) = self.next_ns.filter(|next| *next <= now_ns) else {
+            return false;
+        };
         if self.interval_ns == 0 {
             self.count += 1;
             self.next_ns = None;
@@ -59,7 +61,12 @@ pub(crate) fn sys_timerfd_create(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 
         _ => return Err(EINVAL),
     };
     k.files.has_room()?;
-    let number = k.timer_fds.insert(TimerFd { clock, next_ns: None, interval_ns: 0, count: 0 });
+    let number = k.timer_fds.insert(TimerFd {
+        clock,
+        next_ns: None,
+        interval_ns: 0,
+        count: 0,
+    });
     let file = OpenFile::new(FileKind::TimerFd(number), libc::O_RDWR | flags & libc::O_NONBLOCK);
     k.install(file, flags & libc::TFD_CLOEXEC != 0).map(Flow::Done)
 }
@@ -117,7 +124,12 @@ pub(crate) fn sys_timerfd_settime(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 
         Some(now.saturating_add(value_ns))
     };
     if let Some(timer) = k.timer_fds.get_mut(number) {
-        *timer = TimerFd { clock, next_ns, interval_ns, count: 0 };
+        *timer = TimerFd {
+            clock,
+            next_ns,
+            interval_ns,
+            count: 0,
+        };
     }
     k.copy_out_if(cx, old, &before)?;
     Ok(Flow::Done(0))

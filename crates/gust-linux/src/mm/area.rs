@@ -27,12 +27,26 @@ pub(crate) enum Backing {
 }
 
 impl Backing {
+    /// The file, if there is one.
+    pub(crate) fn file(self) -> Option<Vnode> {
+        match self {
+            Self::Anonymous => None,
+            Self::Private { file, .. } | Self::Shared { file, .. } => Some(file),
+        }
+    }
+
     /// The backing of the part that begins `bytes` further.
     pub(crate) fn advanced(self, bytes: u64) -> Self {
         match self {
             Self::Anonymous => Self::Anonymous,
-            Self::Private { file, offset } => Self::Private { file, offset: offset + bytes },
-            Self::Shared { file, offset } => Self::Shared { file, offset: offset + bytes },
+            Self::Private { file, offset } => Self::Private {
+                file,
+                offset: offset + bytes,
+            },
+            Self::Shared { file, offset } => Self::Shared {
+                file,
+                offset: offset + bytes,
+            },
         }
     }
 }

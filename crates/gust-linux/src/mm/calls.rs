@@ -2,10 +2,10 @@
 
 use gust_vmm::{PageRange, Prot, USER_END, USER_START};
 use libc::{
-    MADV_COLD, MADV_COLLAPSE, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE, MADV_HUGEPAGE,
-    MADV_MERGEABLE, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_RANDOM,
-    MADV_SEQUENTIAL, MADV_UNMERGEABLE, MADV_WILLNEED, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGETLB,
-    MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE,
+    MADV_COLD, MADV_COLLAPSE, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
+    MADV_HUGEPAGE, MADV_MERGEABLE, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_UNMERGEABLE, MADV_WILLNEED, MAP_ANONYMOUS,
+    MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE,
 };
 
 use crate::{
@@ -18,7 +18,11 @@ use crate::{
 
 /// The three bits of `PROT_*` that are rights; others (growth directions) are refused.
 fn prot_from(bits: u64) -> Result<Prot, Errno> {
-    if bits & !7 != 0 { Err(EINVAL) } else { Ok(Prot::from_bits(bits as u8)) }
+    if bits & !7 != 0 {
+        Err(EINVAL)
+    } else {
+        Ok(Prot::from_bits(bits as u8))
+    }
 }
 
 /// A range of whole pages from an address and a length that a guest gave.
@@ -26,7 +30,9 @@ fn page_range(at: u64, bytes: u64) -> Result<PageRange, Errno> {
     if !at.is_multiple_of(PAGE) {
         return Err(EINVAL);
     }
-    let end = page_up(bytes).and_then(|bytes| at.checked_add(bytes)).ok_or(EINVAL)?;
+    let end = page_up(bytes)
+        .and_then(|bytes| at.checked_add(bytes))
+        .ok_or(EINVAL)?;
     Ok(PageRange::new(at, end))
 }
 
@@ -59,7 +65,17 @@ pub(crate) fn sys_mmap(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysR
     };
     let anonymous = backing == Backing::Anonymous;
     let range = place(k, cx, hint, bytes, flags, anonymous)?;
-    k.mm.add(cx.vm, range, NewArea { prot, backing, name: Name::None, shared })?;
+    k.mm.add(
+        cx.vm,
+        range,
+        NewArea {
+            prot,
+            backing,
+            name: Name::None,
+            shared,
+        },
+    )?;
+    k.hold_mapped(backing);
     if flags & MAP_POPULATE != 0 {
         populate(k, cx, range);
     }
@@ -112,8 +128,18 @@ fn populate(k: &mut Kernel, cx: &mut Cx<'_>, range: PageRange) {
 }
 
 impl Kernel {
-    fn file_backing(&mut self, fd: u64, offset: u64, bytes: u64, prot: Prot, shared: bool) -> Result<Backing, Errno> {
-        offset.checked_add(bytes).filter(|end| *end <= i64::MAX as u64).ok_or(EINVAL)?;
+    fn file_backing(
+        &mut self,
+        fd: u64,
+        offset: u64,
+        bytes: u64,
+        prot: Prot,
+        shared: bool,
+    ) -> Result<Backing, Errno> {
+        offset
+            .checked_add(bytes)
+            .filter(|end| *end <= i64::MAX as u64)
+            .ok_or(EINVAL)?;
         let file = self.files.get(fd).ok_or(EBADF)?;
         if !file.readable() {
             return Err(EACCES);
@@ -141,8 +167,35 @@ impl Kernel {
 
     /// Takes mappings away; what shared ones hold goes to their files first.
     pub(crate) fn unmap(&mut self, cx: &mut Cx<'_>, range: PageRange) {
+        let files: Vec<Backing> = self
+            .mm
+            .overlapping(range)
+            .iter()
+            .map(|(_, area)| area.backing)
+            .collect();
         self.write_back(cx, range);
         self.mm.remove(cx.vm, range);
+        for file in files {
+            self.release_unmapped(file);
+        }
+    }
+
+    /// A mapping keeps its file, also when the file has no name or descriptor any more.
+    fn hold_mapped(&mut self, backing: Backing) {
+        if let Some(Vnode::Memory(number)) = backing.file()
+            && self.mm.held_files.insert(number)
+        {
+            self.vfs.memory.hold(number);
+        }
+    }
+
+    fn release_unmapped(&mut self, backing: Backing) {
+        if let Some(file @ Vnode::Memory(number)) = backing.file()
+            && self.mm.iter().all(|(_, area)| area.backing.file() != Some(file))
+            && self.mm.held_files.remove(&number)
+        {
+            self.vfs.memory.release(number);
+        }
     }
 }
 
@@ -156,7 +209,13 @@ pub(crate) fn sys_munmap(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
 }
 
 pub(crate) fn sys_mprotect(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let range = page_range(args[0], args[1]).map_err(|errno| if args[0].is_multiple_of(PAGE) { ENOMEM } else { errno })?;
+    let range = page_range(args[0], args[1]).map_err(|errno| {
+        if args[0].is_multiple_of(PAGE) {
+            ENOMEM
+        } else {
+            errno
+        }
+    })?;
     let prot = prot_from(args[2])?;
     if range.is_empty() {
         return Ok(Flow::Done(0));
@@ -181,19 +240,25 @@ pub(crate) fn sys_madvise(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> S
         return Ok(Flow::Done(0));
     }
     let areas = k.mm.overlapping(range);
-    let covered: u64 =
-        areas.iter().map(|(start, area)| area.end.min(range.end).saturating_sub((*start).max(range.start))).sum();
+    let covered: u64 = areas
+        .iter()
+        .map(|(start, area)| area.end.min(range.end).saturating_sub((*start).max(range.start)))
+        .sum();
     match advice {
         // MADV_FREE may keep the contents until memory is short; dropping them at once is one of its outcomes, but a
         // costly one: an allocator that frees lazily would fault on every page again.
-        MADV_NORMAL | MADV_RANDOM | MADV_SEQUENTIAL | MADV_WILLNEED | MADV_FREE | MADV_COLD | MADV_PAGEOUT
-        | MADV_HUGEPAGE | MADV_NOHUGEPAGE | MADV_MERGEABLE | MADV_UNMERGEABLE | MADV_DODUMP | MADV_DONTDUMP
-        | MADV_DONTFORK | MADV_COLLAPSE => {}
+        MADV_NORMAL | MADV_RANDOM | MADV_SEQUENTIAL | MADV_WILLNEED | MADV_FREE | MADV_COLD
+        | MADV_PAGEOUT | MADV_HUGEPAGE | MADV_NOHUGEPAGE | MADV_MERGEABLE | MADV_UNMERGEABLE
+        | MADV_DODUMP | MADV_DONTDUMP | MADV_DONTFORK | MADV_COLLAPSE => {}
         MADV_DONTNEED => discard(k, cx, range),
         MADV_POPULATE_READ | MADV_POPULATE_WRITE => populate(k, cx, range),
         _ => return Err(EINVAL),
     }
-    if covered == range.bytes() { Ok(Flow::Done(0)) } else { Err(ENOMEM) }
+    if covered == range.bytes() {
+        Ok(Flow::Done(0))
+    } else {
+        Err(ENOMEM)
+    }
 }
 
 /// Drops the contents of private mappings: anonymous ones read as zero, files as what they hold.
@@ -219,18 +284,27 @@ pub(crate) fn sys_msync(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
     {
         return Err(EINVAL);
     }
-    let covered: u64 = k
-        .mm
-        .overlapping(range)
-        .iter()
-        .map(|(start, area)| area.end.min(range.end).saturating_sub((*start).max(range.start)))
-        .sum();
+    let covered: u64 =
+        k.mm.overlapping(range)
+            .iter()
+            .map(|(start, area)| area.end.min(range.end).saturating_sub((*start).max(range.start)))
+            .sum();
     k.write_back(cx, range);
-    if covered == range.bytes() { Ok(Flow::Done(0)) } else { Err(ENOMEM) }
+    if covered == range.bytes() {
+        Ok(Flow::Done(0))
+    } else {
+        Err(ENOMEM)
+    }
 }
 
 pub(crate) fn sys_mincore(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let range = page_range(args[0], args[1]).map_err(|_| if args[0].is_multiple_of(PAGE) { ENOMEM } else { EINVAL })?;
+    let range = page_range(args[0], args[1]).map_err(|_| {
+        if args[0].is_multiple_of(PAGE) {
+            ENOMEM
+        } else {
+            EINVAL
+        }
+    })?;
     let mut at = range.start;
     let mut residency = Vec::new();
     let mut out = args[2];

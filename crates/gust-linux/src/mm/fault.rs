@@ -60,7 +60,12 @@ impl Kernel {
         if !access.allowed_by(area.prot) {
             return Err(Unresolved::NoRight);
         }
-        if cx.vm.space().rights_at(address).is_some_and(|prot| access.allowed_by(prot)) {
+        if cx
+            .vm
+            .space()
+            .rights_at(address)
+            .is_some_and(|prot| access.allowed_by(prot))
+        {
             // Present already: another thread was faster, or the fault was about a translation that is gone now.
             return Ok(());
         }
@@ -77,11 +82,18 @@ impl Kernel {
             Backing::Private { .. } | Backing::Shared { .. } => Populate::OnTouch,
         };
         while let Some(absent) = cx.vm.space().first_absent(window) {
-            cx.vm.space_mut().map(absent, area.prot, populate).map_err(|_| Unresolved::NoMemory)?;
+            cx.vm
+                .space_mut()
+                .map(absent, area.prot, populate)
+                .map_err(|_| Unresolved::NoMemory)?;
             self.fill_from_file(cx, start, &area, absent)?;
         }
         self.check_memory(cx);
-        if self.ended.is_some() { Err(Unresolved::NoMemory) } else { Ok(()) }
+        if self.ended.is_some() {
+            Err(Unresolved::NoMemory)
+        } else {
+            Ok(())
+        }
     }
 
     fn fill_from_file(

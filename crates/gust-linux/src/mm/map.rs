@@ -1,6 +1,9 @@
 //! The list of mappings, and what changes it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use gust_vmm::{PageRange, Populate, Prot, USER_END, USER_START, Vm};
 use serde::{Deserialize, Serialize};
@@ -38,6 +41,8 @@ pub(crate) struct Mm {
     pub(crate) environment: (u64, u64),
     /// Paths of files that have been mapped, for `/proc/self/maps`.
     pub(crate) file_names: BTreeMap<Vnode, Arc<[u8]>>,
+    /// Files in memory that are mapped; each is held once for all its mappings.
+    pub(crate) held_files: BTreeSet<u32>,
     /// Memory that may be used, in bytes.
     pub(crate) limit_bytes: u64,
     /// Backed bytes above which the host is asked what is resident.
@@ -56,14 +61,22 @@ pub(crate) struct NewArea {
 impl NewArea {
     /// Private anonymous memory.
     pub(crate) fn anonymous(prot: Prot) -> Self {
-        Self { prot, backing: Backing::Anonymous, name: Name::None, shared: false }
+        Self {
+            prot,
+            backing: Backing::Anonymous,
+            name: Name::None,
+            shared: false,
+        }
     }
 }
 
 impl Mm {
     /// No mappings, and memory up to a limit.
     pub(crate) fn new(limit_bytes: u64) -> Self {
-        Self { limit_bytes, ..Self::default() }
+        Self {
+            limit_bytes,
+            ..Self::default()
+        }
     }
 
     /// The mapping that holds an address, with its start.
@@ -80,7 +93,10 @@ impl Mm {
     /// Mappings that overlap a range.
     pub(crate) fn overlapping(&self, range: PageRange) -> Vec<(u64, Area)> {
         let first = self.find(range.start).map_or(range.start, |(start, _)| start);
-        self.areas.range(first..range.end).map(|(start, area)| (*start, *area)).collect()
+        self.areas
+            .range(first..range.end)
+            .map(|(start, area)| (*start, *area))
+            .collect()
     }
 
     pub(crate) fn is_free(&self, range: PageRange) -> bool {
@@ -93,7 +109,10 @@ impl Mm {
         if let Some((start, area)) = self.find(address)
             && start < address
         {
-            let tail = Area { backing: area.backing.advanced(address - start), ..area };
+            let tail = Area {
+                backing: area.backing.advanced(address - start),
+                ..area
+            };
             self.areas.insert(start, Area { end: address, ..area });
             self.areas.insert(address, tail);
         }
@@ -101,13 +120,26 @@ impl Mm {
 
     /// Joins the mappings around a boundary if they can be one.
     fn join(&mut self, boundary: u64) {
-        let Some(next) = self.areas.get(&boundary).copied() else { return };
-        let Some((start, area)) = self.areas.range(..boundary).next_back().map(|(start, area)| (*start, *area)) else {
+        let Some(next) = self.areas.get(&boundary).copied() else {
+            return;
+        };
+        let Some((start, area)) = self
+            .areas
+            .range(..boundary)
+            .next_back()
+            .map(|(start, area)| (*start, *area))
+        else {
             return;
         };
         if area.end == boundary && area.continues_in(start, &next) {
             self.areas.remove(&boundary);
-            self.areas.insert(start, Area { end: next.end, ..area });
+            self.areas.insert(
+                start,
+                Area {
+                    end: next.end,
+                    ..area
+                },
+            );
         }
     }
 
@@ -117,8 +149,22 @@ impl Mm {
         if self.areas.len() >= AREAS_MAX {
             return Err(ENOMEM);
         }
-        let NewArea { prot, backing, name, shared } = new;
-        self.areas.insert(range.start, Area { end: range.end, prot, backing, name, shared });
+        let NewArea {
+            prot,
+            backing,
+            name,
+            shared,
+        } = new;
+        self.areas.insert(
+            range.start,
+            Area {
+                end: range.end,
+                prot,
+                backing,
+                name,
+                shared,
+            },
+        );
         self.mapped_bytes += range.bytes();
         let eager = backing == Backing::Anonymous && prot.readable() && range.bytes() <= EAGER_BYTES;
         if eager && vm.space_mut().map(range, prot, Populate::OnTouch).is_err() {
@@ -134,7 +180,11 @@ impl Mm {
     pub(crate) fn remove(&mut self, vm: &mut Vm, range: PageRange) {
         self.split(range.start);
         self.split(range.end);
-        let starts: Vec<u64> = self.areas.range(range.start..range.end).map(|(start, _)| *start).collect();
+        let starts: Vec<u64> = self
+            .areas
+            .range(range.start..range.end)
+            .map(|(start, _)| *start)
+            .collect();
         for start in starts {
             if let Some(area) = self.areas.remove(&start) {
                 self.mapped_bytes -= area.end - start;
@@ -155,9 +205,15 @@ impl Mm {
         }
         self.split(range.start);
         self.split(range.end);
-        let starts: Vec<u64> = self.areas.range(range.start..range.end).map(|(start, _)| *start).collect();
+        let starts: Vec<u64> = self
+            .areas
+            .range(range.start..range.end)
+            .map(|(start, _)| *start)
+            .collect();
         for start in starts.iter().copied() {
-            let Some(area) = self.areas.get_mut(&start) else { continue };
+            let Some(area) = self.areas.get_mut(&start) else {
+                continue;
+            };
             if area.prot == prot {
                 continue;
             }
@@ -166,7 +222,9 @@ impl Mm {
             let range = PageRange::new(start, end);
             vm.space_mut().protect(range, prot).map_err(|_| ENOMEM)?;
             if backing == Backing::Anonymous && prot.readable() && range.bytes() <= EAGER_BYTES {
-                vm.space_mut().map(range, prot, Populate::OnTouch).map_err(|_| ENOMEM)?;
+                vm.space_mut()
+                    .map(range, prot, Populate::OnTouch)
+                    .map_err(|_| ENOMEM)?;
             }
         }
         for boundary in starts.into_iter().chain([range.end]) {
@@ -179,8 +237,13 @@ impl Mm {
     pub(crate) fn find_room(&self, bytes: u64, anonymous: bool) -> Option<u64> {
         let top = if anonymous { ANONYMOUS_TOP } else { FILES_TOP };
         // Chunks of their own for what is larger than a chunk, so that large pages can be used.
-        let align = if anonymous && bytes >= gust_vmm::CHUNK_BYTES { gust_vmm::CHUNK_BYTES } else { PAGE };
-        self.find_room_below(top, bytes, align).or_else(|| self.find_room_below(USER_END, bytes, align))
+        let align = if anonymous && bytes >= gust_vmm::CHUNK_BYTES {
+            gust_vmm::CHUNK_BYTES
+        } else {
+            PAGE
+        };
+        self.find_room_below(top, bytes, align)
+            .or_else(|| self.find_room_below(USER_END, bytes, align))
     }
 
     fn find_room_below(&self, top: u64, bytes: u64, align: u64) -> Option<u64> {
@@ -201,13 +264,18 @@ impl Mm {
     /// Moves the end of the heap; gives the new end, or the old one when it cannot be moved.
     pub(crate) fn set_brk(&mut self, vm: &mut Vm, wanted: u64) -> u64 {
         let old_end = page_up(self.brk).unwrap_or(self.brk);
-        let Some(new_end) = page_up(wanted).filter(|end| *end < USER_END) else { return self.brk };
+        let Some(new_end) = page_up(wanted).filter(|end| *end < USER_END) else {
+            return self.brk;
+        };
         if wanted < self.brk_start {
             return self.brk;
         }
         if new_end > old_end {
             let range = PageRange::new(old_end, new_end);
-            let heap = NewArea { name: Name::Heap, ..NewArea::anonymous(Prot::READ_WRITE) };
+            let heap = NewArea {
+                name: Name::Heap,
+                ..NewArea::anonymous(Prot::READ_WRITE)
+            };
             if !self.is_free(range) || self.add(vm, range, heap).is_err() {
                 return self.brk;
             }

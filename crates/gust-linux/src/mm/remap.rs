@@ -14,7 +14,10 @@ pub(crate) fn sys_mremap(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
     let [at, old_bytes, new_bytes, flags, fixed, _] = *args;
     let flags = flags as i32;
     let known = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
-    if flags & !known != 0 || !at.is_multiple_of(PAGE) || flags & MREMAP_FIXED != 0 && flags & MREMAP_MAYMOVE == 0 {
+    if flags & !known != 0
+        || !at.is_multiple_of(PAGE)
+        || flags & MREMAP_FIXED != 0 && flags & MREMAP_MAYMOVE == 0
+    {
         return Err(EINVAL);
     }
     if flags & MREMAP_DONTUNMAP != 0 {
@@ -27,9 +30,15 @@ pub(crate) fn sys_mremap(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
     if old_bytes == 0 {
         return Err(EINVAL);
     }
-    let end = at.checked_add(old_bytes).filter(|end| *end <= area.end).ok_or(EFAULT)?;
+    let end = at
+        .checked_add(old_bytes)
+        .filter(|end| *end <= area.end)
+        .ok_or(EFAULT)?;
     let old = PageRange::new(at, end);
-    let part = Area { backing: area.backing.advanced(at - start), ..area };
+    let part = Area {
+        backing: area.backing.advanced(at - start),
+        ..area
+    };
     if flags & MREMAP_FIXED != 0 {
         let target = fixed_target(fixed, new_bytes, old)?;
         k.unmap(cx, target);
@@ -45,7 +54,14 @@ pub(crate) fn sys_mremap(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
         let extension = PageRange::new(end, grown);
         if end == area.end && k.mm.is_free(extension) {
             let backing = part.backing.advanced(old_bytes);
-            k.mm.add(cx.vm, extension, NewArea { backing, ..new_area(&part) })?;
+            k.mm.add(
+                cx.vm,
+                extension,
+                NewArea {
+                    backing,
+                    ..new_area(&part)
+                },
+            )?;
             k.check_memory(cx);
             return Ok(Flow::Done(at));
         }
@@ -53,19 +69,29 @@ pub(crate) fn sys_mremap(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
     if flags & MREMAP_MAYMOVE == 0 {
         return Err(ENOMEM);
     }
-    let target = k.mm.find_room(new_bytes, part.backing == Backing::Anonymous).ok_or(ENOMEM)?;
+    let target =
+        k.mm.find_room(new_bytes, part.backing == Backing::Anonymous)
+            .ok_or(ENOMEM)?;
     move_to(k, cx, old, part, PageRange::new(target, target + new_bytes))
 }
 
 fn new_area(area: &Area) -> NewArea {
-    NewArea { prot: area.prot, backing: area.backing, name: area.name, shared: area.shared }
+    NewArea {
+        prot: area.prot,
+        backing: area.backing,
+        name: area.name,
+        shared: area.shared,
+    }
 }
 
 fn fixed_target(fixed: u64, bytes: u64, old: PageRange) -> Result<PageRange, Errno> {
     if !fixed.is_multiple_of(PAGE) || fixed < USER_START {
         return Err(EINVAL);
     }
-    let end = fixed.checked_add(bytes).filter(|end| *end <= USER_END).ok_or(EINVAL)?;
+    let end = fixed
+        .checked_add(bytes)
+        .filter(|end| *end <= USER_END)
+        .ok_or(EINVAL)?;
     if fixed < old.end && old.start < end {
         return Err(EINVAL);
     }
@@ -75,14 +101,19 @@ fn fixed_target(fixed: u64, bytes: u64, old: PageRange) -> Result<PageRange, Err
 fn move_to(k: &mut Kernel, cx: &mut Cx<'_>, old: PageRange, area: Area, target: PageRange) -> SysResult {
     let moved = PageRange::new(old.start, old.start + old.bytes().min(target.bytes()));
     // The pages come first: what is then still absent in the target is made present as for a new mapping.
-    cx.vm.space_mut().move_pages(moved, target.start, area.prot).map_err(|_| ENOMEM)?;
-    if let Err(errno) = k.mm.add(cx.vm, target, new_area(&area)) {
-        cx.vm.space_mut().move_pages(
-            PageRange::new(target.start, target.start + moved.bytes()),
-            moved.start,
-            area.prot,
-        )
+    cx.vm
+        .space_mut()
+        .move_pages(moved, target.start, area.prot)
         .map_err(|_| ENOMEM)?;
+    if let Err(errno) = k.mm.add(cx.vm, target, new_area(&area)) {
+        cx.vm
+            .space_mut()
+            .move_pages(
+                PageRange::new(target.start, target.start + moved.bytes()),
+                moved.start,
+                area.prot,
+            )
+            .map_err(|_| ENOMEM)?;
         return Err(errno);
     }
     k.mm.remove(cx.vm, old);

@@ -66,7 +66,12 @@ impl Address {
         match domain {
             Domain::Inet4 => {
                 let octets = if host == Host::Any { [0; 4] } else { [127, 0, 0, 1] };
-                Writer::with_capacity(16).u16(libc::AF_INET as u16).u16(port.to_be()).bytes(&octets).pad_to(16).done()
+                Writer::with_capacity(16)
+                    .u16(libc::AF_INET as u16)
+                    .u16(port.to_be())
+                    .bytes(&octets)
+                    .pad_to(16)
+                    .done()
             }
             Domain::Inet6 => {
                 let last = u8::from(host != Host::Any);
@@ -100,7 +105,10 @@ fn parse_v4(raw: &[u8]) -> Result<Address, Errno> {
         (127, _) => Host::Loopback,
         _ => Host::Elsewhere,
     };
-    Ok(Address::Inet { host, port: u16::from_be(u16_at(raw, 2)) })
+    Ok(Address::Inet {
+        host,
+        port: u16::from_be(u16_at(raw, 2)),
+    })
 }
 
 fn parse_v6(raw: &[u8]) -> Result<Address, Errno> {
@@ -118,7 +126,10 @@ fn parse_v6(raw: &[u8]) -> Result<Address, Errno> {
         (_, _, true) if octets[12..] == [0; 4] => Host::Any,
         _ => Host::Elsewhere,
     };
-    Ok(Address::Inet { host, port: u16::from_be(u16_at(raw, 2)) })
+    Ok(Address::Inet {
+        host,
+        port: u16::from_be(u16_at(raw, 2)),
+    })
 }
 
 fn parse_unix(raw: &[u8]) -> Result<Address, Errno> {
@@ -154,14 +165,20 @@ mod tests {
     fn unix_addresses_round_trip() {
         for name in [b"/tmp/s".to_vec(), b"\0hidden".to_vec()] {
             let address = Address::Unix(name);
-            assert_eq!(Address::parse(Domain::Unix, &address.to_bytes(Domain::Unix)), Ok(address));
+            assert_eq!(
+                Address::parse(Domain::Unix, &address.to_bytes(Domain::Unix)),
+                Ok(address)
+            );
         }
     }
 
     #[test]
     fn short_and_foreign_addresses_are_refused() {
         assert_eq!(Address::parse(Domain::Inet4, &[2, 0, 0, 80]), Err(EINVAL));
-        assert_eq!(Address::parse(Domain::Inet4, &[10, 0, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), Err(EAFNOSUPPORT));
+        assert_eq!(
+            Address::parse(Domain::Inet4, &[10, 0, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            Err(EAFNOSUPPORT)
+        );
         assert_eq!(Address::parse(Domain::Unix, &[1]), Err(EINVAL));
     }
 }

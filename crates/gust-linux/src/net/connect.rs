@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use crate::{
     errno::{
-        EADDRINUSE, EADDRNOTAVAIL, EAGAIN, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH,
-        ENOTCONN, EOPNOTSUPP, EPROTOTYPE, Errno,
+        EADDRINUSE, EADDRNOTAVAIL, EAGAIN, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN,
+        ENETUNREACH, ENOTCONN, EOPNOTSUPP, EPROTOTYPE, Errno,
     },
     fs::{Last, MemoryKind as Kind, NodeType},
     io::ObjectKey,
@@ -58,7 +58,10 @@ impl Kernel {
     }
 
     fn option_is_set(socket: &Socket, level: i32, name: i32) -> bool {
-        socket.options.get(&(level, name)).is_some_and(|value| value.iter().any(|byte| *byte != 0))
+        socket
+            .options
+            .get(&(level, name))
+            .is_some_and(|value| value.iter().any(|byte| *byte != 0))
     }
 
     /// Gives a socket a port; zero asks for any.
@@ -76,13 +79,16 @@ impl Kernel {
         let (my_domain, i_share) = (me.domain, shares(me));
         let holders = self.network.ports.get(&(kind, port)).cloned().unwrap_or_default();
         for holder in holders {
-            let Some(other) = self.network.sockets.get(holder) else { continue };
+            let Some(other) = self.network.sockets.get(holder) else {
+                continue;
+            };
             let listens = matches!(other.state, SocketState::Listening { .. });
             let both_only = |domain: Domain, socket: &Socket| {
                 domain == Domain::Inet6 && Self::option_is_set(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
             };
             let apart = my_domain != other.domain
-                && (both_only(other.domain, other) || self.socket(number).is_ok_and(|me| both_only(my_domain, me)));
+                && (both_only(other.domain, other)
+                    || self.socket(number).is_ok_and(|me| both_only(my_domain, me)));
             let shared = i_share
                 && shares(other)
                 && (!listens || Self::option_is_set(other, libc::SOL_SOCKET, libc::SO_REUSEPORT));
@@ -98,7 +104,11 @@ impl Kernel {
     fn free_port(&mut self, kind: SocketKind) -> Result<u16, Errno> {
         for _ in EPHEMERAL {
             let port = self.network.next_port;
-            self.network.next_port = if port == *EPHEMERAL.end() { *EPHEMERAL.start() } else { port + 1 };
+            self.network.next_port = if port == *EPHEMERAL.end() {
+                *EPHEMERAL.start()
+            } else {
+                port + 1
+            };
             if !self.network.ports.contains_key(&(kind, port)) && !self.network.services.has_port(port) {
                 return Ok(port);
             }
@@ -135,22 +145,34 @@ impl Kernel {
     fn find_target(&self, cx: &Cx<'_>, client: &Socket, address: &Address) -> Result<u32, Errno> {
         match address {
             Address::None => Err(EINVAL),
-            Address::Inet { host: Host::Elsewhere, .. } => Err(ENETUNREACH),
+            Address::Inet {
+                host: Host::Elsewhere,
+                ..
+            } => Err(ENETUNREACH),
             Address::Inet { port, .. } => {
-                let holders = self.network.ports.get(&(client.kind, *port)).ok_or(ECONNREFUSED)?;
+                let holders = self
+                    .network
+                    .ports
+                    .get(&(client.kind, *port))
+                    .ok_or(ECONNREFUSED)?;
                 let listening = |number: &&u32| {
-                    self.network.sockets.get(**number).is_some_and(|socket| match socket.state {
-                        SocketState::Listening { .. } => true,
-                        SocketState::Idle | SocketState::Connected(_) | SocketState::Service(_) => {
-                            client.kind == SocketKind::Datagram
-                        }
-                    })
+                    self.network
+                        .sockets
+                        .get(**number)
+                        .is_some_and(|socket| match socket.state {
+                            SocketState::Listening { .. } => true,
+                            SocketState::Idle | SocketState::Connected(_) | SocketState::Service(_) => {
+                                client.kind == SocketKind::Datagram
+                            }
+                        })
                 };
                 holders.iter().find(listening).copied().ok_or(ECONNREFUSED)
             }
             Address::Unix(name) => {
                 if name.first() != Some(&0) {
-                    let node = self.resolve_at(cx, libc::AT_FDCWD as u64, name, Last::Follow)?.existing()?;
+                    let node = self
+                        .resolve_at(cx, libc::AT_FDCWD as u64, name, Last::Follow)?
+                        .existing()?;
                     if self.vfs.node_type(node)? != NodeType::Socket {
                         return Err(ECONNREFUSED);
                     }
@@ -186,14 +208,20 @@ impl Kernel {
             return self.connect_datagram(cx, number, address);
         }
         let internet = socket.domain != Domain::Unix;
-        if let Address::Inet { host: Host::Any | Host::Loopback, port } = address
+        if let Address::Inet {
+            host: Host::Any | Host::Loopback,
+            port,
+        } = address
             && self.network.services.has_port(port)
         {
             self.ensure_port(number)?;
             let connection = self.network.services.open(number, port);
             let socket = self.socket_mut(number)?;
             socket.state = SocketState::Service(connection);
-            socket.remote = Address::Inet { host: Host::Loopback, port };
+            socket.remote = Address::Inet {
+                host: Host::Loopback,
+                port,
+            };
             return self.connected(number, internet && nonblocking);
         }
         let target = match self.find_target(cx, self.socket(number)?, &address) {
@@ -226,7 +254,10 @@ impl Kernel {
         let (domain, kind, local) = (listener.domain, listener.kind, listener.local.clone());
         let (options, remote) = (listener.options.clone(), self.socket(number)?.local.clone());
         let seen = match &local {
-            Address::Inet { port, .. } => Address::Inet { host: Host::Loopback, port: *port },
+            Address::Inet { port, .. } => Address::Inet {
+                host: Host::Loopback,
+                port: *port,
+            },
             Address::None | Address::Unix(_) => local,
         };
         let peer = self.add_peer(Socket {
@@ -249,12 +280,19 @@ impl Kernel {
 
     fn connected(&mut self, number: u32, in_progress: bool) -> SysResult {
         self.wake_socket(number);
-        if in_progress { Err(EINPROGRESS) } else { Ok(Flow::Done(0)) }
+        if in_progress {
+            Err(EINPROGRESS)
+        } else {
+            Ok(Flow::Done(0))
+        }
     }
 
     fn connect_datagram(&mut self, cx: &mut Cx<'_>, number: u32, address: Address) -> SysResult {
         match &address {
-            Address::Inet { host: Host::Elsewhere, .. } => return Err(ENETUNREACH),
+            Address::Inet {
+                host: Host::Elsewhere,
+                ..
+            } => return Err(ENETUNREACH),
             Address::Inet { .. } => {
                 self.ensure_port(number)?;
                 let socket = self.socket_mut(number)?;
@@ -279,7 +317,10 @@ pub(crate) fn sys_bind(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysR
         return Err(EINVAL);
     }
     match address {
-        Address::Inet { host: Host::Elsewhere, .. } => return Err(EADDRNOTAVAIL),
+        Address::Inet {
+            host: Host::Elsewhere,
+            ..
+        } => return Err(EADDRNOTAVAIL),
         Address::Inet { host, port } => k.take_port(number, host, port)?,
         Address::Unix(name) => k.bind_unix(cx, number, name)?,
         Address::None => {
@@ -305,7 +346,12 @@ pub(crate) fn sys_listen(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> S
     let backlog = backlog.min(BACKLOG_MAX);
     match &mut k.socket_mut(number)?.state {
         SocketState::Listening { backlog: current, .. } => *current = backlog,
-        state @ SocketState::Idle => *state = SocketState::Listening { waiting: VecDeque::new(), backlog },
+        state @ SocketState::Idle => {
+            *state = SocketState::Listening {
+                waiting: VecDeque::new(),
+                backlog,
+            }
+        }
         SocketState::Connected(_) | SocketState::Service(_) => return Err(EINVAL),
     }
     Ok(Flow::Done(0))
@@ -338,14 +384,20 @@ fn accept(k: &mut Kernel, cx: &mut Cx<'_>, fd: u64, address: u64, bytes: u64, fl
         return Err(EOPNOTSUPP);
     }
     let timeout_ns = socket.receive_timeout_ns;
-    let SocketState::Listening { waiting, .. } = &socket.state else { return Err(EINVAL) };
+    let SocketState::Listening { waiting, .. } = &socket.state else {
+        return Err(EINVAL);
+    };
     let Some(peer) = waiting.front().copied() else {
         if nonblocking || k.timed_out(cx.slot) {
             return Err(EAGAIN);
         }
         let deadline_ns = (timeout_ns > 0).then(|| k.deadline(cx, timeout_ns));
         let keys = vec![WaitKey::Object(ObjectKey::Socket(number))];
-        return Ok(Flow::Wait(Wait { keys, deadline_ns, on_signal: OnSignal::Restart }));
+        return Ok(Flow::Wait(Wait {
+            keys,
+            deadline_ns,
+            on_signal: OnSignal::Restart,
+        }));
     };
     k.files.has_room()?;
     let accepted = k.socket(peer)?;
@@ -427,5 +479,9 @@ pub(crate) fn sys_shutdown(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) ->
 
 /// A send without an address on a socket that is not connected.
 pub(crate) fn no_destination(kind: SocketKind) -> Errno {
-    if kind == SocketKind::Datagram { EDESTADDRREQ } else { ENOTCONN }
+    if kind == SocketKind::Datagram {
+        EDESTADDRREQ
+    } else {
+        ENOTCONN
+    }
 }

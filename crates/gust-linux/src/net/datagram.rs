@@ -4,7 +4,7 @@ use crate::{
     errno::{EAGAIN, ECONNREFUSED, EISCONN, EMSGSIZE, ENETUNREACH, ENOTCONN, EPIPE, Errno},
     kernel::{Cx, Flow, Kernel, SysResult},
     net::{
-        DATAGRAMS_MAX, Datagram, Domain, SocketKind, SocketState, STREAM_BYTES,
+        DATAGRAMS_MAX, Datagram, Domain, STREAM_BYTES, SocketKind, SocketState,
         address::{Address, Host},
         connect::no_destination,
         stream::Manner,
@@ -33,7 +33,11 @@ impl Kernel {
         data: Vec<u8>,
     ) -> Result<u64, Errno> {
         let socket = self.socket(number)?;
-        let limit = if socket.domain == Domain::Unix { STREAM_BYTES } else { DATAGRAM_BYTES_MAX };
+        let limit = if socket.domain == Domain::Unix {
+            STREAM_BYTES
+        } else {
+            DATAGRAM_BYTES_MAX
+        };
         if data.len() > limit {
             return Err(EMSGSIZE);
         }
@@ -55,17 +59,30 @@ impl Kernel {
         let receiver = self.socket_mut(target)?;
         if receiver.datagrams.len() >= DATAGRAMS_MAX {
             // UNIX senders wait; internet datagrams are dropped.
-            return if receiver.domain == Domain::Unix { Err(EAGAIN) } else { Ok(sent) };
+            return if receiver.domain == Domain::Unix {
+                Err(EAGAIN)
+            } else {
+                Ok(sent)
+            };
         }
         if receiver.read_shut {
-            return if receiver.domain == Domain::Unix { Err(EPIPE) } else { Ok(sent) };
+            return if receiver.domain == Domain::Unix {
+                Err(EPIPE)
+            } else {
+                Ok(sent)
+            };
         }
         receiver.datagrams.push_back(Datagram { from, data });
         self.wake_socket(target);
         Ok(sent)
     }
 
-    fn message_target(&mut self, cx: &mut Cx<'_>, number: u32, to: Option<Address>) -> Result<Option<u32>, Errno> {
+    fn message_target(
+        &mut self,
+        cx: &mut Cx<'_>,
+        number: u32,
+        to: Option<Address>,
+    ) -> Result<Option<u32>, Errno> {
         let socket = self.socket_mut(number)?;
         if let Some(errno) = socket.take_error() {
             return Err(errno);
@@ -90,7 +107,11 @@ impl Kernel {
                 return Err(no_destination(kind));
             }
         };
-        if let Address::Inet { host: Host::Elsewhere, .. } = address {
+        if let Address::Inet {
+            host: Host::Elsewhere,
+            ..
+        } = address
+        {
             return Err(ENETUNREACH);
         }
         self.ensure_port(number)?;
@@ -118,7 +139,11 @@ impl Kernel {
         }
         let Some(message) = socket.datagrams.front().cloned() else {
             let ended = socket.read_shut;
-            return Ok(ended.then_some(Received { from: Address::None, copied: 0, full: 0 }));
+            return Ok(ended.then_some(Received {
+                from: Address::None,
+                copied: 0,
+                full: 0,
+            }));
         };
         let fits = message.data.len().min(total(slices) as usize);
         let copied = self.scatter(cx, slices, 0, &message.data[..fits])?;
@@ -129,7 +154,11 @@ impl Kernel {
                 self.wake_socket(peer);
             }
         }
-        Ok(Some(Received { from: message.from, copied, full: message.data.len() as u64 }))
+        Ok(Some(Received {
+            from: message.from,
+            copied,
+            full: message.data.len() as u64,
+        }))
     }
 
     /// `read` on a socket.
@@ -140,7 +169,10 @@ impl Kernel {
         slices: &[UserSlice],
         nonblocking: bool,
     ) -> SysResult {
-        let manner = Manner { nonblocking, ..Manner::default() };
+        let manner = Manner {
+            nonblocking,
+            ..Manner::default()
+        };
         if self.socket(number)?.kind == SocketKind::Stream {
             return self.receive_stream(cx, number, slices, manner);
         }
@@ -167,7 +199,10 @@ impl Kernel {
         slices: &[UserSlice],
         nonblocking: bool,
     ) -> SysResult {
-        let manner = Manner { nonblocking, ..Manner::default() };
+        let manner = Manner {
+            nonblocking,
+            ..Manner::default()
+        };
         self.send_any(cx, number, None, slices, manner)
     }
 

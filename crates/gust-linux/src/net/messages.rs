@@ -36,7 +36,11 @@ pub(crate) fn sys_sendto(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
     let [fd, buffer, bytes, flags, address, address_bytes] = *args;
     let (number, nonblocking) = k.socket_number(fd)?;
     let domain = k.socket(number)?.domain;
-    let to = if address == 0 { None } else { Some(k.copy_in_address(cx, domain, address, address_bytes)?) };
+    let to = if address == 0 {
+        None
+    } else {
+        Some(k.copy_in_address(cx, domain, address, address_bytes)?)
+    };
     let slices = [UserSlice { at: buffer, bytes }];
     k.send_any(cx, number, to, &slices, manner(flags, nonblocking)?)
 }
@@ -97,7 +101,11 @@ impl Kernel {
                     if received.full > received.copied {
                         told |= libc::MSG_TRUNC;
                     }
-                    let bytes = if manner.full_size { received.full } else { received.copied };
+                    let bytes = if manner.full_size {
+                        received.full
+                    } else {
+                        received.copied
+                    };
                     (bytes, Some(received.from))
                 }
                 None => return self.no_message_yet(cx, number, manner.nonblocking),
@@ -132,7 +140,10 @@ pub(crate) fn sys_recvfrom(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     let [fd, buffer, bytes, flags, address, address_bytes] = *args;
     let (number, nonblocking) = k.socket_number(fd)?;
     let manner = manner(flags, nonblocking)?;
-    let slices = [UserSlice { at: buffer, bytes: bytes.min(crate::abi::RW_BYTES_MAX) }];
+    let slices = [UserSlice {
+        at: buffer,
+        bytes: bytes.min(crate::abi::RW_BYTES_MAX),
+    }];
     let socket = k.socket(number)?;
     let domain = socket.domain;
     if socket.kind == SocketKind::Stream {
@@ -144,9 +155,17 @@ pub(crate) fn sys_recvfrom(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     }
     match k.receive_message(cx, number, &slices, manner)? {
         Some(received) => {
-            let raw = if received.from == Address::None { Vec::new() } else { received.from.to_bytes(domain) };
+            let raw = if received.from == Address::None {
+                Vec::new()
+            } else {
+                received.from.to_bytes(domain)
+            };
             k.copy_out_address(cx, &raw, address, address_bytes)?;
-            Ok(Flow::Done(if manner.full_size { received.full } else { received.copied }))
+            Ok(Flow::Done(if manner.full_size {
+                received.full
+            } else {
+                received.copied
+            }))
         }
         None => k.no_message_yet(cx, number, manner.nonblocking),
     }
@@ -158,9 +177,15 @@ pub(crate) fn sys_sendmmsg(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     while sent < count.min(MESSAGES_MAX) {
         let header = at + sent * LONG_HEADER_BYTES;
         // Only the first message may wait: what has been sent must be told.
-        let flags = if sent == 0 { flags } else { flags | libc::MSG_DONTWAIT as u64 };
+        let flags = if sent == 0 {
+            flags
+        } else {
+            flags | libc::MSG_DONTWAIT as u64
+        };
         match k.send_header(cx, fd, header, flags) {
-            Ok(Flow::Done(bytes)) => k.copy_out(cx, header + HEADER_BYTES as u64, &(bytes as u32).to_le_bytes())?,
+            Ok(Flow::Done(bytes)) => {
+                k.copy_out(cx, header + HEADER_BYTES as u64, &(bytes as u32).to_le_bytes())?
+            }
             Ok(other) => return Ok(other),
             Err(errno) if sent == 0 => return Err(errno),
             Err(_) => break,
@@ -178,9 +203,15 @@ pub(crate) fn sys_recvmmsg(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     let mut received = 0;
     while received < count.min(MESSAGES_MAX) {
         let header = at + received * LONG_HEADER_BYTES;
-        let flags = if received == 0 { flags } else { flags | libc::MSG_DONTWAIT as u64 };
+        let flags = if received == 0 {
+            flags
+        } else {
+            flags | libc::MSG_DONTWAIT as u64
+        };
         match k.receive_header(cx, fd, header, flags) {
-            Ok(Flow::Done(bytes)) => k.copy_out(cx, header + HEADER_BYTES as u64, &(bytes as u32).to_le_bytes())?,
+            Ok(Flow::Done(bytes)) => {
+                k.copy_out(cx, header + HEADER_BYTES as u64, &(bytes as u32).to_le_bytes())?
+            }
             Ok(other) => return Ok(other),
             Err(errno) if received == 0 => return Err(errno),
             Err(_) => break,

@@ -45,7 +45,9 @@ fn timeval_ns(raw: &[u8]) -> Result<u64, Errno> {
     if !(0..1_000_000).contains(&microseconds) {
         return Err(EDOM);
     }
-    Ok((seconds.max(0) as u64).saturating_mul(1_000_000_000).saturating_add(microseconds as u64 * 1000))
+    Ok((seconds.max(0) as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(microseconds as u64 * 1000))
 }
 
 fn check_level(socket: &Socket, level: i32) -> Result<(), Errno> {
@@ -79,12 +81,20 @@ impl Kernel {
                     }));
                 }
                 libc::SO_ACCEPTCONN => {
-                    return Ok(int(i32::from(matches!(socket.state, SocketState::Listening { .. }))));
+                    return Ok(int(i32::from(matches!(
+                        socket.state,
+                        SocketState::Listening { .. }
+                    ))));
                 }
                 libc::SO_SNDBUF | libc::SO_RCVBUF => {
                     // Linux doubles what was asked for, and tells the doubled value.
-                    let set = socket.options.get(&(level, name)).map(|raw| u32_at(raw, 0) as i32);
-                    return Ok(int(set.map_or(STREAM_BYTES as i32, |bytes| bytes.saturating_mul(2).max(2304))));
+                    let set = socket
+                        .options
+                        .get(&(level, name))
+                        .map(|raw| u32_at(raw, 0) as i32);
+                    return Ok(int(
+                        set.map_or(STREAM_BYTES as i32, |bytes| bytes.saturating_mul(2).max(2304))
+                    ));
                 }
                 libc::SO_PEERCRED => {
                     return Ok(Writer::with_capacity(12).u32(pid).u32(uid).u32(gid).done());
@@ -105,7 +115,11 @@ impl Kernel {
             (libc::IPPROTO_TCP, libc::TCP_INFO) => {
                 const ESTABLISHED: u8 = 1;
                 const CLOSED: u8 = 7;
-                let state = if matches!(socket.state, SocketState::Connected(_)) { ESTABLISHED } else { CLOSED };
+                let state = if matches!(socket.state, SocketState::Connected(_)) {
+                    ESTABLISHED
+                } else {
+                    CLOSED
+                };
                 Ok(Writer::with_capacity(104).u8(state).pad_to(104).done())
             }
             (libc::IPPROTO_IP, libc::IP_TTL) => Ok(int(64)),

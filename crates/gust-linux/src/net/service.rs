@@ -63,8 +63,11 @@ impl Services {
     }
 
     pub(crate) fn open(&mut self, socket: u32, port: u16) -> u32 {
-        let connection =
-            self.connections.insert(Connection { socket, from_guest: Buffer::default(), guest_gone: false });
+        let connection = self.connections.insert(Connection {
+            socket,
+            from_guest: Buffer::default(),
+            guest_gone: false,
+        });
         self.notes.push_back(Note::Opened(connection, port));
         connection
     }
@@ -115,14 +118,23 @@ impl Kernel {
             match note {
                 Note::Opened(connection, port) => events.push(ServiceEvent::Opened { connection, port }),
                 Note::Data(number) => {
-                    let Some(connection) = services.connections.get_mut(number) else { continue };
+                    let Some(connection) = services.connections.get_mut(number) else {
+                        continue;
+                    };
                     let bytes = connection.from_guest.peek(usize::MAX);
                     connection.from_guest.consume(bytes.len());
                     freed.push(connection.socket);
-                    events.push(ServiceEvent::Data { connection: number, bytes });
+                    events.push(ServiceEvent::Data {
+                        connection: number,
+                        bytes,
+                    });
                 }
                 Note::Closed(connection) => {
-                    if services.connections.get(connection).is_some_and(|connection| connection.guest_gone) {
+                    if services
+                        .connections
+                        .get(connection)
+                        .is_some_and(|connection| connection.guest_gone)
+                    {
                         services.connections.remove(connection);
                     }
                     events.push(ServiceEvent::Closed { connection });
@@ -138,7 +150,13 @@ impl Kernel {
 
     /// Sends bytes to the guest. They are an event or part of one, so they are not held back for want of room.
     pub fn service_send(&mut self, connection: u32, bytes: &[u8]) {
-        let Some(socket) = self.network.services.connections.get(connection).map(|connection| connection.socket) else {
+        let Some(socket) = self
+            .network
+            .services
+            .connections
+            .get(connection)
+            .map(|connection| connection.socket)
+        else {
             return;
         };
         if let Some(receiver) = self.network.sockets.get_mut(socket) {
@@ -149,7 +167,9 @@ impl Kernel {
 
     /// Closes a connection from outside.
     pub fn service_close(&mut self, connection: u32) {
-        let Some(connection) = self.network.services.connections.remove(connection) else { return };
+        let Some(connection) = self.network.services.connections.remove(connection) else {
+            return;
+        };
         if let Some(receiver) = self.network.sockets.get_mut(connection.socket) {
             receiver.read_shut = true;
             receiver.state = crate::net::SocketState::Connected(None);

@@ -139,7 +139,11 @@ impl Socket {
     /// Room for a sender's bytes.
     pub(crate) fn room(&self) -> usize {
         if self.kind.keeps_messages() {
-            if self.datagrams.len() < DATAGRAMS_MAX { STREAM_BYTES } else { 0 }
+            if self.datagrams.len() < DATAGRAMS_MAX {
+                STREAM_BYTES
+            } else {
+                0
+            }
         } else {
             STREAM_BYTES.saturating_sub(self.received.len())
         }
@@ -207,14 +211,20 @@ impl Kernel {
 
     /// Opens a descriptor for a socket.
     pub(crate) fn install_socket(&mut self, number: u32, flags: i32) -> Result<u64, Errno> {
-        let nonblock = if flags & libc::SOCK_NONBLOCK != 0 { libc::O_NONBLOCK } else { 0 };
+        let nonblock = if flags & libc::SOCK_NONBLOCK != 0 {
+            libc::O_NONBLOCK
+        } else {
+            0
+        };
         let file = OpenFile::new(FileKind::Socket(number), libc::O_RDWR | nonblock);
         self.install(file, flags & libc::SOCK_CLOEXEC != 0)
     }
 
     /// The last descriptor of a socket is gone.
     pub(crate) fn close_socket(&mut self, cx: &mut Cx<'_>, number: u32) {
-        let Some(socket) = self.network.sockets.remove(number) else { return };
+        let Some(socket) = self.network.sockets.remove(number) else {
+            return;
+        };
         self.release_name(number, &socket);
         match socket.state {
             SocketState::Idle | SocketState::Connected(None) => {}
@@ -265,7 +275,9 @@ impl Kernel {
     /// Poll bits of a socket.
     pub(crate) fn socket_readiness(&self, number: u32) -> u32 {
         use crate::io::readiness::{ERR, HUP, IN, OUT, RDHUP};
-        let Some(socket) = self.network.sockets.get(number) else { return HUP };
+        let Some(socket) = self.network.sockets.get(number) else {
+            return HUP;
+        };
         let mut bits = if socket.error.is_some() { ERR | IN | OUT } else { 0 };
         if socket.has_data() || socket.read_shut {
             bits |= IN;
@@ -276,14 +288,19 @@ impl Kernel {
             SocketState::Idle => bits |= OUT | HUP,
             SocketState::Service(_) => bits |= OUT,
             SocketState::Connected(peer) => {
-                if peer.and_then(|peer| self.network.sockets.get(peer)).is_none_or(|peer| peer.room() > STREAM_BYTES / 4) {
+                if peer
+                    .and_then(|peer| self.network.sockets.get(peer))
+                    .is_none_or(|peer| peer.room() > STREAM_BYTES / 4)
+                {
                     bits |= OUT;
                 }
             }
         }
         if socket.read_shut {
             bits |= RDHUP;
-            if socket.write_shut || matches!(socket.state, SocketState::Connected(None)) && socket.domain == Domain::Unix {
+            if socket.write_shut
+                || matches!(socket.state, SocketState::Connected(None)) && socket.domain == Domain::Unix
+            {
                 bits |= HUP;
             }
         }
@@ -324,7 +341,11 @@ fn parse_kind(domain: u64, kind: u64, protocol: u64) -> Result<(Domain, SocketKi
         (_, SocketKind::Stream, protocol) => protocol == libc::IPPROTO_TCP,
         (_, SocketKind::Datagram | SocketKind::Sequenced, protocol) => protocol == libc::IPPROTO_UDP,
     };
-    if known { Ok((domain, kind, flags)) } else { Err(EPROTONOSUPPORT) }
+    if known {
+        Ok((domain, kind, flags))
+    } else {
+        Err(EPROTONOSUPPORT)
+    }
 }
 
 impl Kernel {
@@ -354,7 +375,10 @@ pub(crate) fn sys_socketpair(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
         return Err(EOPNOTSUPP);
     }
     let first = k.add_socket(Socket::new(domain, kind))?;
-    let second = match k.add_socket(Socket { state: SocketState::Connected(Some(first)), ..Socket::new(domain, kind) }) {
+    let second = match k.add_socket(Socket {
+        state: SocketState::Connected(Some(first)),
+        ..Socket::new(domain, kind)
+    }) {
         Ok(second) => second,
         Err(errno) => {
             k.network.sockets.remove(first);

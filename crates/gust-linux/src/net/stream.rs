@@ -28,8 +28,16 @@ impl Kernel {
     /// Waits for a socket, with its time-out for this direction.
     pub(crate) fn wait_for_socket(&mut self, cx: &mut Cx<'_>, key: u32, timeout_ns: u64) -> SysResult {
         let deadline_ns = (timeout_ns > 0).then(|| self.deadline(cx, timeout_ns));
-        let on_signal = if timeout_ns > 0 { OnSignal::Interrupt } else { OnSignal::Restart };
-        Ok(Flow::Wait(Wait { keys: vec![WaitKey::Object(ObjectKey::Socket(key))], deadline_ns, on_signal }))
+        let on_signal = if timeout_ns > 0 {
+            OnSignal::Interrupt
+        } else {
+            OnSignal::Restart
+        };
+        Ok(Flow::Wait(Wait {
+            keys: vec![WaitKey::Object(ObjectKey::Socket(key))],
+            deadline_ns,
+            on_signal,
+        }))
     }
 
     pub(crate) fn receive_stream(
@@ -55,7 +63,9 @@ impl Kernel {
             if socket.received.is_empty() {
                 break;
             }
-            let data = socket.received.peek((wanted - done).min(STAGING_BYTES as u64) as usize);
+            let data = socket
+                .received
+                .peek((wanted - done).min(STAGING_BYTES as u64) as usize);
             let placed = self.scatter(cx, slices, done, &data)?;
             done += placed;
             if manner.peek {
@@ -80,13 +90,21 @@ impl Kernel {
         let socket = self.socket_mut(number)?;
         let timeout_ns = socket.receive_timeout_ns;
         if let Some(errno) = socket.take_error().filter(|_| done == 0) {
-            return if errno == ECONNRESET { Err(errno) } else { Ok(Flow::Done(0)) };
+            return if errno == ECONNRESET {
+                Err(errno)
+            } else {
+                Ok(Flow::Done(0))
+            };
         }
         if self.socket(number)?.read_shut {
             return Ok(Flow::Done(done));
         }
         if manner.nonblocking || self.timed_out(cx.slot) {
-            return if done > 0 { Ok(Flow::Done(done)) } else { Err(EAGAIN) };
+            return if done > 0 {
+                Ok(Flow::Done(done))
+            } else {
+                Err(EAGAIN)
+            };
         }
         if let Some(call) = &mut self.thread_mut(cx.slot).call {
             call.progress = done;
@@ -125,7 +143,11 @@ impl Kernel {
             done += self.push_socket(cx, number, &data)?;
         }
         if manner.nonblocking || self.timed_out(cx.slot) {
-            return if done > 0 { Ok(Flow::Done(done)) } else { Err(EAGAIN) };
+            return if done > 0 {
+                Ok(Flow::Done(done))
+            } else {
+                Err(EAGAIN)
+            };
         }
         if let Some(call) = &mut self.thread_mut(cx.slot).call {
             call.progress = done;
@@ -181,7 +203,9 @@ impl Kernel {
                 self.socket_mut(peer)?.received.push(&data[..fits]);
                 self.wake_socket(peer);
             }
-            SocketState::Idle | SocketState::Listening { .. } | SocketState::Connected(None) => return Err(EPIPE),
+            SocketState::Idle | SocketState::Listening { .. } | SocketState::Connected(None) => {
+                return Err(EPIPE);
+            }
         }
         Ok(fits as u64)
     }

@@ -28,7 +28,9 @@ pub(crate) struct SystemCall {
 
 /// The entry of a number.
 pub(crate) fn find(number: u64) -> Option<&'static SystemCall> {
-    let at = table::TABLE.binary_search_by_key(&number, |entry| entry.number).ok()?;
+    let at = table::TABLE
+        .binary_search_by_key(&number, |entry| entry.number)
+        .ok()?;
     Some(&table::TABLE[at])
 }
 
@@ -39,7 +41,9 @@ pub(crate) fn name(number: u64) -> &'static str {
 
 /// Number, name and support of every call, for the documentation.
 pub fn support() -> impl Iterator<Item = (u64, &'static str, Support)> {
-    table::TABLE.iter().map(|entry| (entry.number, entry.name, entry.support))
+    table::TABLE
+        .iter()
+        .map(|entry| (entry.number, entry.name, entry.support))
 }
 
 #[cfg(test)]
@@ -49,7 +53,11 @@ mod tests {
     #[test]
     fn the_table_is_sorted_and_names_are_linuxs() {
         assert!(table::TABLE.is_sorted_by(|a, b| a.number < b.number));
-        for (name, number) in [("read", libc::SYS_read), ("futex", libc::SYS_futex), ("statx", libc::SYS_statx)] {
+        for (name, number) in [
+            ("read", libc::SYS_read),
+            ("futex", libc::SYS_futex),
+            ("statx", libc::SYS_statx),
+        ] {
             assert_eq!(find(number as u64).map(|entry| entry.name), Some(name));
         }
         assert!(find(100_000).is_none());

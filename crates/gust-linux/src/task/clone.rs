@@ -74,7 +74,16 @@ fn refuse_process() -> SysResult {
 
 pub(crate) fn sys_clone(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let [flags, stack, parent_tid, child_tid, tls, _] = *args;
-    k.clone_thread(cx, &NewThread { flags, stack, parent_tid, child_tid, tls })
+    k.clone_thread(
+        cx,
+        &NewThread {
+            flags,
+            stack,
+            parent_tid,
+            child_tid,
+            tls,
+        },
+    )
 }
 
 pub(crate) fn sys_clone3(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
@@ -92,7 +101,11 @@ pub(crate) fn sys_clone3(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
             flags: field(0),
             child_tid: field(2),
             parent_tid: field(3),
-            stack: if stack == 0 { 0 } else { stack.wrapping_add(stack_bytes) },
+            stack: if stack == 0 {
+                0
+            } else {
+                stack.wrapping_add(stack_bytes)
+            },
             tls: field(7),
         },
     )

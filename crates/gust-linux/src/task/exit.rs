@@ -11,10 +11,13 @@ const ROBUST_ENTRIES_MAX: usize = 2048;
 impl Kernel {
     fn exit_thread(&mut self, cx: &mut Cx<'_>, status: i32) {
         self.release_robust_locks(cx);
-        let Some(thread) = self.threads.remove(cx.slot) else { return };
+        let Some(thread) = self.threads.remove(cx.slot) else {
+            return;
+        };
         let wait = thread.wait.as_ref();
         let keys = wait.map(|wait| wait.keys.as_slice()).unwrap_or_default();
-        self.queues.remove(cx.slot, keys, wait.and_then(|wait| wait.deadline_ns));
+        self.queues
+            .remove(cx.slot, keys, wait.and_then(|wait| wait.deadline_ns));
         if self.threads.len() == 0 {
             self.end(Ended::Exit(status));
             return;
@@ -35,9 +38,15 @@ impl Kernel {
         }
         let word = |cx: &Cx<'_>, at: u64| {
             let mut raw = [0; 8];
-            cx.vm.space().read(at, &mut raw).map(|()| u64::from_le_bytes(raw)).ok()
+            cx.vm
+                .space()
+                .read(at, &mut raw)
+                .map(|()| u64::from_le_bytes(raw))
+                .ok()
         };
-        let Some(offset) = word(cx, head.wrapping_add(8)) else { return };
+        let Some(offset) = word(cx, head.wrapping_add(8)) else {
+            return;
+        };
         let mut entries = Vec::new();
         let mut entry = word(cx, head);
         while let Some(at) = entry.filter(|at| *at & !1 != head && entries.len() < ROBUST_ENTRIES_MAX) {
@@ -51,7 +60,11 @@ impl Kernel {
             let mut mine = false;
             let mut mark = |word: u32| {
                 mine = word & libc::FUTEX_TID_MASK == tid;
-                if mine { word & libc::FUTEX_WAITERS | libc::FUTEX_OWNER_DIED } else { word }
+                if mine {
+                    word & libc::FUTEX_WAITERS | libc::FUTEX_OWNER_DIED
+                } else {
+                    word
+                }
             };
             if cx.vm.space_mut().update_u32(futex, &mut mark).is_ok() && mine {
                 self.futex_wake(futex, 1, u32::MAX);

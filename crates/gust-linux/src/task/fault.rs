@@ -59,8 +59,20 @@ impl Kernel {
         self.raise_fault(cx.slot, signal, code, address, vector, error_code);
     }
 
-    fn raise_fault(&mut self, slot: usize, signal: i32, code: i32, address: u64, vector: u8, error_code: u64) {
-        let detail = Detail::Fault { address, vector, error_code };
+    fn raise_fault(
+        &mut self,
+        slot: usize,
+        signal: i32,
+        code: i32,
+        address: u64,
+        vector: u8,
+        error_code: u64,
+    ) {
+        let detail = Detail::Fault {
+            address,
+            vector,
+            error_code,
+        };
         tracing::debug!(
             signal,
             code,
@@ -68,6 +80,14 @@ impl Kernel {
             rip = format_args!("{:#x}", self.thread(slot).registers.rip),
             "fault"
         );
-        self.force_signal(slot, SigInfo { signal: signal as u32, code, errno: 0, detail });
+        self.force_signal(
+            slot,
+            SigInfo {
+                signal: signal as u32,
+                code,
+                errno: 0,
+                detail,
+            },
+        );
     }
 }

@@ -55,11 +55,20 @@ impl Kernel {
             return Err(EAGAIN);
         }
         self.thread_mut(cx.slot).futex_bits = bits;
-        Ok(Flow::Wait(Wait { keys: vec![WaitKey::Futex(at)], deadline_ns, on_signal: OnSignal::Restart }))
+        Ok(Flow::Wait(Wait {
+            keys: vec![WaitKey::Futex(at)],
+            deadline_ns,
+            on_signal: OnSignal::Restart,
+        }))
     }
 
     /// The deadline of a wait: relative for `FUTEX_WAIT`, absolute for the others.
-    fn futex_deadline(&mut self, cx: &mut Cx<'_>, operation: i32, timeout: u64) -> Result<Option<u64>, Errno> {
+    fn futex_deadline(
+        &mut self,
+        cx: &mut Cx<'_>,
+        operation: i32,
+        timeout: u64,
+    ) -> Result<Option<u64>, Errno> {
         if timeout == 0 {
             return Ok(None);
         }
@@ -67,8 +76,11 @@ impl Kernel {
         if operation & libc::FUTEX_CMD_MASK == libc::FUTEX_WAIT {
             return Ok(Some(self.deadline(cx, value)));
         }
-        let clock =
-            if operation & libc::FUTEX_CLOCK_REALTIME != 0 { ClockKind::Realtime } else { ClockKind::Monotonic };
+        let clock = if operation & libc::FUTEX_CLOCK_REALTIME != 0 {
+            ClockKind::Realtime
+        } else {
+            ClockKind::Monotonic
+        };
         Ok(Some(self.clock.to_monotonic(cx.host, clock, value)))
     }
 
@@ -78,8 +90,14 @@ impl Kernel {
         }
         let woken = self.futex_wake(from, wake, u32::MAX);
         let mut moved = 0;
-        for slot in self.queues.waiters(WaitKey::Futex(from)).into_iter().take(requeue as usize) {
-            self.queues.requeue(slot, WaitKey::Futex(from), WaitKey::Futex(to));
+        for slot in self
+            .queues
+            .waiters(WaitKey::Futex(from))
+            .into_iter()
+            .take(requeue as usize)
+        {
+            self.queues
+                .requeue(slot, WaitKey::Futex(from), WaitKey::Futex(to));
             if let Some(wait) = &mut self.thread_mut(slot).wait {
                 wait.keys = vec![WaitKey::Futex(to)];
             }
@@ -179,7 +197,14 @@ fn check_word(at: u64) -> Result<(), Errno> {
 /// Priority-inheriting locks. One order of running makes inheritance moot; the protocol on the word is kept: the
 /// owner's id, and a bit that says that someone waits.
 impl Kernel {
-    fn futex_lock(&mut self, cx: &mut Cx<'_>, at: u64, operation: i32, timeout: u64, wait: bool) -> SysResult {
+    fn futex_lock(
+        &mut self,
+        cx: &mut Cx<'_>,
+        at: u64,
+        operation: i32,
+        timeout: u64,
+        wait: bool,
+    ) -> SysResult {
         check_word(at)?;
         if self.timed_out(cx.slot) {
             return Err(ETIMEDOUT);
@@ -188,7 +213,11 @@ impl Kernel {
         let mut taken = false;
         let mut change = |word: u32| {
             taken = word & libc::FUTEX_TID_MASK == 0;
-            if taken { word & libc::FUTEX_WAITERS | me } else { word | libc::FUTEX_WAITERS }
+            if taken {
+                word & libc::FUTEX_WAITERS | me
+            } else {
+                word | libc::FUTEX_WAITERS
+            }
         };
         let old = loop {
             match cx.vm.space_mut().update_u32(at, &mut change) {
@@ -211,11 +240,19 @@ impl Kernel {
             let value = self.copy_in_timespec(cx, timeout)?;
             let monotonic = operation & libc::FUTEX_CMD_MASK == libc::FUTEX_LOCK_PI2
                 && operation & libc::FUTEX_CLOCK_REALTIME == 0;
-            let clock = if monotonic { ClockKind::Monotonic } else { ClockKind::Realtime };
+            let clock = if monotonic {
+                ClockKind::Monotonic
+            } else {
+                ClockKind::Realtime
+            };
             Some(self.clock.to_monotonic(cx.host, clock, value))
         };
         self.thread_mut(cx.slot).futex_bits = u32::MAX;
-        Ok(Flow::Wait(Wait { keys: vec![WaitKey::Futex(at)], deadline_ns, on_signal: OnSignal::Restart }))
+        Ok(Flow::Wait(Wait {
+            keys: vec![WaitKey::Futex(at)],
+            deadline_ns,
+            on_signal: OnSignal::Restart,
+        }))
     }
 
     fn futex_unlock(&mut self, cx: &mut Cx<'_>, at: u64) -> SysResult {
@@ -227,7 +264,10 @@ impl Kernel {
         let others = self.queues.waiters(WaitKey::Futex(at)).len() > 1;
         let owner = next.map_or(0, |slot| self.thread(slot).tid);
         let new = owner | if others { libc::FUTEX_WAITERS } else { 0 };
-        cx.vm.space_mut().update_u32(at, &mut |_| new).map_err(|_| EFAULT)?;
+        cx.vm
+            .space_mut()
+            .update_u32(at, &mut |_| new)
+            .map_err(|_| EFAULT)?;
         if let Some(slot) = next {
             self.complete(slot, 0);
         }

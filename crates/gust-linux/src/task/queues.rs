@@ -92,7 +92,10 @@ impl WaitQueues {
 
     /// Who waits for `key`, in the order of arrival.
     pub(crate) fn waiters(&self, key: WaitKey) -> Vec<usize> {
-        self.waiting.get(&key).map(|queue| queue.iter().copied().collect()).unwrap_or_default()
+        self.waiting
+            .get(&key)
+            .map(|queue| queue.iter().copied().collect())
+            .unwrap_or_default()
     }
 
     /// Moves a waiter from one queue to another without waking it.
@@ -103,7 +106,11 @@ impl WaitQueues {
 
     /// Threads whose deadline has passed.
     pub(crate) fn expired(&self, now_ns: u64) -> Vec<usize> {
-        self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now_ns).map(|(_, slot)| *slot).collect()
+        self.deadlines
+            .iter()
+            .take_while(|(deadline, _)| *deadline <= now_ns)
+            .map(|(_, slot)| *slot)
+            .collect()
     }
 
     /// The next deadline of a thread.

@@ -42,7 +42,12 @@ impl Kernel {
         match id as u32 {
             0 => Ok(cx.slot),
             id => {
-                let main = || self.process.is_me(id).then(|| self.threads.iter().next().map(|(slot, _)| slot)).flatten();
+                let main = || {
+                    self.process
+                        .is_me(id)
+                        .then(|| self.threads.iter().next().map(|(slot, _)| slot))
+                        .flatten()
+                };
                 self.threads.find_tid(id).or_else(main).ok_or(ESRCH)
             }
         }
@@ -66,7 +71,11 @@ pub(crate) fn sys_sched_setaffinity(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64
     let mut raw = [0; 8];
     k.copy_in(cx, args[2], &mut raw[..bytes])?;
     let available = (1u64 << k.process.cpus.clamp(1, 63)) - 1;
-    if u64::from_le_bytes(raw) & available == 0 { Err(EINVAL) } else { Ok(Flow::Done(0)) }
+    if u64::from_le_bytes(raw) & available == 0 {
+        Err(EINVAL)
+    } else {
+        Ok(Flow::Done(0))
+    }
 }
 
 pub(crate) fn sys_sched_getscheduler(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
@@ -114,7 +123,11 @@ pub(crate) fn sys_sched_rr_get_interval(k: &mut Kernel, cx: &mut Cx<'_>, args: &
 
 /// The raw call gives 20 less the nice value, which is zero.
 pub(crate) fn sys_getpriority(_k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    if args[0] > 2 { Err(EINVAL) } else { Ok(Flow::Done(20)) }
+    if args[0] > 2 {
+        Err(EINVAL)
+    } else {
+        Ok(Flow::Done(20))
+    }
 }
 
 pub(crate) fn sys_getcpu(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
@@ -175,7 +188,9 @@ pub(crate) fn sys_getresgid(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
 /// Changing ids: to the present ones only.
 fn keep_id(current: u32, wanted: &[u64]) -> SysResult {
     const KEEP: u32 = u32::MAX;
-    let allowed = wanted.iter().all(|id| *id as u32 == KEEP || *id as u32 == current);
+    let allowed = wanted
+        .iter()
+        .all(|id| *id as u32 == KEEP || *id as u32 == current);
     if allowed { Ok(Flow::Done(0)) } else { Err(EPERM) }
 }
 
@@ -214,7 +229,11 @@ pub(crate) fn sys_capget(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
     let version = k.copy_in_u32(cx, args[0])?;
     if version != VERSION_3 {
         k.copy_out(cx, args[0], &VERSION_3.to_le_bytes())?;
-        return if args[1] == 0 { Ok(Flow::Done(0)) } else { Err(EINVAL) };
+        return if args[1] == 0 {
+            Ok(Flow::Done(0))
+        } else {
+            Err(EINVAL)
+        };
     }
     k.copy_out_if(cx, args[1], &[0; 24])?;
     Ok(Flow::Done(0))
@@ -223,11 +242,21 @@ pub(crate) fn sys_capget(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
 pub(crate) fn sys_uname(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     const FIELD: usize = 65;
     let host_name = k.process.host_name.clone();
-    let fields = ["Linux", host_name.as_str(), "6.1.0-gust", "#1 SMP", "x86_64", "(none)"];
-    let raw = fields.iter().enumerate().fold(Writer::with_capacity(6 * FIELD), |out, (n, field)| {
-        let bytes = &field.as_bytes()[..field.len().min(FIELD - 1)];
-        out.bytes(bytes).pad_to((n + 1) * FIELD)
-    });
+    let fields = [
+        "Linux",
+        host_name.as_str(),
+        "6.1.0-gust",
+        "#1 SMP",
+        "x86_64",
+        "(none)",
+    ];
+    let raw = fields
+        .iter()
+        .enumerate()
+        .fold(Writer::with_capacity(6 * FIELD), |out, (n, field)| {
+            let bytes = &field.as_bytes()[..field.len().min(FIELD - 1)];
+            out.bytes(bytes).pad_to((n + 1) * FIELD)
+        });
     k.copy_out(cx, args[0], &raw.done())?;
     Ok(Flow::Done(0))
 }
@@ -375,7 +404,11 @@ pub(crate) fn sys_prctl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
     match option as i32 {
         libc::PR_SET_NAME => {
             let name = k.copy_in_string(cx, value, NAME_BYTES).or_else(|errno| {
-                if errno == crate::errno::ENAMETOOLONG { k.copy_in_vec(cx, value, NAME_BYTES - 1) } else { Err(errno) }
+                if errno == crate::errno::ENAMETOOLONG {
+                    k.copy_in_vec(cx, value, NAME_BYTES - 1)
+                } else {
+                    Err(errno)
+                }
             })?;
             let thread = k.thread_mut(cx.slot);
             thread.name = [0; NAME_BYTES];
@@ -428,7 +461,8 @@ pub(crate) fn sys_get_robust_list(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 
     let slot = k.thread_by_id(cx, args[0])?;
     let head = k.thread(slot).robust_list;
     k.copy_out(cx, args[1], &head.to_le_bytes()).map_err(|_| EFAULT)?;
-    k.copy_out(cx, args[2], &24u64.to_le_bytes()).map_err(|_| EFAULT)?;
+    k.copy_out(cx, args[2], &24u64.to_le_bytes())
+        .map_err(|_| EFAULT)?;
     Ok(Flow::Done(0))
 }
 

@@ -91,17 +91,28 @@ pub(crate) fn sys_sigaltstack(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) 
     let thread = k.thread(cx.slot);
     let stack = thread.alt_stack;
     let on_it = stack.holds(thread.registers.rsp);
-    let requested: Option<[u8; 24]> = if new == 0 { None } else { Some(k.copy_in_array(cx, new)?) };
+    let requested: Option<[u8; 24]> = if new == 0 {
+        None
+    } else {
+        Some(k.copy_in_array(cx, new)?)
+    };
     if old != 0 {
         let flags = match (stack.bytes, on_it) {
             (0, _) => libc::SS_DISABLE,
             (_, true) => libc::SS_ONSTACK,
             (_, false) => 0,
         };
-        let raw = Writer::with_capacity(24).u64(stack.base).i32(flags).u32(0).u64(stack.bytes).done();
+        let raw = Writer::with_capacity(24)
+            .u64(stack.base)
+            .i32(flags)
+            .u32(0)
+            .u64(stack.bytes)
+            .done();
         k.copy_out(cx, old, &raw)?;
     }
-    let Some(raw) = requested else { return Ok(Flow::Done(0)) };
+    let Some(raw) = requested else {
+        return Ok(Flow::Done(0));
+    };
     if on_it {
         return Err(EPERM);
     }
@@ -113,7 +124,11 @@ pub(crate) fn sys_sigaltstack(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) 
             if bytes < MINSIGSTKSZ {
                 return Err(ENOMEM);
             }
-            AltStack { base: u64_at(&raw, 0), bytes, auto_disarm: flags & SS_AUTODISARM != 0 }
+            AltStack {
+                base: u64_at(&raw, 0),
+                bytes,
+                auto_disarm: flags & SS_AUTODISARM != 0,
+            }
         }
         _ => return Err(EINVAL),
     };
@@ -123,7 +138,12 @@ pub(crate) fn sys_sigaltstack(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) 
 
 impl Kernel {
     /// For calls that wait with a mask of their own: installs it, once for a call however often it is made again.
-    pub(crate) fn apply_temporary_mask(&mut self, cx: &mut Cx<'_>, mask: u64, bytes: u64) -> Result<(), Errno> {
+    pub(crate) fn apply_temporary_mask(
+        &mut self,
+        cx: &mut Cx<'_>,
+        mask: u64,
+        bytes: u64,
+    ) -> Result<(), Errno> {
         if mask == 0 || self.thread(cx.slot).saved_mask.is_some() {
             return Ok(());
         }
@@ -143,7 +163,12 @@ impl Kernel {
             return Err(EINVAL);
         }
         let (pid, uid) = (self.process.pid, self.process.uid);
-        Ok(SigInfo { signal, code, errno: 0, detail: Detail::Sender { pid, uid, value: 0 } })
+        Ok(SigInfo {
+            signal,
+            code,
+            errno: 0,
+            detail: Detail::Sender { pid, uid, value: 0 },
+        })
     }
 
     fn signal_tid(&mut self, tid: u64, info: SigInfo) -> SysResult {
@@ -198,7 +223,12 @@ fn queued(k: &mut Kernel, cx: &mut Cx<'_>, signal: u64, at: u64) -> Result<SigIn
         return Err(EINVAL);
     }
     let words = [16, 24, 32, 40].map(|at| u64_at(&raw, at));
-    Ok(SigInfo { signal, errno: i32_at(&raw, 4), code: i32_at(&raw, 8), detail: Detail::Raw(words) })
+    Ok(SigInfo {
+        signal,
+        errno: i32_at(&raw, 4),
+        code: i32_at(&raw, 8),
+        detail: Detail::Raw(words),
+    })
 }
 
 pub(crate) fn sys_rt_sigqueueinfo(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
@@ -233,7 +263,11 @@ pub(crate) fn sys_pause(_k: &mut Kernel, cx: &mut Cx<'_>, _args: &[u64; 6]) -> S
 }
 
 fn wait_for_signal(slot: usize) -> Wait {
-    Wait { keys: vec![WaitKey::Alone(slot)], deadline_ns: None, on_signal: OnSignal::Interrupt }
+    Wait {
+        keys: vec![WaitKey::Alone(slot)],
+        deadline_ns: None,
+        on_signal: OnSignal::Interrupt,
+    }
 }
 
 pub(crate) fn sys_rt_sigtimedwait(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
@@ -242,7 +276,11 @@ pub(crate) fn sys_rt_sigtimedwait(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 
         return Err(EINVAL);
     }
     let wanted = k.copy_in_u64(cx, set)? & !UNBLOCKABLE;
-    let timeout_ns = if timeout == 0 { None } else { Some(k.copy_in_timespec(cx, timeout)?) };
+    let timeout_ns = if timeout == 0 {
+        None
+    } else {
+        Some(k.copy_in_timespec(cx, timeout)?)
+    };
     let from_thread = k.thread_mut(cx.slot).pending.take(wanted);
     if let Some(found) = from_thread.or_else(|| k.signals.pending.take(wanted)) {
         k.copy_out_if(cx, info, &found.to_bytes())?;
@@ -255,7 +293,11 @@ pub(crate) fn sys_rt_sigtimedwait(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 
         return Err(EINTR);
     }
     let deadline_ns = timeout_ns.map(|timeout| k.deadline(cx, timeout));
-    Ok(Flow::Wait(Wait { keys: vec![WaitKey::Alone(cx.slot)], deadline_ns, on_signal: OnSignal::Interrupt }))
+    Ok(Flow::Wait(Wait {
+        keys: vec![WaitKey::Alone(cx.slot)],
+        deadline_ns,
+        on_signal: OnSignal::Interrupt,
+    }))
 }
 
 /// Signals as a file: not offered; programs that ask fall back to handlers.

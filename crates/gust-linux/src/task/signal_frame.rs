@@ -37,7 +37,12 @@ const STATE_BYTES: u64 = XSAVE_BYTES as u64 - 64;
 
 impl Kernel {
     /// Builds the frame and points the thread at the handler.
-    pub(crate) fn push_frame(&mut self, cx: &mut Cx<'_>, info: &SigInfo, action: Action) -> Result<(), Errno> {
+    pub(crate) fn push_frame(
+        &mut self,
+        cx: &mut Cx<'_>,
+        info: &SigInfo,
+        action: Action,
+    ) -> Result<(), Errno> {
         self.settle_interrupted_call(cx.slot, action);
         let mut state = [0; XSAVE_BYTES];
         cx.vm.extended_state(cx.slot, &mut state).map_err(|_| EFAULT)?;
@@ -46,7 +51,11 @@ impl Kernel {
         let alt = thread.alt_stack;
         let on_alt = alt.holds(before.rsp);
         let use_alt = action.flags & libc::SA_ONSTACK as u64 != 0 && alt.bytes > 0 && !on_alt;
-        let top = if use_alt { alt.base.wrapping_add(alt.bytes) } else { before.rsp.wrapping_sub(RED_ZONE) };
+        let top = if use_alt {
+            alt.base.wrapping_add(alt.bytes)
+        } else {
+            before.rsp.wrapping_sub(RED_ZONE)
+        };
         let state_at = top.wrapping_sub(STATE_BYTES + 4) & !63;
         let frame = (state_at.wrapping_sub(8 + UCONTEXT_BYTES + SIGINFO_BYTES) & !15).wrapping_sub(8);
         let (context_at, info_at) = (frame.wrapping_add(8), frame.wrapping_add(8 + UCONTEXT_BYTES));
@@ -97,7 +106,13 @@ impl Kernel {
         registers.rax = 0;
         registers.rflags &= !TRAP_AND_DIRECTION;
         if action.flags & libc::SA_RESETHAND as u32 as u64 != 0 {
-            self.signals.set_action(info.signal, Action { handler: SIG_DFL, ..action });
+            self.signals.set_action(
+                info.signal,
+                Action {
+                    handler: SIG_DFL,
+                    ..action
+                },
+            );
         }
     }
 }
@@ -123,7 +138,11 @@ fn ucontext(r: &Registers, info: &SigInfo, alt: AltStack, on_alt: bool, state_at
         (_, false) => 0,
     };
     let (address, vector, error_code) = match info.detail {
-        Detail::Fault { address, vector, error_code } => (address, u64::from(vector), error_code),
+        Detail::Fault {
+            address,
+            vector,
+            error_code,
+        } => (address, u64::from(vector), error_code),
         Detail::None | Detail::Sender { .. } | Detail::Timer { .. } | Detail::Raw(_) => (0, 0, 0),
     };
     let out = Writer::with_capacity(UCONTEXT_BYTES as usize)
@@ -133,20 +152,23 @@ fn ucontext(r: &Registers, info: &SigInfo, alt: AltStack, on_alt: bool, state_at
         .i32(stack_flags)
         .u32(0)
         .u64(alt.bytes);
-    [r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx, r.rsp]
-        .iter()
-        .fold(out, |out, register| out.u64(*register))
-        .u64(r.rip)
-        .u64(r.rflags)
-        .u64(USER_CODE | USER_DATA << 48)
-        .u64(error_code)
-        .u64(vector)
-        .u64(mask)
-        .u64(address)
-        .u64(state_at)
-        .pad_to(40 + 23 * 8 + 8 + 64)
-        .u64(mask)
-        .done()
+    [
+        r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax,
+        r.rcx, r.rsp,
+    ]
+    .iter()
+    .fold(out, |out, register| out.u64(*register))
+    .u64(r.rip)
+    .u64(r.rflags)
+    .u64(USER_CODE | USER_DATA << 48)
+    .u64(error_code)
+    .u64(vector)
+    .u64(mask)
+    .u64(address)
+    .u64(state_at)
+    .pad_to(40 + 23 * 8 + 8 + 64)
+    .u64(mask)
+    .done()
 }
 
 /// Goes back to what a signal interrupted. Everything in the frame is the guest's to forge; what it can reach so is
@@ -224,7 +246,12 @@ mod tests {
 
     #[test]
     fn the_context_has_linuxs_layout() {
-        let registers = Registers { rip: 0x1111, rsp: 0x2222, rax: 0x3333, ..Registers::default() };
+        let registers = Registers {
+            rip: 0x1111,
+            rsp: 0x2222,
+            rax: 0x3333,
+            ..Registers::default()
+        };
         let info = SigInfo::kernel(11);
         let raw = ucontext(&registers, &info, AltStack::default(), false, 0x4444, 0x5555);
         assert_eq!(raw.len() as u64, UCONTEXT_BYTES);
@@ -233,7 +260,10 @@ mod tests {
         assert_eq!(register(libc::REG_RIP), 0x1111);
         assert_eq!(register(libc::REG_RSP), 0x2222);
         assert_eq!(register(libc::REG_RAX), 0x3333);
-        assert_eq!(u64_at(&raw, std::mem::offset_of!(libc::ucontext_t, uc_sigmask)), 0x5555);
+        assert_eq!(
+            u64_at(&raw, std::mem::offset_of!(libc::ucontext_t, uc_sigmask)),
+            0x5555
+        );
         assert_eq!(u64_at(&raw, registers_at + 23 * 8), 0x4444);
     }
 }

@@ -73,17 +73,31 @@ impl SigInfo {
     /// A signal from the kernel itself.
     pub(crate) fn kernel(signal: u32) -> Self {
         const SI_KERNEL: i32 = 0x80;
-        Self { signal, code: SI_KERNEL, errno: 0, detail: Detail::None }
+        Self {
+            signal,
+            code: SI_KERNEL,
+            errno: 0,
+            detail: Detail::None,
+        }
     }
 
     pub(crate) fn timer(signal: u32, id: u32, overrun: u32, value: u64) -> Self {
         const SI_TIMER: i32 = -2;
-        Self { signal, code: SI_TIMER, errno: 0, detail: Detail::Timer { id, overrun, value } }
+        Self {
+            signal,
+            code: SI_TIMER,
+            errno: 0,
+            detail: Detail::Timer { id, overrun, value },
+        }
     }
 
     /// `siginfo_t`, 128 bytes.
     pub(crate) fn to_bytes(self) -> Vec<u8> {
-        let out = Writer::with_capacity(128).u32(self.signal).i32(self.errno).i32(self.code).u32(0);
+        let out = Writer::with_capacity(128)
+            .u32(self.signal)
+            .i32(self.errno)
+            .i32(self.code)
+            .u32(0);
         match self.detail {
             Detail::None => out,
             Detail::Sender { pid, uid, value } => out.u32(pid).u32(uid).u64(value),
@@ -159,7 +173,10 @@ pub(crate) struct Signals {
 
 impl Default for Signals {
     fn default() -> Self {
-        Self { actions: vec![Action::default(); SIGNALS as usize], pending: Pending::default() }
+        Self {
+            actions: vec![Action::default(); SIGNALS as usize],
+            pending: Pending::default(),
+        }
     }
 }
 
@@ -217,7 +234,11 @@ impl Kernel {
     /// Sends a signal to the process: to the first thread that does not block it.
     pub(crate) fn signal_process(&mut self, info: SigInfo) {
         let bit = signal_bit(info.signal);
-        let taker = self.threads.iter().find(|(_, thread)| thread.mask & bit == 0).map(|(slot, _)| slot);
+        let taker = self
+            .threads
+            .iter()
+            .find(|(_, thread)| thread.mask & bit == 0)
+            .map(|(slot, _)| slot);
         if taker.is_some() && self.signals.is_ignored(info.signal) {
             return;
         }
@@ -233,7 +254,12 @@ impl Kernel {
         let waiting: Vec<usize> = self
             .threads
             .iter()
-            .filter(|(_, thread)| thread.call.as_ref().is_some_and(|call| call.number == libc::SYS_rt_sigtimedwait as u64))
+            .filter(|(_, thread)| {
+                thread
+                    .call
+                    .as_ref()
+                    .is_some_and(|call| call.number == libc::SYS_rt_sigtimedwait as u64)
+            })
             .map(|(slot, _)| slot)
             .collect();
         for slot in waiting {
@@ -244,7 +270,12 @@ impl Kernel {
     /// A signal of the thread's own making, such as `SIGPIPE`.
     pub(crate) fn signal_self(&mut self, slot: usize, signal: u32) {
         let (pid, uid) = (self.process.pid, self.process.uid);
-        let info = SigInfo { signal, code: 0, errno: 0, detail: Detail::Sender { pid, uid, value: 0 } };
+        let info = SigInfo {
+            signal,
+            code: 0,
+            errno: 0,
+            detail: Detail::Sender { pid, uid, value: 0 },
+        };
         self.signal_thread(slot, info);
     }
 

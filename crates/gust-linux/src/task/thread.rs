@@ -86,7 +86,10 @@ pub(crate) struct Threads {
 impl Threads {
     /// The first thread; its id is the process's.
     pub(crate) fn first(pid: u32, registers: Registers) -> Self {
-        Self { records: vec![None, Some(Thread::new(pid, registers))], next_tid: pid + 1 }
+        Self {
+            records: vec![None, Some(Thread::new(pid, registers))],
+            next_tid: pid + 1,
+        }
     }
 
     /// A new record for a thread; `None` when there are too many.
@@ -118,11 +121,16 @@ impl Threads {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Thread)> {
-        self.records.iter().enumerate().filter_map(|(slot, thread)| Some((slot, thread.as_ref()?)))
+        self.records
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, thread)| Some((slot, thread.as_ref()?)))
     }
 
     pub(crate) fn find_tid(&self, tid: u32) -> Option<usize> {
-        self.iter().find(|(_, thread)| thread.tid == tid).map(|(slot, _)| slot)
+        self.iter()
+            .find(|(_, thread)| thread.tid == tid)
+            .map(|(slot, _)| slot)
     }
 
     pub(crate) fn len(&self) -> usize {
