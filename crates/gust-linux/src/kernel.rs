@@ -14,7 +14,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use gust_vmm::{Exit, Registers, Vm};
+use gust_image::Image;
+use gust_vmm::{Exit, MappedArea, PageRange, Registers, Vm};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
 use serde::{Deserialize, Serialize};
 
@@ -383,8 +384,40 @@ impl Kernel {
     }
 
     /// Gives a restored guest its own randomness.
-    pub fn reseed(&mut self, seed: [u8; 32]) {
+    pub(crate) fn reseed(&mut self, seed: [u8; 32]) {
         self.random = ChaCha20Rng::from_seed(seed);
+    }
+
+    /// The mappings, by address, for a capture of the machine.
+    pub fn mapped_areas(&self) -> Vec<MappedArea> {
+        let area = |(start, area): (u64, &crate::mm::Area)| MappedArea {
+            range: PageRange::new(start, area.end),
+            prot: area.prot,
+        };
+        self.mm.iter().map(area).collect()
+    }
+
+    /// Numbers of the threads' records.
+    pub fn thread_slots(&self) -> Vec<usize> {
+        self.threads.iter().map(|(slot, _)| slot).collect()
+    }
+
+    /// The guest's monotonic clock, to go on from when this state is restored.
+    pub fn clock_ns(&self, host: &mut dyn Host) -> u64 {
+        self.clock.monotonic_ns(host)
+    }
+
+    /// Gives a stored guest its images again, in the order in which they were mounted, and its clock.
+    pub fn resume(&mut self, host: &mut dyn Host, images: Vec<Image>, clock_ns: u64) {
+        self.vfs.attach_images(images);
+        self.clock.continue_from(host, clock_ns);
+    }
+
+    /// Changes what the guest may use.
+    pub fn set_limits(&mut self, memory_bytes: u64, tmp_bytes: u64, cpus: u32) {
+        self.mm.limit_bytes = memory_bytes;
+        self.vfs.memory.set_limit(tmp_bytes);
+        self.process.cpus = cpus.clamp(1, 63);
     }
 }
 

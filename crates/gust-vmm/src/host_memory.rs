@@ -159,6 +159,16 @@ impl HostMapping {
         Some(unsafe { self.base.as_ptr().add(at as usize) })
     }
 
+    /// Copies bytes in. The range must lie inside, and nobody else may write to it meanwhile.
+    pub(crate) fn write(&mut self, at: u64, data: &[u8]) {
+        let Some(target) = self.pointer(at, data.len() as u64) else {
+            debug_assert!(false, "outside the mapping");
+            return;
+        };
+        // SAFETY: in bounds, as just checked; source and target do not overlap, since the mapping is this value's own.
+        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), target, data.len()) };
+    }
+
     /// Gives memory back: the range reads as zero (anonymous) or as the file (private map) from now on, and KVM
     /// forgets its translations of it.
     pub(crate) fn discard(&self, at: u64, bytes: u64) -> Result<()> {

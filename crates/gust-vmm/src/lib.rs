@@ -23,6 +23,7 @@ mod host_memory;
 mod machine;
 mod physical;
 mod ring0;
+mod snapshot;
 mod space;
 mod stubs;
 mod tables;
@@ -37,5 +38,9 @@ pub use error::{Error, Result};
 pub use geometry::{CHUNK_BYTES, PAGE_BYTES, PageRange, Prot, SlotSizes, THREADS_MAX, USER_END, USER_START};
 pub use host_memory::HostMapping;
 pub use machine::{CpuFingerprint, Hypervisor, Vm};
+pub use snapshot::{
+    ChunkMap, Costs, Layout, MachineState, MappedArea, PageRun, RestoreTimes, Rewound, SNAPSHOT_VERSION, Source, Style,
+    WorkingSet,
+};
 pub use space::{AddressSpace, BadAddress, Populate};
 pub use vcpu::{Exit, Registers, XSAVE_BYTES};

@@ -17,6 +17,7 @@ use crate::{
         BLOCK_TSS, IDT, KERNEL_BASE, PAGE_BYTES, RING0_CODE, SYSCALL_PAGE, SlotSizes, THREADS_MAX,
         TOUCH_BYTES, VCPU_BLOCK_BYTES, VCPU_BLOCKS, VCPUS_MAX, XSAVE_AREAS,
     },
+    snapshot::Restored,
     space::AddressSpace,
     stubs::{
         self, EXCEPTIONS, HANDLER_BYTES, PORT_EXCEPTIONS, PORT_SYSCALL, TABLE_STUB_OFFSET, TOUCH_STUB_OFFSET,
@@ -131,10 +132,7 @@ impl Hypervisor {
         let vm = space.physical.vm().ok_or(Error::Missing("a VM"))?;
         let fd = retry_interrupted(|| vm.create_vcpu(0)).map_err(Error::kvm("create a vCPU"))?;
         let vcpu = Vcpu::new(fd, 0, &self.cpuid)?;
-        Ok(Vm {
-            vcpu: Some(vcpu),
-            space,
-        })
+        Ok(Vm { vcpu: Some(vcpu), space, restored: None })
     }
 }
 
@@ -232,15 +230,13 @@ pub struct Vm {
     // Dropped first: the vCPU runs in the space's VM. `None` for a machine that runs nothing.
     vcpu: Option<Vcpu>,
     space: AddressSpace,
+    restored: Option<Restored>,
 }
 
 impl Vm {
     /// A machine without a processor, for tests and fuzzers of what stands on it; works on hosts without KVM.
     pub fn detached() -> Result<Self> {
-        Ok(Self {
-            vcpu: None,
-            space: AddressSpace::detached()?,
-        })
+        Ok(Self { vcpu: None, space: AddressSpace::detached()?, restored: None })
     }
 
     /// The address space.
@@ -294,6 +290,41 @@ impl Vm {
         }
         self.space
             .write_system(XSAVE_AREAS + thread as u64 * PAGE_BYTES, state);
+        Ok(())
+    }
+
+    pub(crate) fn restored(&self) -> Option<&Restored> {
+        self.restored.as_ref()
+    }
+
+    pub(crate) fn set_restored(&mut self, restored: Restored) {
+        self.restored = Some(restored);
+    }
+
+    pub(crate) fn take_restored(&mut self) -> Option<Restored> {
+        self.restored.take()
+    }
+
+    /// Enters the guest once with nothing to do, so that what KVM makes at the first entry is there.
+    pub fn warm_up(&mut self) -> Result<()> {
+        self.touch(&[])
+    }
+
+    /// Has the guest touch addresses, for writing where bit 0 is set.
+    pub(crate) fn touch(&mut self, addresses: &[u64]) -> Result<()> {
+        let vcpu = self.vcpu.as_mut().ok_or(Error::Missing("a vCPU in a detached machine"))?;
+        crate::ring0::flush(vcpu, &mut self.space)?;
+        let block = vcpu.block();
+        // The list ends with a zero.
+        let room = (TOUCH_BYTES / 8) as usize - 1;
+        let empty: &[u64] = &[];
+        let batches = addresses.chunks(room).chain(addresses.is_empty().then_some(empty));
+        for batch in batches {
+            let list: Vec<u8> = batch.iter().chain([&0]).flat_map(|address| address.to_le_bytes()).collect();
+            self.space.write_system(block + BLOCK_TOUCH, &list);
+            let stub = KERNEL_BASE + block + BLOCK_STUB_CODE + TOUCH_STUB_OFFSET;
+            vcpu.run_user_stub(stub, KERNEL_BASE + block + BLOCK_TOUCH)?;
+        }
         Ok(())
     }
 

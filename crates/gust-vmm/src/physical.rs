@@ -80,20 +80,24 @@ impl Physical {
     }
 
     fn add(&mut self, base: u64, memory: HostMapping) -> Result<()> {
-        if let Some(vm) = &self.vm {
-            let region = kvm_userspace_memory_region {
-                slot: self.slots.len() as u32,
-                flags: 0,
-                guest_phys_addr: base,
-                memory_size: memory.bytes(),
-                userspace_addr: memory.base() as u64,
-            };
-            // SAFETY: the memory is owned by the slot that is kept below for as long as the VM lives; slots do not
-            // overlap, since their bases are a terabyte apart or follow each other.
-            unsafe { vm.set_user_memory_region(region) }.map_err(Error::kvm("add a memory slot"))?;
-        }
+        self.set_slot(self.slots.len() as u32, base, &memory, memory.bytes())?;
         self.slots.push(Slot { base, memory });
         Ok(())
+    }
+
+    /// Tells KVM of a slot; zero bytes take it away.
+    fn set_slot(&self, slot: u32, base: u64, memory: &HostMapping, bytes: u64) -> Result<()> {
+        let Some(vm) = &self.vm else { return Ok(()) };
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: base,
+            memory_size: bytes,
+            userspace_addr: memory.base() as u64,
+        };
+        // SAFETY: the caller keeps the memory in `slots` for as long as the VM lives; slots do not overlap, since
+        // their bases are a terabyte apart or follow each other.
+        unsafe { vm.set_user_memory_region(region) }.map_err(Error::kvm("set a memory slot"))
     }
 
     fn add_fresh(&mut self, bytes: u64) -> Result<()> {
@@ -151,6 +155,37 @@ impl Physical {
         let chunk = self.next_fresh;
         self.next_fresh += CHUNK_BYTES;
         Ok(chunk)
+    }
+
+    /// Makes sure that an image of this size has a slot. A slot that is too small is replaced: slow, and only for
+    /// images larger than the pool's slots are made for.
+    pub(crate) fn ensure_image(&mut self, bytes: u64) -> Result<()> {
+        let known = self.slots.iter().position(|slot| slot.base == IMAGE_BASE);
+        match known {
+            Some(at) if self.slots[at].memory.bytes() >= bytes => return Ok(()),
+            Some(at) => {
+                let memory = HostMapping::anonymous(bytes)?;
+                self.set_slot(at as u32, IMAGE_BASE, &memory, 0)?;
+                self.set_slot(at as u32, IMAGE_BASE, &memory, memory.bytes())?;
+                self.slots[at].memory = memory;
+            }
+            None => self.add(IMAGE_BASE, HostMapping::anonymous(bytes.max(CHUNK_BYTES))?)?,
+        }
+        Ok(())
+    }
+
+    /// Drops all fresh memory: it reads as zero, and is taken from the start again.
+    pub(crate) fn drop_fresh(&mut self) -> Result<()> {
+        let used = self.next_fresh - FRESH_BASE;
+        for slot in self.slots.iter().filter(|slot| slot.base >= FRESH_BASE) {
+            let from = slot.base - FRESH_BASE;
+            if from < used {
+                slot.memory.discard(0, (used - from).min(slot.memory.bytes()))?;
+            }
+        }
+        self.next_fresh = FRESH_BASE;
+        self.free_chunks.clear();
+        Ok(())
     }
 
     /// Gives a chunk back; its memory must have been discarded.

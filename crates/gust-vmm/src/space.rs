@@ -11,6 +11,7 @@
 //! at the same time; every copy is made once and validated afterwards by the caller.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     ptr,
     sync::atomic::{AtomicU32, Ordering},
@@ -22,6 +23,7 @@ use crate::{
     error::{Error, Result},
     geometry::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES, PageRange, Prot, SlotSizes, USER_END},
     physical::{Physical, Region, region_of},
+    snapshot::Plan,
     tables::{
         ACCESSED, ADDRESS, BACKED, DIRTY, EntryAt, LARGE, Leaf, PRESENT, PageTables, STALE, USER, WRITE,
         prot_of, rights,
@@ -68,6 +70,8 @@ pub struct AddressSpace {
     /// Guest-virtual chunk number to guest-physical address.
     chunks: HashMap<u64, u64>,
     backed_pages: u64,
+    /// Pages of the image that the host has written to whatever their rights.
+    host_written: RefCell<Vec<u64>>,
 }
 
 impl AddressSpace {
@@ -79,6 +83,7 @@ impl AddressSpace {
             physical,
             chunks: HashMap::new(),
             backed_pages: 0,
+            host_written: RefCell::default(),
         })
     }
 
@@ -414,6 +419,10 @@ impl AddressSpace {
             Need::Read | Need::Backed => {}
             Need::Write | Need::BackedWrite => self.tables.mark_dirty(at),
         }
+        if need == Need::BackedWrite && entry & WRITE == 0 && region_of(entry & ADDRESS) == Region::Image {
+            let page = address & (page_bytes - 1) & !(PAGE_BYTES - 1);
+            self.host_written.borrow_mut().push((entry & ADDRESS) + page);
+        }
         let offset = address & (page_bytes - 1);
         let bytes = page_bytes - offset;
         let pointer = self
@@ -556,5 +565,49 @@ impl AddressSpace {
         };
         // SAFETY: as in `write_system`.
         unsafe { ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) };
+    }
+
+    /// Takes over the bindings of a plan.
+    pub(crate) fn adopt_bindings(&mut self, plan: &Plan) {
+        self.chunks.clear();
+        self.chunks.extend(plan.bindings.iter().copied());
+        self.backed_pages = plan.backed_pages;
+    }
+
+    /// Chunks that have or had pages, in order.
+    pub(crate) fn bound_chunks(&self) -> Vec<u64> {
+        let mut chunks: Vec<u64> = self.chunks.keys().copied().collect();
+        chunks.sort_unstable();
+        chunks
+    }
+
+    /// The entry of the page at an address; zero where there is none.
+    pub(crate) fn entry(&self, address: u64) -> u64 {
+        match self.tables.find(address) {
+            Leaf::None => 0,
+            Leaf::Chunk(at) | Leaf::Page(at) => self.tables.read(at),
+        }
+    }
+
+    pub(crate) fn take_host_written(&mut self) -> Vec<u64> {
+        self.host_written.take()
+    }
+
+    /// Drops the host memory behind guest-physical pages.
+    pub(crate) fn discard_physical(&self, physical: u64, bytes: u64) -> Result<()> {
+        self.discard_run((physical, bytes))
+    }
+
+    /// Makes pages absent that a large page shows though nothing is mapped there; call before mapping anything in the
+    /// range. A plan of a snapshot makes such pages.
+    pub fn clear_phantoms(&mut self, range: PageRange) -> Result<()> {
+        for piece in range.by_chunk() {
+            if let Leaf::Chunk(at) = self.tables.find(piece.start)
+                && region_of(self.tables.read(at) & ADDRESS) != Region::Fresh
+            {
+                self.unmap_pages(piece)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -13,6 +13,7 @@
 //! `unsafe`: raw access to the system slot's memory, always as aligned `AtomicU64` inside its bounds.
 
 use std::{
+    collections::HashMap,
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -98,6 +99,8 @@ pub(crate) struct PageTables {
     bytes: u64,
     next_table: u64,
     stale: Vec<EntryAt>,
+    /// Entries that have changed since the tables were adopted, with what they were then.
+    journal: Option<HashMap<EntryAt, u64>>,
 }
 
 // SAFETY: the pointer is to the system slot's memory, which the owner of this value keeps mapped for as long; see
@@ -113,6 +116,7 @@ impl PageTables {
             bytes: system.bytes(),
             next_table: USER_TABLES,
             stale: Vec::new(),
+            journal: None,
         };
         tables.map_kernel_region();
         Ok(tables)
@@ -172,15 +176,64 @@ impl PageTables {
         let old = self.read(at);
         let same_page = old & value & PRESENT != 0 && (old ^ value) & (ADDRESS | LARGE) == 0;
         let kept = if same_page { old & (ACCESSED | DIRTY) } else { 0 };
+        self.note(at, old);
         self.write(at, value | kept);
         if takes_away(old, value) {
             self.stale.push(at);
         }
     }
 
+    /// Replaces an entry by one that is to be taken as it is, its accessed and dirty bits included.
+    pub(crate) fn replace(&mut self, at: EntryAt, value: u64) {
+        let old = self.read(at);
+        self.note(at, old);
+        self.write(at, value);
+        if takes_away(old, value) {
+            self.stale.push(at);
+        }
+    }
+
+    fn note(&mut self, at: EntryAt, old: u64) {
+        if let Some(journal) = &mut self.journal {
+            journal.entry(at).or_insert(old);
+        }
+    }
+
     /// Replaces an entry whose page the host is about to drop from the guest by other means.
     pub(crate) fn set_without_flush(&mut self, at: EntryAt, value: u64) {
+        self.note(at, self.read(at));
         self.write(at, value);
+    }
+
+    /// Clears the accessed and dirty bits of an entry whose translations the host has dropped.
+    pub(crate) fn clear_used(&mut self, at: EntryAt) {
+        let entry = self.read(at);
+        self.write(at, entry & !(ACCESSED | DIRTY));
+    }
+
+    /// Takes over tables that have been put behind the kernel region's, and begins to journal.
+    pub(crate) fn adopt(&mut self, root: &[(u16, u64)], next_table: u64) {
+        for (index, entry) in root {
+            self.write(EntryAt(PML4 + u64::from(*index) * 8), *entry);
+        }
+        self.next_table = next_table;
+        self.journal = Some(HashMap::new());
+    }
+
+    pub(crate) fn journal_len(&self) -> usize {
+        self.journal.as_ref().map_or(0, HashMap::len)
+    }
+
+    /// Takes the journal, in the order of the entries' addresses.
+    pub(crate) fn take_journal(&mut self) -> Vec<(EntryAt, u64)> {
+        let mut entries: Vec<(EntryAt, u64)> = self.journal.take().into_iter().flatten().collect();
+        entries.sort_unstable();
+        entries
+    }
+
+    /// Begins a new journal.
+    pub(crate) fn clear_journal(&mut self) {
+        self.journal = Some(HashMap::new());
     }
 
     /// Marks an entry as used and written, as the processor would have; for writes by the host.
@@ -256,11 +309,6 @@ impl PageTables {
         let table = self.next_table;
         self.next_table += PAGE_BYTES;
         Ok(table)
-    }
-
-    /// First table page that has not been taken.
-    pub(crate) fn next_table(&self) -> u64 {
-        self.next_table
     }
 
     /// Whether ring 0 must write entries before the guest goes on.

@@ -58,11 +58,6 @@ impl Vfs {
         self.images = images;
     }
 
-    /// How many images the tree has.
-    pub(crate) fn image_count(&self) -> usize {
-        self.images.len()
-    }
-
     /// Adds an image; it is seen once it is mounted.
     pub(crate) fn add_image(&mut self, image: Image) -> Vnode {
         self.images.push(image);

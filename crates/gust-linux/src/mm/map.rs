@@ -149,6 +149,7 @@ impl Mm {
         if self.areas.len() >= AREAS_MAX {
             return Err(ENOMEM);
         }
+        vm.space_mut().clear_phantoms(range).map_err(|_| ENOMEM)?;
         let NewArea {
             prot,
             backing,

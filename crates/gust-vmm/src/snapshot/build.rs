@@ -1,0 +1,360 @@
+//! Building a plan: which page of the snapshot is mapped where, as page tables that are ready to be copied in.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    geometry::{CHUNK_BYTES, CHUNK_PAGES, HOT_BASE, IMAGE_BASE, PAGE_BYTES, Prot, USER_TABLES},
+    snapshot::{
+        ChunkMap, MachineState, WorkingSet,
+        working_set::{ChunkSet, PageBits},
+    },
+    tables::{ACCESSED, BACKED, DIRTY, LARGE, PRESENT, USER, WRITE, rights},
+};
+
+/// What a fault and a copy cost on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Costs {
+    /// A fault that the host resolves by mapping pages, in nanoseconds.
+    pub fault_ns: u64,
+    /// Copying a chunk, in nanoseconds.
+    pub copy_chunk_ns: u64,
+}
+
+impl Costs {
+    /// A host with nested shadow paging, before anything has been measured.
+    pub const DEFAULT: Self = Self { fault_ns: 10_000, copy_chunk_ns: 150_000 };
+}
+
+/// What a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Finding out what a run touches: every page is an entry of its own, nothing is marked as used.
+    Record,
+    /// Little memory of its own: hot pages only. For machines that are touched ahead.
+    Compact,
+    /// The first answer as soon as possible: chunks are copied whole where that is cheaper than their faults.
+    Fast(Costs),
+}
+
+/// Most bytes of chunks that are copied whole.
+const WHOLE_CHUNKS_BYTES_MAX: u64 = 24 << 20;
+
+/// How one chunk is mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mapping {
+    /// One large page of the image.
+    LargeImage(Prot),
+    /// One large page of hot memory, filled with the whole chunk.
+    LargeHot,
+    /// A table; pages that runs touched are hot.
+    Pages,
+}
+
+/// A plan's small part; the tables and the hot pages' contents are apart.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// Entries of the top table: index and value.
+    pub(crate) root: Vec<(u16, u64)>,
+    /// Guest-virtual chunk and the guest-physical chunk that is bound to it.
+    pub(crate) bindings: Vec<(u64, u64)>,
+    /// Bytes of dense hot pages at the start of the hot slot.
+    pub(crate) hot_bytes: u64,
+    /// Chunks that are copied whole: index in the memory file, offset in the hot slot.
+    pub(crate) whole_chunks: Vec<(u32, u64)>,
+    /// Addresses to touch ahead; bit 0: for writing.
+    pub(crate) touches: Vec<u64>,
+    /// Where the entry of each hot page is, in the order of the hot slot.
+    pub(crate) hot_entries: Vec<u64>,
+    /// Tables and directory entries that map the image for writing.
+    pub(crate) writable_images: Vec<WritableImage>,
+    /// Pages that count as backed.
+    pub(crate) backed_pages: u64,
+}
+
+/// A place in the tables where the guest may write to the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WritableImage {
+    /// Guest-physical address of the table, or of the directory entry of a large page.
+    pub(crate) at: u64,
+    /// It is a large page.
+    pub(crate) large: bool,
+}
+
+/// A plan with what belongs to it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Built {
+    pub(crate) plan: Plan,
+    /// Tables, in order from the first that user space has.
+    pub(crate) tables: Vec<[u64; CHUNK_PAGES]>,
+    /// Offsets in the memory file of the hot pages, in order.
+    pub(crate) hot_sources: Vec<u64>,
+}
+
+impl Built {
+    /// Guest-physical address of a table.
+    fn table_address(number: usize) -> u64 {
+        USER_TABLES + number as u64 * PAGE_BYTES
+    }
+
+    fn add_table(&mut self) -> usize {
+        self.tables.push([0; CHUNK_PAGES]);
+        self.tables.len() - 1
+    }
+
+    /// The directory table for an address, and the index in it.
+    fn directory(&mut self, address: u64) -> (usize, usize) {
+        const TABLE: u64 = PRESENT | WRITE | USER;
+        let index = |shift: u32| ((address >> shift) & 511) as usize;
+        let root_index = index(39) as u16;
+        let number_of = |entry: u64| ((entry & !0xfff) - USER_TABLES) as usize / PAGE_BYTES as usize;
+        let known = self.plan.root.iter().find(|(index, _)| *index == root_index).map(|(_, entry)| *entry);
+        let pointers = match known {
+            Some(entry) => number_of(entry),
+            None => {
+                let table = self.add_table();
+                self.plan.root.push((root_index, Self::table_address(table) | TABLE));
+                table
+            }
+        };
+        let entry = self.tables[pointers][index(30)];
+        let directory = if entry == 0 {
+            let table = self.add_table();
+            self.tables[pointers][index(30)] = Self::table_address(table) | TABLE;
+            table
+        } else {
+            number_of(entry)
+        };
+        (directory, index(21))
+    }
+}
+
+/// Builds a plan for a snapshot. Without a working set, every style is [`Style::Record`].
+pub(crate) fn build(state: &MachineState, set: Option<&WorkingSet>, style: Style) -> Built {
+    let mut built = Built::default();
+    built.plan.backed_pages = state.backed_pages();
+    let set = set.filter(|set| set.chunks.len() == state.chunks.len());
+    let nothing = ChunkSet::default();
+    let mappings: Vec<(Mapping, ChunkSet)> = state
+        .chunks
+        .iter()
+        .enumerate()
+        .scan(WHOLE_CHUNKS_BYTES_MAX, |whole_left, (index, chunk)| {
+            let touched = set.map_or(nothing, |set| set.chunks[index]);
+            let mapping = match (set, style) {
+                (None, _) | (_, Style::Record) => Mapping::Pages,
+                (Some(_), Style::Compact | Style::Fast(_)) => choose(chunk, &touched, style, whole_left),
+            };
+            Some((mapping, touched))
+        })
+        .collect();
+    // Hot pages come first in the hot slot, dense; whole chunks follow, aligned.
+    let recording = set.is_none() || style == Style::Record;
+    for (index, (chunk, (mapping, touched))) in state.chunks.iter().zip(&mappings).enumerate() {
+        if *mapping == Mapping::Pages {
+            map_pages(&mut built, index, chunk, touched, recording);
+        }
+    }
+    built.plan.hot_bytes = built.hot_sources.len() as u64 * PAGE_BYTES;
+    let mut hot = built.plan.hot_bytes.next_multiple_of(CHUNK_BYTES);
+    for (index, (chunk, (mapping, touched))) in state.chunks.iter().zip(&mappings).enumerate() {
+        match mapping {
+            Mapping::Pages => {}
+            Mapping::LargeImage(prot) => map_large_image(&mut built, index, chunk, *prot, touched),
+            Mapping::LargeHot => {
+                map_large_hot(&mut built, index, chunk, hot);
+                hot += CHUNK_BYTES;
+            }
+        }
+    }
+    built
+}
+
+fn choose(chunk: &ChunkMap, set: &ChunkSet, style: Style, whole_left: &mut u64) -> Mapping {
+    if chunk.guarded || chunk.runs.iter().any(|run| !run.prot.readable()) {
+        return Mapping::Pages;
+    }
+    let bits = chunk.runs.iter().fold(0, |bits, run| bits | run.prot.bits());
+    let union = Prot::from_bits(bits);
+    if !union.writable() {
+        return Mapping::LargeImage(union);
+    }
+    // A chunk of which some pages must not be written, or could be run, keeps its pages apart.
+    if chunk.runs.iter().any(|run| run.prot != Prot::READ_WRITE) {
+        return Mapping::Pages;
+    }
+    if !set.written.any() {
+        return Mapping::LargeImage(union);
+    }
+    match style {
+        Style::Record | Style::Compact => Mapping::Pages,
+        Style::Fast(costs) => {
+            let by_pages = set.touched.groups() as u64 * costs.fault_ns;
+            let whole = costs.fault_ns + costs.copy_chunk_ns;
+            if by_pages > whole && *whole_left >= CHUNK_BYTES {
+                *whole_left -= CHUNK_BYTES;
+                Mapping::LargeHot
+            } else {
+                Mapping::Pages
+            }
+        }
+    }
+}
+
+fn image_address(index: usize) -> u64 {
+    IMAGE_BASE + index as u64 * CHUNK_BYTES
+}
+
+fn map_large_image(built: &mut Built, index: usize, chunk: &ChunkMap, prot: Prot, set: &ChunkSet) {
+    let address = chunk.chunk * CHUNK_BYTES;
+    let (directory, entry) = built.directory(address);
+    let physical = image_address(index);
+    // Not marked dirty: a write is then seen, and undone when the machine goes back to its snapshot.
+    built.tables[directory][entry] = physical | LARGE | BACKED | ACCESSED | rights(prot);
+    built.plan.bindings.push((chunk.chunk, physical));
+    if prot.writable() {
+        let at = Built::table_address(directory) + entry as u64 * 8;
+        built.plan.writable_images.push(WritableImage { at, large: true });
+    }
+    if let Some(page) = first(&set.touched) {
+        built.plan.touches.push(address + page as u64 * PAGE_BYTES);
+    }
+}
+
+fn map_large_hot(built: &mut Built, index: usize, chunk: &ChunkMap, hot: u64) {
+    let address = chunk.chunk * CHUNK_BYTES;
+    let (directory, entry) = built.directory(address);
+    let physical = HOT_BASE + hot;
+    built.tables[directory][entry] = physical | LARGE | BACKED | ACCESSED | DIRTY | rights(Prot::READ_WRITE);
+    built.plan.bindings.push((chunk.chunk, physical));
+    built.plan.whole_chunks.push((index as u32, hot));
+    built.plan.touches.push(address | 1);
+}
+
+fn map_pages(built: &mut Built, index: usize, chunk: &ChunkMap, set: &ChunkSet, recording: bool) {
+    let address = chunk.chunk * CHUNK_BYTES;
+    let (directory, entry) = built.directory(address);
+    let table = built.add_table();
+    built.tables[directory][entry] = Built::table_address(table) | PRESENT | WRITE | USER;
+    built.plan.bindings.push((chunk.chunk, image_address(index)));
+    let hot_pages = if recording { PageBits::default() } else { rounded_to_pairs(&set.touched) };
+    let mut writable = false;
+    for (page, prot) in chunk.pages().iter().enumerate() {
+        let Some(prot) = *prot else { continue };
+        let at = address + page as u64 * PAGE_BYTES;
+        let source = index as u64 * CHUNK_BYTES + page as u64 * PAGE_BYTES;
+        let value = if hot_pages.has(page) && prot.readable() {
+            let written = set.written.has(page) && prot.writable();
+            let hot = HOT_BASE + built.hot_sources.len() as u64 * PAGE_BYTES;
+            built.hot_sources.push(source);
+            built.plan.hot_entries.push(Built::table_address(table) + page as u64 * 8);
+            if set.touched.has(page) {
+                built.plan.touches.push(at | u64::from(written));
+            }
+            // Used and dirty, so that a host with shadow paging brings eight of them in with one fault. A page that
+            // no run wrote is left clean: a write to it is then seen.
+            hot | ACCESSED | if written { DIRTY } else { 0 }
+        } else {
+            writable |= prot.writable();
+            IMAGE_BASE + source
+        };
+        built.tables[table][page] = value | BACKED | rights(prot);
+    }
+    if writable {
+        built.plan.writable_images.push(WritableImage { at: Built::table_address(table), large: false });
+    }
+}
+
+fn first(bits: &PageBits) -> Option<usize> {
+    (0..CHUNK_PAGES).find(|page| bits.has(*page))
+}
+
+/// Neighbours are likely to be touched next time.
+fn rounded_to_pairs(bits: &PageBits) -> PageBits {
+    let mut rounded = *bits;
+    for page in (0..CHUNK_PAGES).filter(|page| bits.has(*page)) {
+        rounded.set(page ^ 1);
+    }
+    rounded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::PageRun;
+
+    fn chunk(chunk: u64, runs: &[(u16, u16, Prot)], guarded: bool) -> ChunkMap {
+        let runs = runs.iter().map(|(first, count, prot)| PageRun { first: *first, count: *count, prot: *prot });
+        ChunkMap { chunk, runs: runs.collect(), guarded }
+    }
+
+    fn state(chunks: Vec<ChunkMap>) -> MachineState {
+        MachineState { version: 1, chunks, extended: Vec::new() }
+    }
+
+    /// Follows the built tables as the processor would.
+    fn entry_at(built: &Built, address: u64) -> u64 {
+        let index = |shift: u32| ((address >> shift) & 511) as usize;
+        let table = |entry: u64| ((entry & 0x000f_ffff_ffff_f000) - USER_TABLES) as usize / 4096;
+        let Some((_, root)) = built.plan.root.iter().find(|(at, _)| usize::from(*at) == index(39)) else { return 0 };
+        let directory = built.tables[table(*root)][index(30)];
+        if directory == 0 {
+            return 0;
+        }
+        let entry = built.tables[table(directory)][index(21)];
+        if entry == 0 || entry & LARGE != 0 { entry } else { built.tables[table(entry)][index(12)] }
+    }
+
+    #[test]
+    fn recording_marks_nothing_as_used() {
+        let state = state(vec![chunk(2, &[(0, 512, Prot::READ_EXECUTE)], false), chunk(9, &[(3, 2, Prot::READ_WRITE)], false)]);
+        let built = build(&state, None, Style::Record);
+        for (chunk, page) in [(2u64, 0u64), (2, 511), (9, 3)] {
+            let entry = entry_at(&built, chunk * CHUNK_BYTES + page * PAGE_BYTES);
+            assert_eq!(entry & (PRESENT | ACCESSED | DIRTY | LARGE), PRESENT);
+        }
+        assert_eq!(entry_at(&built, 9 * CHUNK_BYTES), 0, "a page without contents is absent");
+        assert_eq!(built.plan.hot_bytes, 0);
+    }
+
+    #[test]
+    fn guarded_chunks_never_become_large_pages() {
+        let state = state(vec![chunk(1, &[(0, 100, Prot::READ)], true), chunk(2, &[(0, 100, Prot::READ)], false)]);
+        let built = build(&state, Some(&WorkingSet::empty(2)), Style::Compact);
+        assert_eq!(entry_at(&built, CHUNK_BYTES) & LARGE, 0);
+        assert_ne!(entry_at(&built, 2 * CHUNK_BYTES) & LARGE, 0);
+    }
+
+    #[test]
+    fn written_chunks_are_copied_where_faults_are_dear() {
+        let state = state(vec![chunk(1, &[(0, 512, Prot::READ_WRITE)], false)]);
+        let mut set = WorkingSet::empty(1);
+        for page in (0..512).step_by(20) {
+            set.chunks[0].touched.set(page);
+            set.chunks[0].written.set(page);
+        }
+        let dear = Style::Fast(Costs { fault_ns: 22_000, copy_chunk_ns: 100_000 });
+        let built = build(&state, Some(&set), dear);
+        assert_eq!(built.plan.whole_chunks, [(0, 0)]);
+        assert_ne!(entry_at(&built, CHUNK_BYTES) & LARGE, 0);
+        let cheap = Style::Fast(Costs { fault_ns: 1_000, copy_chunk_ns: 100_000 });
+        let built = build(&state, Some(&set), cheap);
+        assert!(built.plan.whole_chunks.is_empty());
+        assert_eq!(built.hot_sources.len(), 52, "26 pages, rounded to pairs");
+        assert_eq!(entry_at(&built, CHUNK_BYTES) & (DIRTY | WRITE), DIRTY | WRITE);
+        assert_eq!(entry_at(&built, CHUNK_BYTES + PAGE_BYTES) & DIRTY, 0, "the neighbour was not written");
+    }
+
+    #[test]
+    fn rights_of_pages_are_kept_in_mixed_chunks() {
+        let runs = [(0, 10, Prot::READ_EXECUTE), (10, 10, Prot::READ), (20, 10, Prot::READ_WRITE), (30, 1, Prot::NONE)];
+        let state = state(vec![chunk(1, &runs, false)]);
+        let mut set = WorkingSet::empty(1);
+        (0..31).for_each(|page| set.chunks[0].touched.set(page));
+        let built = build(&state, Some(&set), Style::Compact);
+        for (page, prot) in [(0, Prot::READ_EXECUTE), (10, Prot::READ), (20, Prot::READ_WRITE), (30, Prot::NONE)] {
+            let entry = entry_at(&built, CHUNK_BYTES + page * PAGE_BYTES);
+            assert_eq!(crate::tables::prot_of(entry), prot, "page {page}");
+            assert_ne!(entry & BACKED, 0);
+        }
+    }
+}
