@@ -171,6 +171,26 @@ impl Kernel {
         }
     }
 
+    /// A guest without a program, until there is one.
+    pub fn empty(root: &Image) -> Self {
+        Self::new(&BootConfig {
+            root: root.clone(),
+            images: Vec::new(),
+            program: String::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            directory: "/".into(),
+            uid: 0,
+            gid: 0,
+            memory_bytes: 0,
+            tmp_bytes: 0,
+            cpus: 1,
+            host_name: String::new(),
+            pid: 1,
+            seed: [0; 32],
+        })
+    }
+
     /// Lays an image over a directory.
     pub fn mount_image(&mut self, path: &str, image: Image) -> Result<(), BootError> {
         let missing = || BootError::NoDirectory(path.to_owned());

@@ -388,6 +388,25 @@ impl Kernel {
         self.random = ChaCha20Rng::from_seed(seed);
     }
 
+    /// Bytes of the guest's own random stream, for its runtime's generators.
+    pub fn random_bytes(&mut self, out: &mut [u8]) {
+        use rand_chacha::rand_core::RngCore as _;
+        self.random.fill_bytes(out);
+    }
+
+    /// Adds time that a thread has spent in the guest.
+    pub fn charge(&mut self, slot: usize, ran_ns: u64) {
+        if let Some(thread) = self.threads.get_mut(slot) {
+            thread.cpu_ns = thread.cpu_ns.saturating_add(ran_ns);
+        }
+    }
+
+    /// Tells the guest the time anew; the counter that it reads drifts from the host's clock by a few parts in a
+    /// million.
+    pub fn refresh_clock(&mut self, vm: &mut Vm, host: &mut dyn Host) {
+        self.write_clock_page(&mut Cx { vm, host, slot: 1 });
+    }
+
     /// The mappings, by address, for a capture of the machine.
     pub fn mapped_areas(&self) -> Vec<MappedArea> {
         let area = |(start, area): (u64, &crate::mm::Area)| MappedArea {

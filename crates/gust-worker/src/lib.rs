@@ -7,5 +7,6 @@
 
 pub mod channel;
 pub mod frame;
+pub mod kvm;
 pub mod protocol;
 pub mod runtime_api;

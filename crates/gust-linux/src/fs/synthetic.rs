@@ -36,7 +36,6 @@ impl Device {
 
 /// A file whose text is made when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named after their files")]
 pub(crate) enum Text {
     Maps,
     Smaps,

@@ -34,11 +34,16 @@ use crate::{
 };
 use apt::{Apt, Package, Unpacking};
 
-/// The bootstrap of the Python runtime, and the module with which functions register restore hooks.
-const PYTHON_FILES: [(&str, &str); 2] = [
+/// The bootstrap of the Python runtime, the context that it gives handlers, and the module with which functions register
+/// restore hooks.
+const PYTHON_FILES: [(&str, &str); 3] = [
     (
         "bootstrap.py",
         include_str!("../../../../../runtimes/python3.11/bootstrap.py"),
+    ),
+    (
+        "lambda_context.py",
+        include_str!("../../../../../runtimes/python3.11/lambda_context.py"),
     ),
     (
         "snapshot_restore_py.py",

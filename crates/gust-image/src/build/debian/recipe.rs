@@ -59,6 +59,9 @@ impl Recipe {
                 "python3.11-minimal",
                 "python3.11",
                 "libpython3.11-stdlib",
+                // What wheels with C++ inside link to, as in Lambda's own image.
+                "libgcc-s1",
+                "libstdc++6",
                 "ca-certificates",
                 "tzdata",
                 "python3-boto3",

@@ -1,0 +1,17 @@
+//! A micro-VM: the worker runs one guest on one vCPU, with the personality as its kernel.
+//!
+//! ```text
+//!  pooled machine ─ Boot ─> Sandbox ─ Init ─> waits ─ Invoke ─> runs ─ answer ─> waits (frozen, or rewound)
+//!        └───────── Restore ────────────────────^  └─ Capture, Replan
+//! ```
+//!
+//! A guest runs only between a command and its result: while it waits for an event it is frozen, whatever its other
+//! threads would do, as Lambda freezes it.
+
+mod link;
+mod outside;
+mod sandbox;
+mod stored;
+
+pub use outside::Outside;
+pub use sandbox::{Heard, Images, Restore, Sandbox, SandboxError};

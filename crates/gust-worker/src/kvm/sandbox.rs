@@ -1,0 +1,484 @@
+//! One guest, its kernel and its machine.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    thread,
+    time::{Duration, Instant},
+};
+
+use gust_image::Image;
+use gust_linux::{BootConfig, BootError, Ended, Host as _, Kernel, Step};
+use gust_vmm::{Costs, Exit, Hypervisor, Layout, SlotSizes, Source, Vm, WorkingSet};
+
+use super::{
+    link::{Link, Renewal},
+    outside::Outside,
+    stored::Stored,
+};
+use crate::{
+    protocol::{
+        BootSpec, Captured, Identity, InitSpec, Interface, InvokeSpec, Limits, MemoryMode, WaitsFor, WorkerTimings,
+    },
+    runtime_api::{self, Event, Said},
+};
+
+/// Where layers are seen.
+const LAYERS_PATH: &str = "/opt";
+/// User and group of guests, as Lambda has them.
+const GUEST_UID: u32 = 993;
+const GUEST_GID: u32 = 990;
+/// Log that is held back while the guest runs.
+const LOG_FLUSH_BYTES: usize = 16 << 10;
+/// A runtime that speaks HTTP has sent its request before its other threads have come to rest; so long they may run.
+const QUIESCE: Duration = Duration::from_millis(20);
+
+/// Why a sandbox cannot go on; it is of no further use.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The hypervisor.
+    #[error(transparent)]
+    Machine(#[from] gust_vmm::Error),
+    /// The program cannot be started.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The state file.
+    #[error("the snapshot's state: {0}")]
+    State(String),
+    /// A system call of the worker's own.
+    #[error("{action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A command that does not fit the sandbox's state.
+    #[error("the command {0} does not fit the sandbox's state")]
+    OutOfOrder(&'static str),
+}
+
+impl SandboxError {
+    pub(super) fn io(action: &'static str, source: io::Error) -> Self {
+        Self::Io { action, source }
+    }
+}
+
+/// The images of a guest: its root, then what is mounted, in order.
+#[derive(Debug)]
+pub struct Images {
+    /// The root file system.
+    pub root: Image,
+    /// The function's code and its layers; none before the guest has its function.
+    pub mounted: Vec<Image>,
+}
+
+impl Images {
+    fn in_order(self) -> Vec<Image> {
+        std::iter::once(self.root).chain(self.mounted).collect()
+    }
+}
+
+/// What was heard of a guest that ran.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Its runtime said something.
+    Said(Said),
+    /// It has ended.
+    Ended(Ended),
+    /// It cannot go on by itself, and waits for nothing that the worker knows of.
+    Stuck,
+    /// So much log waits that it should be sent on.
+    Log,
+}
+
+/// How to lay out a snapshot.
+#[derive(Debug)]
+pub struct Restore {
+    /// The memory file.
+    pub memory: OwnedFd,
+    /// The state file.
+    pub state: OwnedFd,
+    /// The layout file, once there is one.
+    pub layout: Option<OwnedFd>,
+    /// Its images.
+    pub images: Images,
+    /// Touch everything ahead.
+    pub arm: bool,
+    /// Find out what the next run touches.
+    pub record: bool,
+    /// What becomes of memory between calls.
+    pub memory_mode: MemoryMode,
+    /// Bounds.
+    pub limits: Limits,
+    /// Fresh identity.
+    pub identity: Identity,
+    /// Environment variables that differ between instances.
+    pub environment: Vec<(String, String)>,
+}
+
+/// The files of a restored guest, and its state when it was laid out.
+#[derive(Debug)]
+struct Origin {
+    memory: OwnedFd,
+    layout: Option<OwnedFd>,
+    pristine: Box<Stored>,
+    images: Vec<Image>,
+    recording: bool,
+    memory_mode: MemoryMode,
+    environment: Vec<(String, String)>,
+}
+
+/// A guest.
+#[derive(Debug)]
+pub struct Sandbox {
+    vm: Vm,
+    kernel: Kernel,
+    link: Link,
+    outside: Outside,
+    /// Kept for a program that comes with its function.
+    boot: Option<(BootSpec, Image)>,
+    waits_for: WaitsFor,
+    origin: Option<Origin>,
+    renewal: Option<Renewal>,
+    said: Vec<Said>,
+    events_seen: u64,
+    handler_ns: u64,
+    guest_ns: u64,
+    timings: WorkerTimings,
+    faults: u64,
+    entries_before: u64,
+}
+
+impl Sandbox {
+    /// Boots a runtime's program in a new machine. A program of the Runtime API comes with its function, so it is only
+    /// remembered.
+    pub fn boot(
+        hypervisor: &Hypervisor,
+        mut outside: Outside,
+        spec: BootSpec,
+        root: Image,
+    ) -> Result<Self, SandboxError> {
+        let mut vm = hypervisor.create_vm(SlotSizes::BOOT, true)?;
+        let start = match spec.interface {
+            Interface::Device => {
+                let config = config(&spec, root.clone(), Vec::new(), &spec.environment);
+                Some(Kernel::boot(config, &mut vm, &mut outside)?)
+            }
+            Interface::RuntimeApi => None,
+        };
+        let (mut kernel, boot) = match start {
+            Some(kernel) => (kernel, None),
+            None => (Kernel::empty(&root), Some((spec.clone(), root))),
+        };
+        let link = Link::new(spec.interface, &mut kernel);
+        Ok(Self::assemble(vm, kernel, link, outside, boot, WaitsFor::Function))
+    }
+
+    fn assemble(
+        vm: Vm,
+        kernel: Kernel,
+        link: Link,
+        outside: Outside,
+        boot: Option<(BootSpec, Image)>,
+        waits_for: WaitsFor,
+    ) -> Self {
+        Self {
+            vm,
+            kernel,
+            link,
+            outside,
+            boot,
+            waits_for,
+            origin: None,
+            renewal: None,
+            said: Vec::new(),
+            events_seen: 0,
+            handler_ns: 0,
+            guest_ns: 0,
+            timings: WorkerTimings::default(),
+            faults: 0,
+            entries_before: 0,
+        }
+    }
+
+    /// Gives a booted runtime its function; it then runs until it waits for an event.
+    pub fn init(&mut self, spec: &InitSpec, mounted: Vec<Image>) -> Result<(), SandboxError> {
+        if self.waits_for != WaitsFor::Function || mounted.is_empty() {
+            return Err(SandboxError::OutOfOrder("Init"));
+        }
+        let mut paths = vec![spec.task_root.as_str()];
+        paths.resize(mounted.len(), LAYERS_PATH);
+        match self.boot.take() {
+            None => {
+                for (path, image) in paths.into_iter().zip(mounted) {
+                    self.kernel.mount_image(path, image)?;
+                }
+                let Limits { memory_bytes, tmp_bytes, cpus } = spec.limits;
+                self.kernel.set_limits(memory_bytes, tmp_bytes, cpus);
+                Link::send_function(&mut self.kernel, spec);
+            }
+            Some((boot, root)) => {
+                let boot = BootSpec { limits: spec.limits, ..boot };
+                let mut environment = boot.environment.clone();
+                environment.extend(spec.environment.iter().cloned());
+                environment.push(("AWS_LAMBDA_RUNTIME_API".into(), runtime_api::ADDRESS.into()));
+                let images = paths.into_iter().map(str::to_owned).zip(mounted).collect();
+                let config = config(&boot, root, images, &environment);
+                self.kernel = Kernel::boot(config, &mut self.vm, &mut self.outside)?;
+                self.link = Link::new(boot.interface, &mut self.kernel);
+            }
+        }
+        self.waits_for = WaitsFor::Event;
+        Ok(())
+    }
+
+    /// Lays a snapshot out in a machine that holds nothing.
+    pub fn restore(mut vm: Vm, mut outside: Outside, restore: Restore) -> Result<Self, SandboxError> {
+        let began = Instant::now();
+        let stored = Stored::read(&restore.state)?;
+        let layout = match &restore.layout {
+            Some(file) if !restore.record => Some(Layout::open(file.as_fd())?),
+            Some(_) | None => None,
+        };
+        // Memory that is given back after every call is touched once and kept; the compact plan has least of it.
+        let compact = restore.arm || restore.memory_mode == MemoryMode::Fresh;
+        let source = match layout {
+            None => Source::Record,
+            Some(layout) if compact => Source::Compact(layout),
+            Some(layout) => Source::Fast(layout),
+        };
+        let recording = layout.is_none();
+        let times = vm.restore(&stored.machine, restore.memory.as_fd(), source)?;
+        let images = restore.images.in_order();
+        let waits_for = if stored.waits_for_function { WaitsFor::Function } else { WaitsFor::Event };
+        let Limits { memory_bytes, tmp_bytes, cpus } = restore.limits;
+        let mut kernel = stored.kernel.clone();
+        kernel.resume(&mut outside, images.clone(), stored.clock_ns);
+        kernel.set_limits(memory_bytes, tmp_bytes, cpus);
+        let link = stored.link.clone();
+        let mut sandbox = Self::assemble(vm, kernel, link, outside, None, waits_for);
+        sandbox.renew(restore.identity.seed, restore.environment.clone());
+        if restore.arm {
+            sandbox.vm.touch_ahead()?;
+        }
+        sandbox.timings.map_ns = times.map_ns;
+        sandbox.timings.fill_ns = began.elapsed().as_nanos() as u64 - times.map_ns;
+        sandbox.origin = Some(Origin {
+            memory: restore.memory,
+            layout: restore.layout,
+            pristine: Box::new(stored),
+            images,
+            recording,
+            memory_mode: restore.memory_mode,
+            environment: restore.environment,
+        });
+        Ok(sandbox)
+    }
+
+    /// Makes the guest another than every other instance of its snapshot.
+    fn renew(&mut self, seed: [u8; 32], environment: Vec<(String, String)>) {
+        /// Ids below are the system's own on most machines.
+        const FIRST_PID: u32 = 300;
+        let pid = FIRST_PID + u32::from(u16::from_le_bytes([seed[0], seed[1]])) % 32_000;
+        self.kernel.renew(&mut self.vm, &mut self.outside, seed, pid);
+        let mut entropy = [0; 32];
+        self.kernel.random_bytes(&mut entropy);
+        self.renewal = Some(Renewal { entropy, environment });
+    }
+
+    /// What the guest waits for.
+    pub fn waits_for(&self) -> WaitsFor {
+        self.waits_for
+    }
+
+    /// Delivers an event; it is answered by what [`Sandbox::run`] hears.
+    pub fn deliver(&mut self, spec: InvokeSpec, payload: Vec<u8>) -> Result<(), SandboxError> {
+        if self.waits_for != WaitsFor::Event {
+            return Err(SandboxError::OutOfOrder("Invoke"));
+        }
+        self.events_seen += 1;
+        self.outside.start_counting();
+        (self.handler_ns, self.guest_ns, self.faults) = (0, 0, 0);
+        self.entries_before = self.vm.entries();
+        self.kernel.refresh_clock(&mut self.vm, &mut self.outside);
+        let event = Event {
+            request_id: spec.request_id,
+            deadline_unix_ms: spec.deadline_unix_ms,
+            function_arn: spec.function_arn,
+            trace_id: spec.trace_id,
+            client_context: spec.client_context,
+            payload,
+        };
+        let renewal = self.renewal.take();
+        self.link.deliver(&mut self.kernel, event, renewal.as_ref(), &mut self.said);
+        Ok(())
+    }
+
+    /// Runs the guest until something is heard of it.
+    pub fn run(&mut self) -> Result<Heard, SandboxError> {
+        loop {
+            if !self.said.is_empty() {
+                return Ok(Heard::Said(self.said.remove(0)));
+            }
+            if self.outside.log_bytes() >= LOG_FLUSH_BYTES {
+                return Ok(Heard::Log);
+            }
+            if let Some(heard) = self.step()? {
+                return Ok(heard);
+            }
+            self.link.turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<Heard>, SandboxError> {
+        match self.kernel.schedule(&mut self.vm, &mut self.outside) {
+            Step::Run { slot, quantum_ns } => {
+                let mut registers = *self.kernel.registers_mut(slot);
+                let began = Instant::now();
+                let exit = self.vm.run(slot, &mut registers, quantum_ns)?;
+                let ran_ns = began.elapsed().as_nanos() as u64;
+                self.guest_ns += ran_ns;
+                self.faults += u64::from(matches!(exit, Exit::Exception { .. }));
+                *self.kernel.registers_mut(slot) = registers;
+                self.kernel.charge(slot, ran_ns);
+                self.kernel.on_exit(&mut self.vm, &mut self.outside, slot, exit);
+                Ok(None)
+            }
+            Step::Sleep { .. } if self.outside.log_bytes() > 0 => Ok(Some(Heard::Log)),
+            Step::Sleep { for_ns } => {
+                thread::sleep(Duration::from_nanos(for_ns));
+                Ok(None)
+            }
+            Step::Idle if self.outside.log_bytes() > 0 => Ok(Some(Heard::Log)),
+            Step::Idle => Ok(Some(Heard::Stuck)),
+            Step::Ended => Ok(self.kernel.ended().cloned().map(Heard::Ended)),
+        }
+    }
+
+    /// Lets a runtime that has asked for its next event come to rest, so that what is captured is as calm as can be.
+    pub fn quiesce(&mut self) -> Result<(), SandboxError> {
+        let Link::Api { .. } = self.link else { return Ok(()) };
+        let deadline = Instant::now() + QUIESCE;
+        while Instant::now() < deadline {
+            match self.kernel.schedule(&mut self.vm, &mut self.outside) {
+                Step::Run { slot, quantum_ns } => {
+                    const SLICE_NS: u64 = 1_000_000;
+                    let mut registers = *self.kernel.registers_mut(slot);
+                    let quantum = quantum_ns.map_or(SLICE_NS, |quantum| quantum.min(SLICE_NS));
+                    let exit = self.vm.run(slot, &mut registers, Some(quantum))?;
+                    *self.kernel.registers_mut(slot) = registers;
+                    self.kernel.on_exit(&mut self.vm, &mut self.outside, slot, exit);
+                    self.link.turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
+                }
+                Step::Sleep { .. } | Step::Idle | Step::Ended => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Log since the last call.
+    pub fn take_log(&mut self) -> Vec<u8> {
+        self.outside.take_log()
+    }
+
+    /// Bytes of log that were dropped in this invocation.
+    pub fn log_bytes_dropped(&self) -> u64 {
+        self.outside.dropped_bytes()
+    }
+
+    /// Memory that the guest uses, in bytes.
+    pub fn memory_bytes(&mut self) -> u64 {
+        self.outside.resident_bytes()
+    }
+
+    /// Where the time of the call went that has just been answered; a restore is told with its first call.
+    pub fn take_timings(&mut self) -> WorkerTimings {
+        let restored = std::mem::take(&mut self.timings);
+        WorkerTimings {
+            handler_ns: self.handler_ns,
+            runtime_ns: self.guest_ns.saturating_sub(self.handler_ns),
+            exits: self.vm.entries() - self.entries_before,
+            faults: self.faults,
+            ..restored
+        }
+    }
+
+    /// Captures the guest, which waits and has seen no event.
+    pub fn capture(&mut self, memory: &OwnedFd, state: &OwnedFd) -> Result<Captured, SandboxError> {
+        if self.events_seen > 0 || self.boot.is_some() || self.kernel.ended().is_some() {
+            return Err(SandboxError::OutOfOrder("Capture"));
+        }
+        let (areas, slots) = (self.kernel.mapped_areas(), self.kernel.thread_slots());
+        let machine = self.vm.capture(&areas, &slots, memory.as_fd())?;
+        let clock_ns = self.kernel.clock_ns(&mut self.outside);
+        let memory_bytes = machine.memory_bytes();
+        let stored = Stored {
+            machine,
+            kernel: self.kernel.clone(),
+            link: self.link.clone(),
+            clock_ns,
+            waits_for_function: self.waits_for == WaitsFor::Function,
+        };
+        let state_bytes = stored.write(state)?;
+        Ok(Captured { memory_bytes, state_bytes })
+    }
+
+    /// Writes a layout learned from this guest's run; gives its bytes and hot pages.
+    pub fn replan(&mut self, layout: &OwnedFd, memory: &OwnedFd, costs: Costs) -> Result<(u64, u64), SandboxError> {
+        let origin = self.origin.as_ref().ok_or(SandboxError::OutOfOrder("Replan"))?;
+        let mut set = match &origin.layout {
+            Some(file) => Layout::open(file.as_fd())?.working_set()?,
+            None => WorkingSet::empty(origin.pristine.machine.chunks.len()),
+        };
+        set.merge(&self.vm.working_set().ok_or(SandboxError::OutOfOrder("Replan"))?);
+        Ok(Layout::write(&origin.pristine.machine, &set, costs, memory.as_fd(), layout.as_fd())?)
+    }
+
+    /// Whether the guest goes back to its snapshot after every call, and can.
+    pub fn rewinds(&self) -> bool {
+        self.origin.as_ref().is_some_and(|origin| {
+            origin.memory_mode == MemoryMode::Fresh && !origin.recording && origin.layout.is_some()
+        })
+    }
+
+    /// Goes back to the snapshot, as another instance.
+    pub fn rewind(&mut self, identity: &Identity) -> Result<(), SandboxError> {
+        let origin = self.origin.as_ref().ok_or(SandboxError::OutOfOrder("rewind"))?;
+        let layout = origin.layout.as_ref().ok_or(SandboxError::OutOfOrder("rewind"))?;
+        self.vm.rewind(layout.as_fd(), origin.memory.as_fd())?;
+        let mut kernel = origin.pristine.kernel.clone();
+        kernel.resume(&mut self.outside, origin.images.clone(), origin.pristine.clock_ns);
+        self.kernel = kernel;
+        self.link = origin.pristine.link.clone();
+        self.said.clear();
+        let environment = origin.environment.clone();
+        self.renew(identity.seed, environment);
+        Ok(())
+    }
+}
+
+fn config(
+    spec: &BootSpec,
+    root: Image,
+    images: Vec<(String, Image)>,
+    environment: &[(String, String)],
+) -> BootConfig {
+    BootConfig {
+        root,
+        images,
+        program: spec.argv.first().cloned().unwrap_or_default(),
+        arguments: spec.argv.clone(),
+        environment: environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        directory: spec.directory.clone(),
+        uid: GUEST_UID,
+        gid: GUEST_GID,
+        memory_bytes: spec.limits.memory_bytes,
+        tmp_bytes: spec.limits.tmp_bytes,
+        cpus: spec.limits.cpus,
+        host_name: "gust".into(),
+        pid: 1,
+        seed: spec.identity.seed,
+    }
+}
