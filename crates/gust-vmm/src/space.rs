@@ -575,7 +575,7 @@ impl AddressSpace {
     }
 
     /// Chunks that have or had pages, in order.
-    pub(crate) fn bound_chunks(&self) -> Vec<u64> {
+    pub fn bound_chunks(&self) -> Vec<u64> {
         let mut chunks: Vec<u64> = self.chunks.keys().copied().collect();
         chunks.sort_unstable();
         chunks

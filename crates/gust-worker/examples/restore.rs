@@ -99,6 +99,10 @@ fn micros(began: Instant) -> u64 {
 }
 
 fn main() {
+    if std::env::var_os("GUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_env("GUST_LOG");
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, code, handler, event] = &arguments[..4] else { panic!("IMAGE CODE_DIR HANDLER EVENT [ROUNDS]") };
     let rounds: u64 = arguments.get(4).map_or(100, |rounds| rounds.parse().expect("a number"));

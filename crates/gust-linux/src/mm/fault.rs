@@ -1,10 +1,11 @@
 //! Pages that become present at the first touch.
 
-use gust_vmm::{CHUNK_BYTES, PageRange, Populate, Prot};
+use gust_vmm::{CHUNK_BYTES, PageRange, Populate, Prot, Vm};
 
 use crate::{
     abi::{PAGE, page_down},
     errno::{EFAULT, ENOMEM, Errno},
+    host::Host,
     kernel::{Cx, Ended, Kernel},
     mm::{Area, Backing},
 };
@@ -93,6 +94,27 @@ impl Kernel {
             Err(Unresolved::NoMemory)
         } else {
             Ok(())
+        }
+    }
+
+    /// Brings the rest of mapped files in, wherever a chunk of the address space is in use already. What a snapshot then
+    /// lacks of such a chunk is zero, so the chunk can be mapped whole.
+    pub fn complete_files(&mut self, vm: &mut Vm, host: &mut dyn Host) {
+        let cx = &mut Cx { vm, host, slot: 1 };
+        for chunk in cx.vm.space().bound_chunks() {
+            let range = PageRange::new(chunk * CHUNK_BYTES, (chunk + 1) * CHUNK_BYTES);
+            for (start, area) in self.mm.overlapping(range) {
+                if area.backing.file().is_none() || !area.prot.readable() {
+                    continue;
+                }
+                let part = PageRange::new(start.max(range.start), area.end.min(range.end));
+                while let Some(absent) = cx.vm.space().first_absent(part) {
+                    if self.resolve_fault(cx, absent.start, Access::Read).is_err() {
+                        // Past the end of the file, where touching it is a fault.
+                        break;
+                    }
+                }
+            }
         }
     }
 

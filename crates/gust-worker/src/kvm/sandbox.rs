@@ -410,6 +410,7 @@ impl Sandbox {
         if self.events_seen > 0 || self.boot.is_some() || self.kernel.ended().is_some() {
             return Err(SandboxError::OutOfOrder("Capture"));
         }
+        self.kernel.complete_files(&mut self.vm, &mut self.outside);
         let (areas, slots) = (self.kernel.mapped_areas(), self.kernel.thread_slots());
         let machine = self.vm.capture(&areas, &slots, memory.as_fd())?;
         let clock_ns = self.kernel.clock_ns(&mut self.outside);
