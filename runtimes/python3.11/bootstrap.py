@@ -265,8 +265,6 @@ def after_restore(entropy, changes):
     loaded = sys.modules.get
     if loaded("random") is not None:
         loaded("random").seed(entropy + b"random")
-    if loaded("_ssl") is not None:
-        loaded("_ssl").RAND_add(entropy + b"openssl", 32.0)
     if loaded("numpy.random") is not None:
         # Each word of the seed counts; the last one sets this generator apart from `random`.
         words = [int.from_bytes(entropy[at : at + 4], "little") for at in range(0, len(entropy), 4)]
