@@ -1,0 +1,383 @@
+//! Workers of kind `process`, made by the real zygote and spoken to in frames. This program is the test, the zygote
+//! (`zygote` as its argument) and the guest (`guest`).
+
+mod guest;
+mod host;
+
+use std::{os::fd::AsFd, process::ExitCode, time::Duration};
+
+use gust_worker::protocol::{
+    AnswerKind, Command, GuestExit, LOG_BYTES_MAX, RESPONSE_BYTES_MAX, Report, WaitsFor,
+};
+use host::{As, Invoked, Worker, Zygote};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test that holds for each user who runs the zygote.
+type Test = fn(As) -> Result<(), Failed>;
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("zygote") => return gust_worker::zygote::main(),
+        Some("guest") => return guest::main(),
+        _ => {}
+    }
+    let arguments = Arguments::from_args();
+    let tests: [(&str, Test); 13] = [
+        ("events_are_answered", events_are_answered),
+        ("the_runtime_api_is_served", the_runtime_api_is_served),
+        (
+            "initialisation_fails_in_the_programs_words",
+            initialisation_fails_in_the_programs_words,
+        ),
+        ("ends_are_told", ends_are_told),
+        (
+            "a_program_that_cannot_be_started",
+            a_program_that_cannot_be_started,
+        ),
+        ("log_is_bounded", log_is_bounded),
+        ("large_answers_are_counted", large_answers_are_counted),
+        (
+            "the_guest_sees_its_own_world_only",
+            the_guest_sees_its_own_world_only,
+        ),
+        ("the_guest_may_not", the_guest_may_not),
+        (
+            "the_guest_is_stopped_while_it_waits",
+            the_guest_is_stopped_while_it_waits,
+        ),
+        (
+            "a_program_that_breaks_the_protocol",
+            a_program_that_breaks_the_protocol,
+        ),
+        (
+            "a_killed_worker_takes_its_guest_along",
+            a_killed_worker_takes_its_guest_along,
+        ),
+        (
+            "commands_out_of_order_are_refused",
+            commands_out_of_order_are_refused,
+        ),
+    ];
+    let mut trials = vec![
+        Trial::test(
+            "life::everything_ends_with_the_node",
+            everything_ends_with_the_node,
+        ),
+        Trial::test(
+            "life::everything_ends_with_the_zygote",
+            everything_ends_with_the_zygote,
+        ),
+        Trial::test("life::a_worker_is_small", a_worker_is_small),
+        Trial::test("life::bad_requests_are_refused", bad_requests_are_refused),
+    ];
+    for (name, test) in tests {
+        for who in [As::Root, As::Nobody] {
+            trials.push(Trial::test(
+                format!("{who:?}::{name}").to_lowercase(),
+                move || host::guarded(who, test),
+            ));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Fails with the place and the values when they differ.
+#[track_caller]
+fn equal<T: PartialEq + std::fmt::Debug>(found: T, expected: T) -> Result<(), Failed> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!(
+            "{}: {found:?} is not {expected:?}",
+            std::panic::Location::caller()
+        )
+        .into()),
+    }
+}
+
+fn text(invoked: &Invoked) -> String {
+    String::from_utf8_lossy(&invoked.body).into_owned()
+}
+
+fn events_are_answered(who: As) -> Result<(), Failed> {
+    let mut worker = Worker::started(who, "echo")?;
+    for (n, payload) in [b"1".to_vec(), vec![b'x'; 6_000_000], b"{}".to_vec()]
+        .into_iter()
+        .enumerate()
+    {
+        let invoked = worker.invoke(&payload)?;
+        equal(invoked.answer.kind, AnswerKind::Success)?;
+        equal(invoked.body == payload, true)?;
+        equal(invoked.answer.timings.handler_ns, 1234)?;
+        // The start is told once, with the first answer.
+        equal(invoked.answer.timings.boot_ns > 0, n == 0)?;
+        equal(invoked.answer.memory_bytes_max > 100_000, true)?;
+        equal(
+            invoked.waiting.map(|waiting| waiting.waits_for),
+            Some(WaitsFor::Event),
+        )?;
+    }
+    let invoked = worker.invoke(b"fail")?;
+    equal(
+        (invoked.answer.kind, text(&invoked).as_str()),
+        (AnswerKind::FunctionError, "{\"errorType\":\"E\"}"),
+    )?;
+    let invoked = worker.invoke(b"meta")?;
+    equal(text(&invoked), "id 12345 arn trace {\n}".replace(' ', "|"))
+}
+
+fn the_runtime_api_is_served(who: As) -> Result<(), Failed> {
+    let mut worker = Worker::started_with_api(who, "echo")?;
+    for payload in [b"1".to_vec(), vec![b'y'; 3_000_000]] {
+        let invoked = worker.invoke(&payload)?;
+        equal(
+            (invoked.answer.kind, invoked.body == payload),
+            (AnswerKind::Success, true),
+        )?;
+        equal(invoked.waiting.is_some(), true)?;
+    }
+    let invoked = worker.invoke(b"fail")?;
+    equal(
+        (invoked.answer.kind, text(&invoked).as_str()),
+        (AnswerKind::FunctionError, "{\"errorType\":\"E\"}"),
+    )?;
+    let invoked = worker.invoke(b"meta")?;
+    equal(text(&invoked), "id|12345|arn|trace|{ }".to_owned())?;
+    let invoked = worker.invoke(b"big 7000000")?;
+    equal(invoked.answer.kind, AnswerKind::TooLarge { bytes: 7_000_000 })?;
+    equal(worker.invoke(b"2")?.body, b"2".to_vec())
+}
+
+fn initialisation_fails_in_the_programs_words(who: As) -> Result<(), Failed> {
+    for api in [false, true] {
+        let mut worker = Worker::prepared(who, api)?;
+        worker.init("init-error")?;
+        let (report, body, log) = worker.next_report()?;
+        equal(matches!(report, Report::InitFailed), true)?;
+        equal(body, b"{\"errorType\":\"Init\"}".to_vec())?;
+        equal(log, b"about to fail\n".to_vec())?;
+        worker.expect_end()?;
+    }
+    Ok(())
+}
+
+fn ends_are_told(who: As) -> Result<(), Failed> {
+    for (event, exit) in [
+        ("exit 7", GuestExit::Exit(7)),
+        ("segv", GuestExit::Signal(11)),
+        ("kill", GuestExit::Signal(9)),
+        ("abort", GuestExit::Signal(6)),
+    ] {
+        let mut worker = Worker::started(who, "echo")?;
+        equal(worker.invoke_to_end(event.as_bytes())?, exit)?;
+        worker.expect_end()?;
+    }
+    let mut worker = Worker::prepared(who, false)?;
+    worker.init("exit-at-init")?;
+    let (report, _, _) = worker.next_report()?;
+    match report {
+        Report::Exited(exit) => equal(exit, GuestExit::Exit(3)),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+fn a_program_that_cannot_be_started(who: As) -> Result<(), Failed> {
+    for (program, reason) in [("/nothing", "No such file"), ("/etc", "Permission denied")] {
+        let mut worker = Worker::pooled(who)?;
+        worker.boot_program(program, false)?;
+        worker.init("echo")?;
+        let (report, body, _) = worker.next_report()?;
+        equal(matches!(report, Report::InitFailed), true)?;
+        let document = String::from_utf8_lossy(&body).into_owned();
+        equal(
+            document.contains("Runtime.InvalidEntrypoint") && document.contains(reason),
+            true,
+        )
+        .map_err(|_| format!("{program}: {document}"))?;
+        worker.expect_end()?;
+    }
+    Ok(())
+}
+
+fn log_is_bounded(who: As) -> Result<(), Failed> {
+    let mut worker = Worker::started(who, "echo")?;
+    let invoked = worker.invoke(b"log 5")?;
+    equal(
+        String::from_utf8_lossy(&invoked.log).into_owned(),
+        "out 5\nerr 5\n".to_owned(),
+    )?;
+    equal(invoked.answer.log_bytes_dropped, 0)?;
+    let flood = 64 << 20;
+    let invoked = worker.invoke(format!("flood {flood}").as_bytes())?;
+    equal(invoked.log.len() as u64, LOG_BYTES_MAX)?;
+    equal(invoked.answer.log_bytes_dropped, flood - LOG_BYTES_MAX)?;
+    // The next call may log again.
+    equal(worker.invoke(b"log 6")?.log.len(), 12)
+}
+
+fn large_answers_are_counted(who: As) -> Result<(), Failed> {
+    let mut worker = Worker::started(who, "echo")?;
+    let fits = worker.invoke(format!("big {RESPONSE_BYTES_MAX}").as_bytes())?;
+    equal(
+        (fits.answer.kind, fits.body.len() as u64),
+        (AnswerKind::Success, RESPONSE_BYTES_MAX),
+    )?;
+    for bytes in [RESPONSE_BYTES_MAX + 1, 100 << 20] {
+        let invoked = worker.invoke(format!("big {bytes}").as_bytes())?;
+        equal(
+            (invoked.answer.kind, invoked.body.len()),
+            (AnswerKind::TooLarge { bytes }, 0),
+        )?;
+    }
+    equal(worker.invoke(b"1")?.body, b"1".to_vec())
+}
+
+fn the_guest_sees_its_own_world_only(who: As) -> Result<(), Failed> {
+    let mut worker = Worker::started(who, "echo")?;
+    let seen = text(&worker.invoke(b"world")?);
+    let expected = [
+        "root=dev,etc,guest,lib,lib64,opt,proc,text,tmp,var",
+        "task=app.txt",
+        // The upper layer's file wins, and both are there.
+        "opt=both:upper,lower,upper",
+        "dev=fd,full,null,random,stderr,stdin,stdout,urandom,zero",
+        "user=993:990",
+        "pid=2",
+        "processes=1,2",
+        "interfaces=lo",
+        "write-root=read-only",
+        "write-task=read-only",
+        "write-opt=read-only",
+        "write-dev=read-only",
+        "write-tmp=ok",
+        "fill-tmp=full",
+        "null=ok",
+        "descriptors=0,1,2,device",
+        "capabilities=0",
+        "directory=/var/task",
+        "nofile=1024",
+        "nproc=1024",
+        "host=hidden",
+    ];
+    for line in expected {
+        equal(seen.lines().any(|seen| seen == line), true)
+            .map_err(|_| format!("{line} is not in\n{seen}"))?;
+    }
+    equal(seen.lines().count(), expected.len())
+}
+
+fn the_guest_may_not(who: As) -> Result<(), Failed> {
+    let mut worker = Worker::started(who, "echo")?;
+    let seen = text(&worker.invoke(b"forbidden")?);
+    for line in seen.lines() {
+        let no_such_user = who == As::Nobody && line == "setuid EINVAL";
+        equal(
+            line.ends_with("EPERM") || line.ends_with("ENOSYS") || no_such_user,
+            true,
+        )
+        .map_err(|_| line.to_owned())?;
+    }
+    equal(seen.lines().count() >= 15, true)?;
+    // Bounds that are met: descriptors, processes.
+    equal(text(&worker.invoke(b"files")?), "EMFILE".to_owned())?;
+    equal(text(&worker.invoke(b"forks")?), "EAGAIN".to_owned())?;
+    equal(worker.invoke(b"1")?.body, b"1".to_vec())
+}
+
+fn the_guest_is_stopped_while_it_waits(who: As) -> Result<(), Failed> {
+    let mut worker = Worker::started(who, "echo")?;
+    worker.invoke(b"background")?;
+    // Every process of the guest is stopped when the worker has said that it waits.
+    let pids = worker.guest_pids()?;
+    equal(pids.len(), 2)?;
+    for pid in &pids {
+        host::until(Duration::from_secs(5), || Ok(host::state(*pid)? == 'T'))?;
+    }
+    equal(worker.invoke(b"2")?.body, b"2".to_vec())
+}
+
+fn a_program_that_breaks_the_protocol(who: As) -> Result<(), Failed> {
+    for event in ["unasked", "garbage"] {
+        let mut worker = Worker::started(who, "echo")?;
+        let end = worker.invoke_to_end(event.as_bytes());
+        let told = matches!(&end, Ok(GuestExit::Fault(_)));
+        equal(told || end.is_err(), true)?;
+        worker.expect_end()?;
+    }
+    // One that only closes its end is silent; its deadline ends it.
+    let mut worker = Worker::started(who, "echo")?;
+    worker.send_event(b"close")?;
+    host::until(Duration::from_secs(10), || worker.sleeps())?;
+    worker.kill()?;
+    worker.expect_end()
+}
+
+fn a_killed_worker_takes_its_guest_along(who: As) -> Result<(), Failed> {
+    let mut worker = Worker::started(who, "echo")?;
+    worker.send_event(b"spin")?;
+    let pids = worker.guest_pids()?;
+    equal(pids.len(), 1)?;
+    worker.kill()?;
+    worker.expect_end()?;
+    equal(host::state(pids[0]).is_err(), true)
+}
+
+fn commands_out_of_order_are_refused(who: As) -> Result<(), Failed> {
+    let mut worker = Worker::pooled(who)?;
+    worker.send(&Command::Capture, b"", &[])?;
+    let (report, _, _) = worker.next_report()?;
+    equal(matches!(report, Report::Refused { .. }), true)?;
+    worker.expect_end()?;
+
+    // A directory that is none, and one that is not in the worker's namespace, cannot be mounted.
+    let mut worker = Worker::pooled(who)?;
+    let file = std::fs::File::open("/dev/null")?;
+    worker.send(&worker.boot_command("/guest", false), b"", &[file.as_fd()])?;
+    worker.next_report()?;
+    worker.init("echo")?;
+    let (report, _, _) = worker.next_report()?;
+    equal(matches!(report, Report::Refused { .. }), true)
+}
+
+fn everything_ends_with_the_node() -> Result<(), Failed> {
+    let zygote = Zygote::start(As::Root)?;
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        let mut worker = zygote.worker()?;
+        worker.start("echo", false)?;
+        workers.push(worker);
+    }
+    let pids: Vec<i32> = workers.iter().map(Worker::pid).collect();
+    zygote.close_and_wait()?;
+    for pid in pids {
+        equal(host::state(pid).is_err(), true)?;
+    }
+    Ok(())
+}
+
+fn everything_ends_with_the_zygote() -> Result<(), Failed> {
+    let zygote = Zygote::start(As::Root)?;
+    let mut worker = zygote.worker()?;
+    worker.start("echo", false)?;
+    let pid = worker.pid();
+    zygote.kill()?;
+    host::until(Duration::from_secs(5), || {
+        Ok(host::state(pid).is_err() || host::state(pid)? == 'Z')
+    })
+}
+
+fn a_worker_is_small() -> Result<(), Failed> {
+    let zygote = Zygote::start(As::Root)?;
+    let workers: Result<Vec<Worker>, Failed> = (0..8).map(|_| zygote.worker()).collect();
+    for worker in &workers? {
+        let kib = host::pss_kib(worker.pid())?;
+        equal(kib < 3 << 10, true).map_err(|_| format!("a prepared worker uses {kib} KiB"))?;
+    }
+    Ok(())
+}
+
+fn bad_requests_are_refused() -> Result<(), Failed> {
+    let zygote = Zygote::start(As::Root)?;
+    equal(zygote.request_without_socket()?.contains("descriptors"), true)?;
+    // It goes on.
+    zygote.worker()?.start("echo", false)
+}
