@@ -87,7 +87,8 @@ fn main() -> ExitCode {
     let root = Image::open(Arc::new(bytes)).expect("open the image");
     let began = Instant::now();
     let hypervisor = Hypervisor::open().expect("KVM");
-    let mut vm = hypervisor.create_vm(SlotSizes::BOOT, true).expect("create a VM");
+    let mut vm = hypervisor.create_vm(SlotSizes::BOOT).expect("create a VM");
+    vm.want_huge_memory();
     let mut host = Outside { began };
     let config = BootConfig {
         root,

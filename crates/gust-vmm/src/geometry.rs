@@ -100,7 +100,8 @@ impl SlotSizes {
     /// For a pooled VM that a snapshot is laid out in.
     pub const POOLED: Self = Self {
         system: 16 << 20,
-        image: 128 << 20, hot: 32 << 20,
+        image: 128 << 20,
+        hot: 32 << 20,
         fresh: 64 << 20,
     };
 }

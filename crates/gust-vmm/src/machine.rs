@@ -123,16 +123,19 @@ impl Hypervisor {
         &self.fingerprint
     }
 
-    /// Makes a guest with one vCPU, which the calling thread must run. `huge_fresh` asks for large pages for all new
-    /// memory of the guest: faster, and right for a guest that is captured and dropped.
-    pub fn create_vm(&self, sizes: SlotSizes, huge_fresh: bool) -> Result<Vm> {
+    /// Makes a guest with one vCPU, which the calling thread must run.
+    pub fn create_vm(&self, sizes: SlotSizes) -> Result<Vm> {
         let vm = retry_interrupted(|| self.kvm.create_vm()).map_err(Error::kvm("create a VM"))?;
-        let space = AddressSpace::new(Some(vm), sizes, huge_fresh)?;
+        let space = AddressSpace::new(Some(vm), sizes)?;
         fill_system(&space);
         let vm = space.physical.vm().ok_or(Error::Missing("a VM"))?;
         let fd = retry_interrupted(|| vm.create_vcpu(0)).map_err(Error::kvm("create a vCPU"))?;
         let vcpu = Vcpu::new(fd, 0, &self.cpuid)?;
-        Ok(Vm { vcpu: Some(vcpu), space, restored: None })
+        Ok(Vm {
+            vcpu: Some(vcpu),
+            space,
+            restored: None,
+        })
     }
 }
 
@@ -236,7 +239,16 @@ pub struct Vm {
 impl Vm {
     /// A machine without a processor, for tests and fuzzers of what stands on it; works on hosts without KVM.
     pub fn detached() -> Result<Self> {
-        Ok(Self { vcpu: None, space: AddressSpace::detached()?, restored: None })
+        Ok(Self {
+            vcpu: None,
+            space: AddressSpace::detached()?,
+            restored: None,
+        })
+    }
+
+    /// Asks for large pages for all new memory of the guest: faster, and right for a guest that is captured and dropped.
+    pub fn want_huge_memory(&mut self) {
+        self.space.physical.want_huge_fresh();
     }
 
     /// The address space.
@@ -264,6 +276,11 @@ impl Vm {
     /// Entries to the guest so far.
     pub fn entries(&self) -> u64 {
         self.vcpu.as_ref().map_or(0, Vcpu::entries)
+    }
+
+    /// Page faults of the guest that the host has resolved so far; zero where KVM does not count them.
+    pub fn faults(&self) -> u64 {
+        self.vcpu.as_ref().map_or(0, Vcpu::faults)
     }
 
     /// Gives a thread the initial extended state.
@@ -312,15 +329,24 @@ impl Vm {
 
     /// Has the guest touch addresses, for writing where bit 0 is set.
     pub(crate) fn touch(&mut self, addresses: &[u64]) -> Result<()> {
-        let vcpu = self.vcpu.as_mut().ok_or(Error::Missing("a vCPU in a detached machine"))?;
+        let vcpu = self
+            .vcpu
+            .as_mut()
+            .ok_or(Error::Missing("a vCPU in a detached machine"))?;
         crate::ring0::flush(vcpu, &mut self.space)?;
         let block = vcpu.block();
         // The list ends with a zero.
         let room = (TOUCH_BYTES / 8) as usize - 1;
         let empty: &[u64] = &[];
-        let batches = addresses.chunks(room).chain(addresses.is_empty().then_some(empty));
+        let batches = addresses
+            .chunks(room)
+            .chain(addresses.is_empty().then_some(empty));
         for batch in batches {
-            let list: Vec<u8> = batch.iter().chain([&0]).flat_map(|address| address.to_le_bytes()).collect();
+            let list: Vec<u8> = batch
+                .iter()
+                .chain([&0])
+                .flat_map(|address| address.to_le_bytes())
+                .collect();
             self.space.write_system(block + BLOCK_TOUCH, &list);
             let stub = KERNEL_BASE + block + BLOCK_STUB_CODE + TOUCH_STUB_OFFSET;
             vcpu.run_user_stub(stub, KERNEL_BASE + block + BLOCK_TOUCH)?;
@@ -334,9 +360,7 @@ impl Vm {
             .vcpu
             .as_ref()
             .ok_or(Error::Missing("a vCPU in a detached machine"))?;
-        vcpu.fd()
-            .get_tsc_khz()
-            .map_err(Error::kvm("get the TSC frequency"))
+        Ok(vcpu.tsc_khz())
     }
 
     /// The guest's time-stamp counter now. The vCPU's offset is zero, so it is the host's.

@@ -57,14 +57,14 @@ pub(crate) struct Physical {
 }
 
 impl Physical {
-    pub(crate) fn new(vm: Option<VmFd>, sizes: SlotSizes, huge_fresh: bool) -> Result<Self> {
+    pub(crate) fn new(vm: Option<VmFd>, sizes: SlotSizes) -> Result<Self> {
         let mut physical = Self {
             vm,
             slots: Vec::with_capacity(8),
             fresh_end: FRESH_BASE,
             next_fresh: FRESH_BASE,
             free_chunks: Vec::new(),
-            huge_fresh,
+            huge_fresh: false,
         };
         physical.add(0, HostMapping::anonymous(sizes.system)?)?;
         if sizes.image > 0 {
@@ -98,6 +98,14 @@ impl Physical {
         // SAFETY: the caller keeps the memory in `slots` for as long as the VM lives; slots do not overlap, since
         // their bases are a terabyte apart or follow each other.
         unsafe { vm.set_user_memory_region(region) }.map_err(Error::kvm("set a memory slot"))
+    }
+
+    /// Asks for large pages for all fresh memory from now on.
+    pub(crate) fn want_huge_fresh(&mut self) {
+        self.huge_fresh = true;
+        for slot in self.slots.iter().filter(|slot| slot.base >= FRESH_BASE) {
+            slot.memory.want_huge_pages(0, slot.memory.bytes());
+        }
     }
 
     fn add_fresh(&mut self, bytes: u64) -> Result<()> {

@@ -75,8 +75,8 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
-    pub(crate) fn new(vm: Option<VmFd>, sizes: SlotSizes, huge_fresh: bool) -> Result<Self> {
-        let physical = Physical::new(vm, sizes, huge_fresh)?;
+    pub(crate) fn new(vm: Option<VmFd>, sizes: SlotSizes) -> Result<Self> {
+        let physical = Physical::new(vm, sizes)?;
         let tables = PageTables::new(physical.system())?;
         Ok(Self {
             tables,
@@ -97,7 +97,6 @@ impl AddressSpace {
                 hot: 0,
                 fresh: 64 << 20,
             },
-            false,
         )
     }
 

@@ -23,6 +23,7 @@ use crate::{
     },
     ring0,
     space::AddressSpace,
+    stats::FaultCounter,
     stubs::{
         EXCEPTIONS, PORT_EXCEPTIONS, PORT_RING0_DONE, PORT_SYSCALL, STUB_RAX, STUB_RDI, STUB_RDX, STUB_RIP,
         STUB_RSI, XSAVE_STUB_BYTES_MAX,
@@ -113,6 +114,8 @@ pub(crate) struct Vcpu {
     loaded: usize,
     /// Entries to the guest since the vCPU was made.
     entries: u64,
+    faults: Option<FaultCounter>,
+    tsc_khz: u32,
 }
 
 impl Vcpu {
@@ -144,6 +147,8 @@ impl Vcpu {
         fd.set_sync_valid_reg(SyncReg::Register);
         fd.set_sync_valid_reg(SyncReg::SystemRegister);
         let timer = PreemptionTimer::new(&raw mut fd.get_kvm_run().immediate_exit)?;
+        let tsc_khz = fd.get_tsc_khz().map_err(Error::kvm("get the TSC frequency"))?;
+        let faults = FaultCounter::new(&fd);
         Ok(Self {
             fd,
             index,
@@ -152,6 +157,8 @@ impl Vcpu {
             timer,
             loaded: NO_THREAD,
             entries: 0,
+            faults,
+            tsc_khz,
         })
     }
 
@@ -164,8 +171,14 @@ impl Vcpu {
         self.entries
     }
 
-    pub(crate) fn fd(&self) -> &VcpuFd {
-        &self.fd
+    /// Page faults that the host has resolved; zero where it does not count them.
+    pub(crate) fn faults(&self) -> u64 {
+        self.faults.as_ref().map_or(0, FaultCounter::count)
+    }
+
+    /// Frequency of the time-stamp counter, in kHz.
+    pub(crate) fn tsc_khz(&self) -> u32 {
+        self.tsc_khz
     }
 
     /// Runs a thread until it needs its owner. `quantum_ns` bounds the run; without it, nothing does.

@@ -17,7 +17,7 @@ fn guest(code: &[u8]) -> Option<Vm> {
             return None;
         }
     };
-    let mut vm = hypervisor.create_vm(SlotSizes::BOOT, false).unwrap();
+    let mut vm = hypervisor.create_vm(SlotSizes::BOOT).unwrap();
     let space = vm.space_mut();
     space
         .map(

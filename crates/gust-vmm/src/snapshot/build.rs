@@ -5,25 +5,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     geometry::{CHUNK_BYTES, CHUNK_PAGES, HOT_BASE, IMAGE_BASE, PAGE_BYTES, Prot, USER_TABLES},
     snapshot::{
-        ChunkMap, MachineState, WorkingSet,
+        ChunkMap, Costs, MachineState, WorkingSet,
         working_set::{ChunkSet, PageBits},
     },
     tables::{ACCESSED, BACKED, DIRTY, LARGE, PRESENT, USER, WRITE, rights},
 };
-
-/// What a fault and a copy cost on this machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Costs {
-    /// A fault that the host resolves by mapping pages, in nanoseconds.
-    pub fault_ns: u64,
-    /// Copying a chunk, in nanoseconds.
-    pub copy_chunk_ns: u64,
-}
-
-impl Costs {
-    /// A host with nested shadow paging, before anything has been measured.
-    pub const DEFAULT: Self = Self { fault_ns: 10_000, copy_chunk_ns: 150_000 };
-}
 
 /// What a plan is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,12 +93,19 @@ impl Built {
         let index = |shift: u32| ((address >> shift) & 511) as usize;
         let root_index = index(39) as u16;
         let number_of = |entry: u64| ((entry & !0xfff) - USER_TABLES) as usize / PAGE_BYTES as usize;
-        let known = self.plan.root.iter().find(|(index, _)| *index == root_index).map(|(_, entry)| *entry);
+        let known = self
+            .plan
+            .root
+            .iter()
+            .find(|(index, _)| *index == root_index)
+            .map(|(_, entry)| *entry);
         let pointers = match known {
             Some(entry) => number_of(entry),
             None => {
                 let table = self.add_table();
-                self.plan.root.push((root_index, Self::table_address(table) | TABLE));
+                self.plan
+                    .root
+                    .push((root_index, Self::table_address(table) | TABLE));
                 table
             }
         };
@@ -236,7 +229,11 @@ fn map_pages(built: &mut Built, index: usize, chunk: &ChunkMap, set: &ChunkSet, 
     let table = built.add_table();
     built.tables[directory][entry] = Built::table_address(table) | PRESENT | WRITE | USER;
     built.plan.bindings.push((chunk.chunk, image_address(index)));
-    let hot_pages = if recording { PageBits::default() } else { rounded_to_pairs(&set.touched) };
+    let hot_pages = if recording {
+        PageBits::default()
+    } else {
+        rounded_to_pairs(&set.touched)
+    };
     let mut writable = false;
     for (page, prot) in chunk.pages().iter().enumerate() {
         let Some(prot) = *prot else { continue };
@@ -246,7 +243,10 @@ fn map_pages(built: &mut Built, index: usize, chunk: &ChunkMap, set: &ChunkSet, 
             let written = set.written.has(page) && prot.writable();
             let hot = HOT_BASE + built.hot_sources.len() as u64 * PAGE_BYTES;
             built.hot_sources.push(source);
-            built.plan.hot_entries.push(Built::table_address(table) + page as u64 * 8);
+            built
+                .plan
+                .hot_entries
+                .push(Built::table_address(table) + page as u64 * 8);
             if set.touched.has(page) {
                 built.plan.touches.push(at | u64::from(written));
             }
@@ -260,7 +260,10 @@ fn map_pages(built: &mut Built, index: usize, chunk: &ChunkMap, set: &ChunkSet, 
         built.tables[table][page] = value | BACKED | rights(prot);
     }
     if writable {
-        built.plan.writable_images.push(WritableImage { at: Built::table_address(table), large: false });
+        built.plan.writable_images.push(WritableImage {
+            at: Built::table_address(table),
+            large: false,
+        });
     }
 }
 
@@ -283,42 +286,75 @@ mod tests {
     use crate::snapshot::PageRun;
 
     fn chunk(chunk: u64, runs: &[(u16, u16, Prot)], guarded: bool) -> ChunkMap {
-        let runs = runs.iter().map(|(first, count, prot)| PageRun { first: *first, count: *count, prot: *prot });
-        ChunkMap { chunk, runs: runs.collect(), guarded }
+        let runs = runs.iter().map(|(first, count, prot)| PageRun {
+            first: *first,
+            count: *count,
+            prot: *prot,
+        });
+        ChunkMap {
+            chunk,
+            runs: runs.collect(),
+            guarded,
+        }
     }
 
     fn state(chunks: Vec<ChunkMap>) -> MachineState {
-        MachineState { version: 1, chunks, extended: Vec::new() }
+        MachineState {
+            version: 1,
+            chunks,
+            extended: Vec::new(),
+        }
     }
 
     /// Follows the built tables as the processor would.
     fn entry_at(built: &Built, address: u64) -> u64 {
         let index = |shift: u32| ((address >> shift) & 511) as usize;
         let table = |entry: u64| ((entry & 0x000f_ffff_ffff_f000) - USER_TABLES) as usize / 4096;
-        let Some((_, root)) = built.plan.root.iter().find(|(at, _)| usize::from(*at) == index(39)) else { return 0 };
+        let Some((_, root)) = built
+            .plan
+            .root
+            .iter()
+            .find(|(at, _)| usize::from(*at) == index(39))
+        else {
+            return 0;
+        };
         let directory = built.tables[table(*root)][index(30)];
         if directory == 0 {
             return 0;
         }
         let entry = built.tables[table(directory)][index(21)];
-        if entry == 0 || entry & LARGE != 0 { entry } else { built.tables[table(entry)][index(12)] }
+        if entry == 0 || entry & LARGE != 0 {
+            entry
+        } else {
+            built.tables[table(entry)][index(12)]
+        }
     }
 
     #[test]
     fn recording_marks_nothing_as_used() {
-        let state = state(vec![chunk(2, &[(0, 512, Prot::READ_EXECUTE)], false), chunk(9, &[(3, 2, Prot::READ_WRITE)], false)]);
+        let state = state(vec![
+            chunk(2, &[(0, 512, Prot::READ_EXECUTE)], false),
+            chunk(9, &[(3, 2, Prot::READ_WRITE)], false),
+        ]);
         let built = build(&state, None, Style::Record);
         for (chunk, page) in [(2u64, 0u64), (2, 511), (9, 3)] {
             let entry = entry_at(&built, chunk * CHUNK_BYTES + page * PAGE_BYTES);
             assert_eq!(entry & (PRESENT | ACCESSED | DIRTY | LARGE), PRESENT);
         }
-        assert_eq!(entry_at(&built, 9 * CHUNK_BYTES), 0, "a page without contents is absent");
+        assert_eq!(
+            entry_at(&built, 9 * CHUNK_BYTES),
+            0,
+            "a page without contents is absent"
+        );
         assert_eq!(built.plan.hot_bytes, 0);
     }
 
     #[test]
     fn guarded_chunks_never_become_large_pages() {
-        let state = state(vec![chunk(1, &[(0, 100, Prot::READ)], true), chunk(2, &[(0, 100, Prot::READ)], false)]);
+        let state = state(vec![
+            chunk(1, &[(0, 100, Prot::READ)], true),
+            chunk(2, &[(0, 100, Prot::READ)], false),
+        ]);
         let built = build(&state, Some(&WorkingSet::empty(2)), Style::Compact);
         assert_eq!(entry_at(&built, CHUNK_BYTES) & LARGE, 0);
         assert_ne!(entry_at(&built, 2 * CHUNK_BYTES) & LARGE, 0);
@@ -332,26 +368,46 @@ mod tests {
             set.chunks[0].touched.set(page);
             set.chunks[0].written.set(page);
         }
-        let dear = Style::Fast(Costs { fault_ns: 22_000, copy_chunk_ns: 100_000 });
+        let dear = Style::Fast(Costs {
+            fault_ns: 22_000,
+            copy_chunk_ns: 100_000,
+        });
         let built = build(&state, Some(&set), dear);
         assert_eq!(built.plan.whole_chunks, [(0, 0)]);
         assert_ne!(entry_at(&built, CHUNK_BYTES) & LARGE, 0);
-        let cheap = Style::Fast(Costs { fault_ns: 1_000, copy_chunk_ns: 100_000 });
+        let cheap = Style::Fast(Costs {
+            fault_ns: 1_000,
+            copy_chunk_ns: 100_000,
+        });
         let built = build(&state, Some(&set), cheap);
         assert!(built.plan.whole_chunks.is_empty());
         assert_eq!(built.hot_sources.len(), 52, "26 pages, rounded to pairs");
         assert_eq!(entry_at(&built, CHUNK_BYTES) & (DIRTY | WRITE), DIRTY | WRITE);
-        assert_eq!(entry_at(&built, CHUNK_BYTES + PAGE_BYTES) & DIRTY, 0, "the neighbour was not written");
+        assert_eq!(
+            entry_at(&built, CHUNK_BYTES + PAGE_BYTES) & DIRTY,
+            0,
+            "the neighbour was not written"
+        );
     }
 
     #[test]
     fn rights_of_pages_are_kept_in_mixed_chunks() {
-        let runs = [(0, 10, Prot::READ_EXECUTE), (10, 10, Prot::READ), (20, 10, Prot::READ_WRITE), (30, 1, Prot::NONE)];
+        let runs = [
+            (0, 10, Prot::READ_EXECUTE),
+            (10, 10, Prot::READ),
+            (20, 10, Prot::READ_WRITE),
+            (30, 1, Prot::NONE),
+        ];
         let state = state(vec![chunk(1, &runs, false)]);
         let mut set = WorkingSet::empty(1);
         (0..31).for_each(|page| set.chunks[0].touched.set(page));
         let built = build(&state, Some(&set), Style::Compact);
-        for (page, prot) in [(0, Prot::READ_EXECUTE), (10, Prot::READ), (20, Prot::READ_WRITE), (30, Prot::NONE)] {
+        for (page, prot) in [
+            (0, Prot::READ_EXECUTE),
+            (10, Prot::READ),
+            (20, Prot::READ_WRITE),
+            (30, Prot::NONE),
+        ] {
             let entry = entry_at(&built, CHUNK_BYTES + page * PAGE_BYTES);
             assert_eq!(crate::tables::prot_of(entry), prot, "page {page}");
             assert_ne!(entry & BACKED, 0);

@@ -42,14 +42,21 @@ impl Vm {
         for thread in threads {
             let mut state = [0; XSAVE_BYTES];
             self.extended_state(*thread, &mut state)?;
-            let used = state.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let used = state
+                .iter()
+                .rposition(|byte| *byte != 0)
+                .map_or(0, |last| last + 1);
             extended.push((*thread as u32, state[..used].to_vec()));
         }
         let mut chunks = Vec::new();
         for chunk in self.space().bound_chunks() {
             chunks.extend(self.describe_chunk(&chunk_use(areas, chunk)));
         }
-        let state = MachineState { version: SNAPSHOT_VERSION, chunks, extended };
+        let state = MachineState {
+            version: SNAPSHOT_VERSION,
+            chunks,
+            extended,
+        };
         self.write_memory(&state, memory)?;
         Ok(state)
     }
@@ -58,18 +65,29 @@ impl Vm {
         let mut runs: Vec<PageRun> = Vec::new();
         for page in 0..CHUNK_PAGES {
             let address = used.chunk * CHUNK_BYTES + page as u64 * PAGE_BYTES;
-            let Some(prot) = self.space().rights_at(address).filter(|_| used.mapped[page]) else { continue };
+            let Some(prot) = self.space().rights_at(address).filter(|_| used.mapped[page]) else {
+                continue;
+            };
             match runs.last_mut() {
                 Some(run) if usize::from(run.first + run.count) == page && run.prot == prot => run.count += 1,
-                _ => runs.push(PageRun { first: page as u16, count: 1, prot }),
+                _ => runs.push(PageRun {
+                    first: page as u16,
+                    count: 1,
+                    prot,
+                }),
             }
         }
-        (!runs.is_empty()).then_some(ChunkMap { chunk: used.chunk, runs, guarded: used.guarded })
+        (!runs.is_empty()).then_some(ChunkMap {
+            chunk: used.chunk,
+            runs,
+            guarded: used.guarded,
+        })
     }
 
     fn write_memory(&self, state: &MachineState, memory: BorrowedFd<'_>) -> Result<()> {
         let bytes = state.memory_bytes();
-        rustix::fs::ftruncate(memory, bytes).map_err(Error::memory("size the memory file", bytes as usize))?;
+        rustix::fs::ftruncate(memory, bytes)
+            .map_err(Error::memory("size the memory file", bytes as usize))?;
         if bytes == 0 {
             return Ok(());
         }
@@ -78,7 +96,12 @@ impl Vm {
         target.want_huge_pages(0, bytes);
         let mut page = [0; PAGE_BYTES as usize];
         for (index, chunk) in state.chunks.iter().enumerate() {
-            for (number, _) in chunk.pages().iter().enumerate().filter(|(_, prot)| prot.is_some()) {
+            for (number, _) in chunk
+                .pages()
+                .iter()
+                .enumerate()
+                .filter(|(_, prot)| prot.is_some())
+            {
                 let offset = number as u64 * PAGE_BYTES;
                 self.space()
                     .read_backed(chunk.chunk * CHUNK_BYTES + offset, &mut page)
@@ -95,7 +118,11 @@ impl Vm {
 /// What the mappings, sorted by address, say of one chunk.
 fn chunk_use(areas: &[MappedArea], chunk: u64) -> ChunkUse {
     let (start, end) = (chunk * CHUNK_BYTES, (chunk + 1) * CHUNK_BYTES);
-    let mut used = ChunkUse { chunk, mapped: [false; CHUNK_PAGES], guarded: false };
+    let mut used = ChunkUse {
+        chunk,
+        mapped: [false; CHUNK_PAGES],
+        guarded: false,
+    };
     let first = areas.partition_point(|area| area.range.end <= start);
     for area in areas[first..].iter().take_while(|area| area.range.start < end) {
         let from = ((area.range.start.max(start) - start) / PAGE_BYTES) as usize;
@@ -112,7 +139,10 @@ mod tests {
 
     #[test]
     fn a_chunks_use_is_what_its_mappings_say() {
-        let area = |start: u64, end: u64, prot| MappedArea { range: PageRange::new(start, end), prot };
+        let area = |start: u64, end: u64, prot| MappedArea {
+            range: PageRange::new(start, end),
+            prot,
+        };
         let areas = [
             area(0x20_0000, 0x20_1000, Prot::READ),
             area(0x20_1000, 0x20_2000, Prot::NONE),

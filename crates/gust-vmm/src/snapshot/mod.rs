@@ -19,6 +19,7 @@
 
 mod build;
 mod capture;
+mod costs;
 mod restore;
 mod rewind;
 mod working_set;
@@ -28,9 +29,10 @@ use serde::{Deserialize, Serialize};
 use crate::geometry::{CHUNK_PAGES, Prot};
 
 pub(crate) use build::Plan;
-pub use build::{Costs, Style};
-pub(crate) use restore::Restored;
+pub use build::Style;
 pub use capture::MappedArea;
+pub use costs::Costs;
+pub(crate) use restore::Restored;
 pub use restore::{Layout, RestoreTimes, Source};
 pub use rewind::Rewound;
 pub use working_set::WorkingSet;
@@ -92,6 +94,10 @@ impl MachineState {
 
     /// Pages with contents.
     pub(crate) fn backed_pages(&self) -> u64 {
-        self.chunks.iter().flat_map(|chunk| &chunk.runs).map(|run| u64::from(run.count)).sum()
+        self.chunks
+            .iter()
+            .flat_map(|chunk| &chunk.runs)
+            .map(|run| u64::from(run.count))
+            .sum()
     }
 }

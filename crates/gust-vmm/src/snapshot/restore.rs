@@ -24,8 +24,8 @@ use crate::{
 
 /// First bytes of a layout file.
 const LAYOUT_MAGIC: u64 = 0x5541_4c54_5355_4701; // "\x01GUSTLAU"
-/// Bytes of a layout file's header: the magic number and one (offset, length) for each section.
-const HEADER_BYTES: usize = 8 + SECTIONS * 16;
+/// Bytes of a layout file's header: the magic number, one (offset, length) for each section, and the costs.
+const HEADER_BYTES: usize = 8 + SECTIONS * 16 + 16;
 const SECTIONS: usize = 7;
 /// Longest section that is read into memory of this process's own.
 const SECTION_BYTES_MAX: u64 = 64 << 20;
@@ -47,6 +47,7 @@ enum Section {
 pub struct Layout<'a> {
     file: BorrowedFd<'a>,
     sections: [(u64, u64); SECTIONS],
+    costs: Costs,
 }
 
 /// What a machine is laid out by.
@@ -94,7 +95,15 @@ impl<'a> Layout<'a> {
         for (n, section) in sections.iter_mut().enumerate() {
             *section = (word(1 + n * 2), word(2 + n * 2));
         }
-        Ok(Self { file, sections })
+        let costs = Costs {
+            fault_ns: word(1 + SECTIONS * 2),
+            copy_chunk_ns: word(2 + SECTIONS * 2),
+        };
+        Ok(Self {
+            file,
+            sections,
+            costs,
+        })
     }
 
     fn section(&self, section: Section) -> (u64, u64) {
@@ -109,6 +118,11 @@ impl<'a> Layout<'a> {
         let mut raw = vec![0; bytes as usize];
         read_exact(self.file, &mut raw, offset)?;
         Ok(raw)
+    }
+
+    /// The costs that the plans were built for.
+    pub fn costs(&self) -> Costs {
+        self.costs
     }
 
     /// The working set that the plans were built from.
@@ -143,13 +157,20 @@ impl<'a> Layout<'a> {
         }
         place(&encode(set)?)?;
         let bytes = at;
+        header.extend_from_slice(&costs.fault_ns.to_le_bytes());
+        header.extend_from_slice(&costs.copy_chunk_ns.to_le_bytes());
         write_all(file, &header, 0)?;
         Ok((bytes, hot_pages))
     }
 }
 
 fn tables_bytes(built: &Built) -> Vec<u8> {
-    built.tables.iter().flatten().flat_map(|entry| entry.to_le_bytes()).collect()
+    built
+        .tables
+        .iter()
+        .flatten()
+        .flat_map(|entry| entry.to_le_bytes())
+        .collect()
 }
 
 fn hot_bytes(built: &Built, memory: BorrowedFd<'_>) -> Result<Vec<u8>> {
@@ -177,7 +198,7 @@ fn read_exact(file: BorrowedFd<'_>, out: &mut [u8], offset: u64) -> Result<()> {
 ///
 /// # Safety
 /// `target` must be valid for writes of that many bytes.
-unsafe fn read_into(file: BorrowedFd<'_>, target: *mut u8, bytes: u64, offset: u64) -> Result<()> {
+pub(crate) unsafe fn read_into(file: BorrowedFd<'_>, target: *mut u8, bytes: u64, offset: u64) -> Result<()> {
     let mut done = 0;
     while done < bytes {
         // SAFETY: within what the caller vouches for.
@@ -194,7 +215,11 @@ unsafe fn read_into(file: BorrowedFd<'_>, target: *mut u8, bytes: u64, offset: u
             if source.kind() == io::ErrorKind::Interrupted {
                 continue;
             }
-            return Err(Error::Memory { action: "read a snapshot", bytes: bytes as usize, source });
+            return Err(Error::Memory {
+                action: "read a snapshot",
+                bytes: bytes as usize,
+                source,
+            });
         }
         if read == 0 {
             return Err(Error::Snapshot("a file of the snapshot is too short".into()));
@@ -238,18 +263,29 @@ impl Vm {
         let began = Instant::now();
         let restored = match source {
             Source::Record => self.lay_out_recording(state)?,
-            Source::Compact(layout) => {
-                self.lay_out(layout, memory, [Section::CompactPlan, Section::CompactTables, Section::CompactHot])?
-            }
-            Source::Fast(layout) => {
-                self.lay_out(layout, memory, [Section::FastPlan, Section::FastTables, Section::FastHot])?
-            }
+            Source::Compact(layout) => self.lay_out(
+                layout,
+                memory,
+                [Section::CompactPlan, Section::CompactTables, Section::CompactHot],
+            )?,
+            Source::Fast(layout) => self.lay_out(
+                layout,
+                memory,
+                [Section::FastPlan, Section::FastTables, Section::FastHot],
+            )?,
         };
-        let restored = Restored { extended: state.extended.clone(), chunks: state.chunks.len(), ..restored };
+        let restored = Restored {
+            extended: state.extended.clone(),
+            chunks: state.chunks.len(),
+            ..restored
+        };
         self.space_mut().adopt(&restored);
         self.load_extended(&restored.extended)?;
         self.set_restored(restored);
-        Ok(RestoreTimes { map_ns, fill_ns: elapsed_ns(began) })
+        Ok(RestoreTimes {
+            map_ns,
+            fill_ns: elapsed_ns(began),
+        })
     }
 
     fn lay_out_recording(&mut self, state: &MachineState) -> Result<Restored> {
@@ -264,20 +300,32 @@ impl Vm {
         })
     }
 
-    fn lay_out(&mut self, layout: Layout<'_>, memory: BorrowedFd<'_>, sections: [Section; 3]) -> Result<Restored> {
+    fn lay_out(
+        &mut self,
+        layout: Layout<'_>,
+        memory: BorrowedFd<'_>,
+        sections: [Section; 3],
+    ) -> Result<Restored> {
         let [plan, tables, hot] = sections;
         let plan: Plan = decode(&layout.read(plan)?)?;
         let (tables_at, tables_bytes) = layout.section(tables);
-        self.space_mut().read_tables(layout.file, tables_at, tables_bytes)?;
+        self.space_mut()
+            .read_tables(layout.file, tables_at, tables_bytes)?;
         let (hot_at, hot_bytes) = layout.section(hot);
         if hot_bytes != plan.hot_bytes {
             return Err(Error::Snapshot("the hot pages are not those of the plan".into()));
         }
         self.space_mut().read_hot(layout.file, hot_at, 0, hot_bytes)?;
         for (index, hot) in &plan.whole_chunks {
-            self.space_mut().read_hot(memory, u64::from(*index) * CHUNK_BYTES, *hot, CHUNK_BYTES)?;
+            self.space_mut()
+                .read_hot(memory, u64::from(*index) * CHUNK_BYTES, *hot, CHUNK_BYTES)?;
         }
-        Ok(Restored { plan, hot_at, tables_used: tables_bytes, ..Restored::default() })
+        Ok(Restored {
+            plan,
+            hot_at,
+            tables_used: tables_bytes,
+            ..Restored::default()
+        })
     }
 
     /// Loads the extended states of a snapshot's threads.
@@ -296,7 +344,10 @@ impl AddressSpace {
     /// Maps the memory file over the image slot.
     fn map_image(&mut self, memory: BorrowedFd<'_>, bytes: u64) -> Result<()> {
         self.physical.ensure_image(bytes)?;
-        let image = self.physical.slot_mut(IMAGE_BASE).ok_or(Error::Missing("an image slot"))?;
+        let image = self
+            .physical
+            .slot_mut(IMAGE_BASE)
+            .ok_or(Error::Missing("an image slot"))?;
         if bytes == 0 {
             return Ok(());
         }
@@ -314,22 +365,29 @@ impl AddressSpace {
     }
 
     fn read_tables(&mut self, file: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<()> {
-        let target =
-            self.physical.system().pointer(USER_TABLES, bytes).ok_or(Error::Exhausted("page-table pages"))?;
+        let target = self
+            .physical
+            .system()
+            .pointer(USER_TABLES, bytes)
+            .ok_or(Error::Exhausted("page-table pages"))?;
         // SAFETY: `bytes` bytes at `target` are inside the system slot, as `pointer` has checked.
         unsafe { read_into(file, target, bytes, offset) }
     }
 
     /// Reads part of a file into the hot slot.
     pub(crate) fn read_hot(&mut self, file: BorrowedFd<'_>, offset: u64, at: u64, bytes: u64) -> Result<()> {
-        let target = self.physical.pointer(HOT_BASE + at, bytes).ok_or(Error::Exhausted("hot memory"))?;
+        let target = self
+            .physical
+            .pointer(HOT_BASE + at, bytes)
+            .ok_or(Error::Exhausted("hot memory"))?;
         // SAFETY: `bytes` bytes at `target` are inside the hot slot, as `pointer` has checked.
         unsafe { read_into(file, target, bytes, offset) }
     }
 
     /// Takes over the tables and bindings of a plan.
     fn adopt(&mut self, restored: &Restored) {
-        self.tables.adopt(&restored.plan.root, USER_TABLES + restored.tables_used);
+        self.tables
+            .adopt(&restored.plan.root, USER_TABLES + restored.tables_used);
         self.adopt_bindings(&restored.plan);
     }
 }

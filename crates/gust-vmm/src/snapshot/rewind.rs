@@ -100,7 +100,9 @@ impl Vm {
 
     /// Touches every page that runs are known to touch, so that the next run does not fault on them.
     pub fn touch_ahead(&mut self) -> Result<()> {
-        let Some(restored) = self.restored() else { return Ok(()) };
+        let Some(restored) = self.restored() else {
+            return Ok(());
+        };
         let touches = restored.plan.touches.clone();
         self.touch(&touches)
     }
@@ -143,7 +145,10 @@ impl AddressSpace {
             if *large {
                 let entry = self.tables.read(EntryAt(*at));
                 let address = entry & ADDRESS & !(CHUNK_BYTES - 1);
-                let changed = suspects.image.iter().any(|page| page & !(CHUNK_BYTES - 1) == address);
+                let changed = suspects
+                    .image
+                    .iter()
+                    .any(|page| page & !(CHUNK_BYTES - 1) == address);
                 if entry & DIRTY != 0 || changed {
                     self.discard_physical(address, CHUNK_BYTES)?;
                     self.tables.clear_used(EntryAt(*at));

@@ -35,7 +35,11 @@ impl PageBits {
 
     /// Aligned groups of eight pages of which one is in the set: what a host with shadow paging maps in one fault.
     pub(crate) fn groups(&self) -> usize {
-        self.0.iter().flat_map(|word| word.to_le_bytes()).filter(|group| *group != 0).count()
+        self.0
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .filter(|group| *group != 0)
+            .count()
     }
 }
 
@@ -57,7 +61,10 @@ pub struct WorkingSet {
 impl WorkingSet {
     /// An empty set for a snapshot of so many chunks.
     pub fn empty(chunks: usize) -> Self {
-        Self { chunks: vec![ChunkSet::default(); chunks], runs: 0 }
+        Self {
+            chunks: vec![ChunkSet::default(); chunks],
+            runs: 0,
+        }
     }
 
     /// Adds another set of the same snapshot; one of another length is left out.
@@ -74,9 +81,9 @@ impl WorkingSet {
 
     /// Pages touched, and pages written.
     pub fn pages(&self) -> (usize, usize) {
-        self.chunks
-            .iter()
-            .fold((0, 0), |(touched, written), set| (touched + set.touched.count(), written + set.written.count()))
+        self.chunks.iter().fold((0, 0), |(touched, written), set| {
+            (touched + set.touched.count(), written + set.written.count())
+        })
     }
 }
 

@@ -133,6 +133,45 @@ pub fn supervisor() -> Policy {
     )
 }
 
+/// `ioctl` requests of a micro-VM, as the kernel numbers them.
+const VM_REQUESTS: &[u32] = &[
+    0xae80,      // KVM_RUN
+    0x4020_ae46, // KVM_SET_USER_MEMORY_REGION
+    0x9000_aea4, // KVM_GET_XSAVE
+];
+
+/// A micro-VM's worker, once its machine has been made.
+pub fn micro_vm() -> Policy {
+    use When::{Always, IsOneOf};
+    worker_base().with(
+        "micro-vm",
+        &[
+            Rule::new(
+                "clock_nanosleep",
+                libc::SYS_clock_nanosleep,
+                Always,
+                "a guest that sleeps",
+            ),
+            Rule::new("fstat", libc::SYS_fstat, Always, "lengths of a snapshot's files"),
+            Rule::new("ftruncate", libc::SYS_ftruncate, Always, "writing a snapshot"),
+            Rule::new(
+                "ioctl",
+                libc::SYS_ioctl,
+                IsOneOf(1, VM_REQUESTS),
+                "KVM_RUN, KVM_SET_USER_MEMORY_REGION, KVM_GET_XSAVE",
+            ),
+            Rule::new("pread64", libc::SYS_pread64, Always, "reading a snapshot"),
+            Rule::new("pwrite64", libc::SYS_pwrite64, Always, "writing a snapshot"),
+            Rule::new(
+                "timer_settime",
+                libc::SYS_timer_settime,
+                Always,
+                "taking the processor from a guest",
+            ),
+        ],
+    )
+}
+
 /// Socket families that a guest may use; its network namespace holds nothing but its own loopback. Others lead to
 /// places that a network namespace does not cut off (the hypervisor's sockets, the kernel's cryptography).
 const GUEST_FAMILIES: &[u32] = &[

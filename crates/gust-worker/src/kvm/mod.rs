@@ -8,10 +8,13 @@
 //! A guest runs only between a command and its result: while it waits for an event it is frozen, whatever its other
 //! threads would do, as Lambda freezes it.
 
+mod images;
 mod link;
 mod outside;
 mod sandbox;
 mod stored;
+mod supervisor;
 
 pub use outside::Outside;
 pub use sandbox::{Heard, Images, Restore, Sandbox, SandboxError};
+pub(crate) use supervisor::run;

@@ -9,7 +9,7 @@ use std::{
 
 use gust_image::Image;
 use gust_linux::{BootConfig, BootError, Ended, Host as _, Kernel, Step};
-use gust_vmm::{Costs, Exit, Hypervisor, Layout, SlotSizes, Source, Vm, WorkingSet};
+use gust_vmm::{Costs, Layout, Source, Vm, WorkingSet};
 
 use super::{
     link::{Link, Renewal},
@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        BootSpec, Captured, Identity, InitSpec, Interface, InvokeSpec, Limits, MemoryMode, WaitsFor, WorkerTimings,
+        BootSpec, Captured, Identity, InitSpec, Interface, InvokeSpec, Limits, MemoryMode, WaitsFor,
+        WorkerTimings,
     },
     runtime_api::{self, Event, Said},
 };
@@ -42,6 +43,9 @@ pub enum SandboxError {
     /// The program cannot be started.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// A file that is no image.
+    #[error(transparent)]
+    Image(#[from] gust_image::ImageError),
     /// The state file.
     #[error("the snapshot's state: {0}")]
     State(String),
@@ -147,20 +151,15 @@ pub struct Sandbox {
     handler_ns: u64,
     guest_ns: u64,
     timings: WorkerTimings,
-    faults: u64,
     entries_before: u64,
+    faults_before: u64,
+    fault_ns: u64,
 }
 
 impl Sandbox {
-    /// Boots a runtime's program in a new machine. A program of the Runtime API comes with its function, so it is only
+    /// Boots a runtime's program in a machine that holds nothing. A program of the Runtime API comes with its function, so it is only
     /// remembered.
-    pub fn boot(
-        hypervisor: &Hypervisor,
-        mut outside: Outside,
-        spec: BootSpec,
-        root: Image,
-    ) -> Result<Self, SandboxError> {
-        let mut vm = hypervisor.create_vm(SlotSizes::BOOT, true)?;
+    pub fn boot(mut vm: Vm, mut outside: Outside, spec: BootSpec, root: Image) -> Result<Self, SandboxError> {
         let start = match spec.interface {
             Interface::Device => {
                 let config = config(&spec, root.clone(), Vec::new(), &spec.environment);
@@ -173,7 +172,14 @@ impl Sandbox {
             None => (Kernel::empty(&root), Some((spec.clone(), root))),
         };
         let link = Link::new(spec.interface, &mut kernel);
-        Ok(Self::assemble(vm, kernel, link, outside, boot, WaitsFor::Function))
+        Ok(Self::assemble(
+            vm,
+            kernel,
+            link,
+            outside,
+            boot,
+            WaitsFor::Function,
+        ))
     }
 
     fn assemble(
@@ -198,8 +204,9 @@ impl Sandbox {
             handler_ns: 0,
             guest_ns: 0,
             timings: WorkerTimings::default(),
-            faults: 0,
             entries_before: 0,
+            faults_before: 0,
+            fault_ns: Costs::DEFAULT.fault_ns,
         }
     }
 
@@ -215,12 +222,19 @@ impl Sandbox {
                 for (path, image) in paths.into_iter().zip(mounted) {
                     self.kernel.mount_image(path, image)?;
                 }
-                let Limits { memory_bytes, tmp_bytes, cpus } = spec.limits;
+                let Limits {
+                    memory_bytes,
+                    tmp_bytes,
+                    cpus,
+                } = spec.limits;
                 self.kernel.set_limits(memory_bytes, tmp_bytes, cpus);
                 Link::send_function(&mut self.kernel, spec);
             }
             Some((boot, root)) => {
-                let boot = BootSpec { limits: spec.limits, ..boot };
+                let boot = BootSpec {
+                    limits: spec.limits,
+                    ..boot
+                };
                 let mut environment = boot.environment.clone();
                 environment.extend(spec.environment.iter().cloned());
                 environment.push(("AWS_LAMBDA_RUNTIME_API".into(), runtime_api::ADDRESS.into()));
@@ -242,6 +256,7 @@ impl Sandbox {
             Some(file) if !restore.record => Some(Layout::open(file.as_fd())?),
             Some(_) | None => None,
         };
+        let fault_ns = layout.map_or(Costs::DEFAULT, |layout| layout.costs()).fault_ns;
         // Memory that is given back after every call is touched once and kept; the compact plan has least of it.
         let compact = restore.arm || restore.memory_mode == MemoryMode::Fresh;
         let source = match layout {
@@ -252,8 +267,16 @@ impl Sandbox {
         let recording = layout.is_none();
         let times = vm.restore(&stored.machine, restore.memory.as_fd(), source)?;
         let images = restore.images.in_order();
-        let waits_for = if stored.waits_for_function { WaitsFor::Function } else { WaitsFor::Event };
-        let Limits { memory_bytes, tmp_bytes, cpus } = restore.limits;
+        let waits_for = if stored.waits_for_function {
+            WaitsFor::Function
+        } else {
+            WaitsFor::Event
+        };
+        let Limits {
+            memory_bytes,
+            tmp_bytes,
+            cpus,
+        } = restore.limits;
         let mut kernel = stored.kernel.clone();
         kernel.resume(&mut outside, images.clone(), stored.clock_ns);
         kernel.set_limits(memory_bytes, tmp_bytes, cpus);
@@ -263,6 +286,7 @@ impl Sandbox {
         if restore.arm {
             sandbox.vm.touch_ahead()?;
         }
+        sandbox.fault_ns = fault_ns;
         sandbox.timings.map_ns = times.map_ns;
         sandbox.timings.fill_ns = began.elapsed().as_nanos() as u64 - times.map_ns;
         sandbox.origin = Some(Origin {
@@ -288,6 +312,23 @@ impl Sandbox {
         self.renewal = Some(Renewal { entropy, environment });
     }
 
+    /// Whether the program starts only when it is given its function.
+    pub fn comes_with_function(&self) -> bool {
+        self.boot.is_some()
+    }
+
+    /// Whether an event has been delivered since the guest was booted or laid out.
+    pub fn has_seen_events(&self) -> bool {
+        self.events_seen > 0
+    }
+
+    /// What becomes of the guest's memory between calls.
+    pub fn memory_mode(&self) -> MemoryMode {
+        self.origin
+            .as_ref()
+            .map_or(MemoryMode::Reuse, |origin| origin.memory_mode)
+    }
+
     /// What the guest waits for.
     pub fn waits_for(&self) -> WaitsFor {
         self.waits_for
@@ -300,8 +341,9 @@ impl Sandbox {
         }
         self.events_seen += 1;
         self.outside.start_counting();
-        (self.handler_ns, self.guest_ns, self.faults) = (0, 0, 0);
+        (self.handler_ns, self.guest_ns) = (0, 0);
         self.entries_before = self.vm.entries();
+        self.faults_before = self.vm.faults();
         self.kernel.refresh_clock(&mut self.vm, &mut self.outside);
         let event = Event {
             request_id: spec.request_id,
@@ -312,7 +354,8 @@ impl Sandbox {
             payload,
         };
         let renewal = self.renewal.take();
-        self.link.deliver(&mut self.kernel, event, renewal.as_ref(), &mut self.said);
+        self.link
+            .deliver(&mut self.kernel, event, renewal.as_ref(), &mut self.said);
         Ok(())
     }
 
@@ -328,7 +371,8 @@ impl Sandbox {
             if let Some(heard) = self.step()? {
                 return Ok(heard);
             }
-            self.link.turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
+            self.link
+                .turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
         }
     }
 
@@ -340,7 +384,6 @@ impl Sandbox {
                 let exit = self.vm.run(slot, &mut registers, quantum_ns)?;
                 let ran_ns = began.elapsed().as_nanos() as u64;
                 self.guest_ns += ran_ns;
-                self.faults += u64::from(matches!(exit, Exit::Exception { .. }));
                 *self.kernel.registers_mut(slot) = registers;
                 self.kernel.charge(slot, ran_ns);
                 self.kernel.on_exit(&mut self.vm, &mut self.outside, slot, exit);
@@ -359,7 +402,9 @@ impl Sandbox {
 
     /// Lets a runtime that has asked for its next event come to rest, so that what is captured is as calm as can be.
     pub fn quiesce(&mut self) -> Result<(), SandboxError> {
-        let Link::Api { .. } = self.link else { return Ok(()) };
+        let Link::Api { .. } = self.link else {
+            return Ok(());
+        };
         let deadline = Instant::now() + QUIESCE;
         while Instant::now() < deadline {
             match self.kernel.schedule(&mut self.vm, &mut self.outside) {
@@ -370,7 +415,8 @@ impl Sandbox {
                     let exit = self.vm.run(slot, &mut registers, Some(quantum))?;
                     *self.kernel.registers_mut(slot) = registers;
                     self.kernel.on_exit(&mut self.vm, &mut self.outside, slot, exit);
-                    self.link.turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
+                    self.link
+                        .turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
                 }
                 Step::Sleep { .. } | Step::Idle | Step::Ended => break,
             }
@@ -396,11 +442,13 @@ impl Sandbox {
     /// Where the time of the call went that has just been answered; a restore is told with its first call.
     pub fn take_timings(&mut self) -> WorkerTimings {
         let restored = std::mem::take(&mut self.timings);
+        let faults = self.vm.faults() - self.faults_before;
         WorkerTimings {
             handler_ns: self.handler_ns,
             runtime_ns: self.guest_ns.saturating_sub(self.handler_ns),
             exits: self.vm.entries() - self.entries_before,
-            faults: self.faults,
+            faults,
+            faults_ns: faults * self.fault_ns,
             ..restored
         }
     }
@@ -423,18 +471,31 @@ impl Sandbox {
             waits_for_function: self.waits_for == WaitsFor::Function,
         };
         let state_bytes = stored.write(state)?;
-        Ok(Captured { memory_bytes, state_bytes })
+        Ok(Captured {
+            memory_bytes,
+            state_bytes,
+        })
     }
 
     /// Writes a layout learned from this guest's run; gives its bytes and hot pages.
-    pub fn replan(&mut self, layout: &OwnedFd, memory: &OwnedFd, costs: Costs) -> Result<(u64, u64), SandboxError> {
+    ///
+    /// The guest is of no further use afterwards: faults are measured with it.
+    pub fn replan(&mut self, layout: &OwnedFd, memory: &OwnedFd) -> Result<(u64, u64), SandboxError> {
+        let seen = self.vm.working_set();
+        let costs = self.vm.measure_costs(memory.as_fd())?;
         let origin = self.origin.as_ref().ok_or(SandboxError::OutOfOrder("Replan"))?;
         let mut set = match &origin.layout {
             Some(file) => Layout::open(file.as_fd())?.working_set()?,
             None => WorkingSet::empty(origin.pristine.machine.chunks.len()),
         };
-        set.merge(&self.vm.working_set().ok_or(SandboxError::OutOfOrder("Replan"))?);
-        Ok(Layout::write(&origin.pristine.machine, &set, costs, memory.as_fd(), layout.as_fd())?)
+        set.merge(&seen.ok_or(SandboxError::OutOfOrder("Replan"))?);
+        Ok(Layout::write(
+            &origin.pristine.machine,
+            &set,
+            costs,
+            memory.as_fd(),
+            layout.as_fd(),
+        )?)
     }
 
     /// Whether the guest goes back to its snapshot after every call, and can.
@@ -445,7 +506,10 @@ impl Sandbox {
     }
 
     /// Goes back to the snapshot, as another instance.
-    pub fn rewind(&mut self, identity: &Identity) -> Result<(), SandboxError> {
+    pub fn rewind(&mut self) -> Result<(), SandboxError> {
+        let mut seed = [0; 32];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| SandboxError::io("get random bytes", error.into()))?;
         let origin = self.origin.as_ref().ok_or(SandboxError::OutOfOrder("rewind"))?;
         let layout = origin.layout.as_ref().ok_or(SandboxError::OutOfOrder("rewind"))?;
         self.vm.rewind(layout.as_fd(), origin.memory.as_fd())?;
@@ -455,7 +519,7 @@ impl Sandbox {
         self.link = origin.pristine.link.clone();
         self.said.clear();
         let environment = origin.environment.clone();
-        self.renew(identity.seed, environment);
+        self.renew(seed, environment);
         Ok(())
     }
 }
@@ -471,7 +535,10 @@ fn config(
         images,
         program: spec.argv.first().cloned().unwrap_or_default(),
         arguments: spec.argv.clone(),
-        environment: environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        environment: environment
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
         directory: spec.directory.clone(),
         uid: GUEST_UID,
         gid: GUEST_GID,

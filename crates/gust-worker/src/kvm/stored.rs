@@ -1,12 +1,6 @@
 //! The state file of a snapshot: everything but the memory.
 
-use std::{
-    fs::File,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::FileExt,
-    },
-};
+use std::os::fd::OwnedFd;
 
 use gust_linux::Kernel;
 use gust_vmm::MachineState;
@@ -43,14 +37,19 @@ impl Stored {
     }
 
     pub(super) fn read(file: &OwnedFd) -> Result<Self, SandboxError> {
-        let clone = file.as_fd().try_clone_to_owned().map_err(|error| SandboxError::io("read the state", error))?;
-        let file = File::from(clone);
-        let bytes = file.metadata().map_err(|error| SandboxError::io("read the state", error))?.len();
+        let failed = |error: rustix::io::Errno| SandboxError::io("read the state", error.into());
+        let bytes = rustix::fs::fstat(file).map_err(failed)?.st_size.cast_unsigned();
         if bytes > STATE_BYTES_MAX {
             return Err(SandboxError::State(format!("the state file has {bytes} bytes")));
         }
         let mut raw = vec![0; bytes as usize];
-        file.read_exact_at(&mut raw, 0).map_err(|error| SandboxError::io("read the state", error))?;
+        let mut done = 0;
+        while done < raw.len() {
+            match rustix::io::pread(file, &mut raw[done..], done as u64).map_err(failed)? {
+                0 => return Err(SandboxError::State("the state file is too short".into())),
+                read => done += read,
+            }
+        }
         postcard::from_bytes(&raw).map_err(|error| SandboxError::State(error.to_string()))
     }
 }

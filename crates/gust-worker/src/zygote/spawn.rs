@@ -21,8 +21,7 @@ use rustix::{
 use super::wire::{HostReport, WorkerKind};
 use crate::{
     channel::Channel,
-    process,
-    protocol::Report,
+    kvm, process,
     sys::{self, Cloned, Namespaces},
 };
 
@@ -206,7 +205,7 @@ impl Host {
         }
         drop(go);
         let kind = request.kind;
-        let mut context = WorkerContext {
+        let context = WorkerContext {
             channel: Channel::new(request.socket),
             namespaces: namespaces != Namespaces::NONE,
             user: request.user.filter(|_| self.root && !namespaces.has_user()),
@@ -218,11 +217,7 @@ impl Host {
         };
         match kind {
             WorkerKind::Process => process::run(context),
-            WorkerKind::Kvm => {
-                let reason = "this build of the worker has no micro-VMs".to_owned();
-                let _ = context.channel.send(&Report::Refused { reason }, b"");
-                1
-            }
+            WorkerKind::Kvm => kvm::run(context),
         }
     }
 

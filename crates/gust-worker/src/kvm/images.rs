@@ -1,0 +1,27 @@
+//! Images as the node hands them in: files that are mapped and read where they lie.
+
+#![expect(unsafe_code, reason = "maps files of the node's")]
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use gust_image::Image;
+use memmap2::Mmap;
+
+use super::sandbox::SandboxError;
+
+/// A mapped file. [`Mmap`] gives its bytes only by dereferencing.
+struct Mapped(Mmap);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Opens an image. Costs one system call for each image, whatever its size.
+pub(super) fn open_image(file: &OwnedFd) -> Result<Image, SandboxError> {
+    // SAFETY: images are files of the node's that are never changed once they have their names, and that no worker can
+    // write to: its descriptor is read-only.
+    let map = unsafe { Mmap::map(file) }.map_err(|source| SandboxError::io("map an image", source))?;
+    Image::open(Arc::new(Mapped(map))).map_err(SandboxError::Image)
+}

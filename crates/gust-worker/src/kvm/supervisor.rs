@@ -1,0 +1,399 @@
+//! The life of a worker around a micro-VM: commands of the node in, reports out.
+//!
+//! What needs the host is done before the jail is entered: the machine is made and warmed up, and the one file that is
+//! read later is opened. From then on the worker has memory, its vCPU, and the descriptors that commands bring.
+
+use std::{fs::File, os::fd::OwnedFd};
+
+use gust_linux::Ended;
+use gust_vmm::{Hypervisor, SlotSizes, Vm};
+use rustix::thread::CapabilitySet;
+
+use super::{
+    images::open_image,
+    outside::Outside,
+    sandbox::{Heard, Images, Restore, Sandbox, SandboxError},
+};
+use crate::{
+    channel::{Channel, ChannelError},
+    frame::Frame,
+    jail::{self, Jail, JailError, lists},
+    protocol::{
+        Answer, AnswerKind, BootSpec, Command, GuestExit, InitSpec, InvokeSpec, MemoryMode, Report,
+        RestoreSpec, Waiting,
+    },
+    runtime_api::Said,
+    zygote::WorkerContext,
+};
+
+/// Why a worker cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum SupervisorError {
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Machine(#[from] gust_vmm::Error),
+    #[error(transparent)]
+    Jail(#[from] JailError),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The node's fault.
+    #[error("the command {0} does not fit the worker's state")]
+    OutOfOrder(&'static str),
+    #[error("the command {command} came with {arrived} descriptors")]
+    Descriptors { command: &'static str, arrived: usize },
+    #[error("this worker was given no /dev/kvm")]
+    NoKvm,
+}
+
+type Result<T> = std::result::Result<T, SupervisorError>;
+
+/// Serves the node from the first step in the jail to the end. Returns the exit status.
+pub(crate) fn run(context: WorkerContext) -> i32 {
+    let WorkerContext {
+        mut channel,
+        namespaces,
+        user,
+        kvm,
+        memory: _,
+    } = context;
+    let served = Supervisor::enter(&mut channel, kvm, namespaces, user)
+        .and_then(|mut supervisor| supervisor.serve(&mut channel));
+    match served {
+        Ok(()) => 0,
+        Err(SupervisorError::Channel(error)) => {
+            eprintln!("gust worker: {error}");
+            1
+        }
+        Err(error) => {
+            let reason = reason_of(&error);
+            // The node may be gone; then there is no one to tell.
+            let _ = channel.send(&Report::Refused { reason }, b"");
+            1
+        }
+    }
+}
+
+/// An error and what lies under it.
+fn reason_of(error: &dyn std::error::Error) -> String {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(under) = source {
+        let text = under.to_string();
+        if !reason.ends_with(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        source = under.source();
+    }
+    reason
+}
+
+/// How far the worker has come.
+enum Stage {
+    /// A machine that holds nothing.
+    Pooled(Box<Vm>, Box<Outside>),
+    /// A guest.
+    Guest(Box<Sandbox>),
+    /// Between the two; never left so.
+    Nothing,
+}
+
+/// What follows a command.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Command,
+    End,
+}
+
+struct Supervisor {
+    stage: Stage,
+    memory_bytes_max: u64,
+}
+
+impl Supervisor {
+    /// Makes the machine, enters the jail, and says so.
+    fn enter(
+        channel: &mut Channel,
+        kvm: Option<OwnedFd>,
+        namespaces: bool,
+        user: Option<u32>,
+    ) -> Result<Self> {
+        let hypervisor = Hypervisor::from_fd(kvm.ok_or(SupervisorError::NoKvm)?)?;
+        let mut vm = hypervisor.create_vm(SlotSizes::POOLED)?;
+        vm.warm_up()?;
+        let statm = File::open("/proc/self/statm").ok();
+        // The descriptor of /dev/kvm itself could make further machines.
+        drop(hypervisor);
+        let jail = jail::enter(&Jail {
+            empty_root: namespaces,
+            user,
+            capabilities: CapabilitySet::empty(),
+            policy: &lists::micro_vm(),
+            namespaces,
+        })?;
+        let outside = Outside::new(statm);
+        channel.send(&Report::Pooled { jail }, b"")?;
+        Ok(Self {
+            stage: Stage::Pooled(Box::new(vm), Box::new(outside)),
+            memory_bytes_max: 0,
+        })
+    }
+
+    fn serve(&mut self, channel: &mut Channel) -> Result<()> {
+        while let Some(frame) = channel.receive()? {
+            let Frame {
+                message,
+                body,
+                descriptors,
+            } = frame;
+            let next = match message {
+                Command::Boot(spec) => self.boot(channel, spec, descriptors)?,
+                Command::Init(spec) => self.init(channel, &spec, descriptors)?,
+                Command::Restore(spec) => self.restore(channel, spec, descriptors)?,
+                Command::Invoke(spec) => self.invoke(channel, spec, body)?,
+                Command::Capture => self.capture(channel, descriptors)?,
+                Command::Replan => self.replan(channel, descriptors)?,
+            };
+            if next == Next::End {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_machine(&mut self, command: &'static str) -> Result<(Vm, Outside)> {
+        match std::mem::replace(&mut self.stage, Stage::Nothing) {
+            Stage::Pooled(vm, outside) => Ok((*vm, *outside)),
+            Stage::Guest(_) | Stage::Nothing => Err(SupervisorError::OutOfOrder(command)),
+        }
+    }
+
+    fn guest(&mut self, command: &'static str) -> Result<&mut Sandbox> {
+        match &mut self.stage {
+            Stage::Guest(sandbox) => Ok(sandbox),
+            Stage::Pooled(..) | Stage::Nothing => Err(SupervisorError::OutOfOrder(command)),
+        }
+    }
+
+    fn boot(&mut self, channel: &mut Channel, spec: BootSpec, descriptors: Vec<OwnedFd>) -> Result<Next> {
+        let [root] = exactly("Boot", descriptors)?;
+        let (mut vm, outside) = self.take_machine("Boot")?;
+        vm.want_huge_memory();
+        let mut sandbox = Box::new(Sandbox::boot(vm, outside, spec, open_image(&root)?)?);
+        let next = match sandbox.comes_with_function() {
+            true => {
+                channel.send(&Report::Waiting(waiting(&mut sandbox, true)), b"")?;
+                Next::Command
+            }
+            false => until_waits(&mut sandbox, channel)?,
+        };
+        self.stage = Stage::Guest(sandbox);
+        Ok(next)
+    }
+
+    fn init(&mut self, channel: &mut Channel, spec: &InitSpec, descriptors: Vec<OwnedFd>) -> Result<Next> {
+        let mounted = descriptors
+            .iter()
+            .map(open_image)
+            .collect::<std::result::Result<_, _>>()?;
+        let sandbox = self.guest("Init")?;
+        sandbox.init(spec, mounted)?;
+        until_waits(sandbox, channel)
+    }
+
+    fn restore(
+        &mut self,
+        channel: &mut Channel,
+        spec: RestoreSpec,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Next> {
+        let arrived = descriptors.len();
+        let missing = || SupervisorError::Descriptors {
+            command: "Restore",
+            arrived,
+        };
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().ok_or_else(missing);
+        let (memory, state) = (next()?, next()?);
+        let layout = if spec.has_layout { Some(next()?) } else { None };
+        let root = open_image(&next()?)?;
+        let mounted = descriptors
+            .map(|file| open_image(&file))
+            .collect::<std::result::Result<_, _>>()?;
+        let (vm, outside) = self.take_machine("Restore")?;
+        let arm = spec.arm;
+        let restore = Restore {
+            memory,
+            state,
+            layout,
+            images: Images { root, mounted },
+            arm,
+            record: spec.record,
+            memory_mode: spec.memory_mode,
+            limits: spec.limits,
+            identity: spec.identity,
+            environment: spec.environment,
+        };
+        let mut sandbox = Box::new(Sandbox::restore(vm, outside, restore)?);
+        if arm {
+            channel.send(&Report::Waiting(waiting(&mut sandbox, true)), b"")?;
+        }
+        self.stage = Stage::Guest(sandbox);
+        Ok(Next::Command)
+    }
+
+    fn invoke(&mut self, channel: &mut Channel, spec: InvokeSpec, payload: Vec<u8>) -> Result<Next> {
+        let sandbox = self.guest("Invoke")?;
+        sandbox.deliver(spec, payload)?;
+        let (kind, body) = match listen(sandbox, channel)? {
+            Spoken::Said(Said::Response(body)) => (AnswerKind::Success, body),
+            Spoken::Said(Said::Error(body)) => (AnswerKind::FunctionError, body),
+            Spoken::Said(Said::TooLarge(bytes)) => (AnswerKind::TooLarge { bytes }, Vec::new()),
+            Spoken::Said(Said::Waits | Said::InitError(_)) => return exited(channel, unasked()),
+            Spoken::Ended(exit) => return exited(channel, exit),
+            Spoken::NodeGone => return Ok(Next::End),
+        };
+        send_log(sandbox, channel)?;
+        let memory_bytes = sandbox.memory_bytes();
+        let answer = Answer {
+            kind,
+            memory_bytes_max: memory_bytes.max(self.memory_bytes_max),
+            log_bytes_dropped: self.guest("Invoke")?.log_bytes_dropped(),
+            timings: self.guest("Invoke")?.take_timings(),
+        };
+        self.memory_bytes_max = answer.memory_bytes_max;
+        channel.send(&Report::Answer(answer), &body)?;
+        drop(body);
+        let sandbox = self.guest("Invoke")?;
+        if sandbox.memory_mode() == MemoryMode::Fresh && sandbox.rewinds() {
+            sandbox.rewind()?;
+            self.memory_bytes_max = 0;
+            let report = waiting(self.guest("Invoke")?, true);
+            channel.send(&Report::Waiting(report), b"")?;
+            return Ok(Next::Command);
+        }
+        until_waits(sandbox, channel)
+    }
+
+    fn capture(&mut self, channel: &mut Channel, descriptors: Vec<OwnedFd>) -> Result<Next> {
+        let [memory, state] = exactly("Capture", descriptors)?;
+        let captured = self.guest("Capture")?.capture(&memory, &state)?;
+        channel.send(&Report::Captured(captured), b"")?;
+        Ok(Next::Command)
+    }
+
+    fn replan(&mut self, channel: &mut Channel, descriptors: Vec<OwnedFd>) -> Result<Next> {
+        let [layout, memory] = exactly("Replan", descriptors)?;
+        let (layout_bytes, hot_pages) = self.guest("Replan")?.replan(&layout, &memory)?;
+        channel.send(
+            &Report::Replanned {
+                layout_bytes,
+                hot_pages,
+            },
+            b"",
+        )?;
+        Ok(Next::Command)
+    }
+}
+
+fn exactly<const N: usize>(command: &'static str, descriptors: Vec<OwnedFd>) -> Result<[OwnedFd; N]> {
+    descriptors
+        .try_into()
+        .map_err(|descriptors: Vec<OwnedFd>| SupervisorError::Descriptors {
+            command,
+            arrived: descriptors.len(),
+        })
+}
+
+/// What a guest that ran came to.
+enum Spoken {
+    Said(Said),
+    Ended(GuestExit),
+    NodeGone,
+}
+
+/// Runs the guest until it says something or ends; its log goes to the node meanwhile.
+fn listen(sandbox: &mut Sandbox, channel: &mut Channel) -> Result<Spoken> {
+    loop {
+        let heard = match sandbox.run() {
+            Err(SandboxError::Machine(gust_vmm::Error::GuestStopped(why))) => {
+                return Ok(Spoken::Ended(GuestExit::Fault(why)));
+            }
+            // Page tables and slots are bounded for each guest.
+            Err(SandboxError::Machine(gust_vmm::Error::Exhausted(_))) => {
+                return Ok(Spoken::Ended(GuestExit::OutOfMemory));
+            }
+            result => result?,
+        };
+        match heard {
+            Heard::Said(said) => return Ok(Spoken::Said(said)),
+            Heard::Ended(ended) => {
+                send_log(sandbox, channel)?;
+                return Ok(Spoken::Ended(exit_of(&ended)));
+            }
+            Heard::Log => send_log(sandbox, channel)?,
+            // It waits for what cannot come. As on AWS, its time-out ends it: the node kills this process.
+            Heard::Stuck => {
+                return match channel.receive::<Command>()? {
+                    None => Ok(Spoken::NodeGone),
+                    Some(_) => Err(SupervisorError::OutOfOrder("while the guest works")),
+                };
+            }
+        }
+    }
+}
+
+/// Runs the guest until it waits, and says so.
+fn until_waits(sandbox: &mut Sandbox, channel: &mut Channel) -> Result<Next> {
+    match listen(sandbox, channel)? {
+        Spoken::Said(Said::Waits) => {}
+        Spoken::Said(Said::InitError(document)) if !sandbox.has_seen_events() => {
+            send_log(sandbox, channel)?;
+            channel.send(&Report::InitFailed, &document)?;
+            return Ok(Next::End);
+        }
+        Spoken::Said(_) => return exited(channel, unasked()),
+        Spoken::Ended(exit) => return exited(channel, exit),
+        Spoken::NodeGone => return Ok(Next::End),
+    }
+    if !sandbox.has_seen_events() {
+        sandbox.quiesce()?;
+    }
+    send_log(sandbox, channel)?;
+    let report = waiting(sandbox, false);
+    channel.send(&Report::Waiting(report), b"")?;
+    Ok(Next::Command)
+}
+
+fn waiting(sandbox: &mut Sandbox, pristine: bool) -> Waiting {
+    Waiting {
+        waits_for: sandbox.waits_for(),
+        memory_bytes: sandbox.memory_bytes(),
+        pristine,
+    }
+}
+
+fn send_log(sandbox: &mut Sandbox, channel: &mut Channel) -> Result<()> {
+    let log = sandbox.take_log();
+    if !log.is_empty() {
+        channel.send(&Report::Log, &log)?;
+    }
+    Ok(())
+}
+
+fn exited(channel: &mut Channel, exit: GuestExit) -> Result<Next> {
+    channel.send(&Report::Exited(exit), b"")?;
+    Ok(Next::End)
+}
+
+fn unasked() -> GuestExit {
+    GuestExit::Fault("the runtime answered without having been asked".to_owned())
+}
+
+fn exit_of(ended: &Ended) -> GuestExit {
+    match ended {
+        Ended::Exit(status) => GuestExit::Exit(*status),
+        Ended::Signal(signal) => GuestExit::Signal(*signal),
+        Ended::OutOfMemory => GuestExit::OutOfMemory,
+    }
+}
