@@ -92,12 +92,12 @@ pub enum BootError {
 
 fn reason(errno: Errno) -> &'static str {
     match errno {
-        ENOENT => "there is no such file",
-        ENOTDIR => "a part of the path is not a directory",
-        EACCES => "it is not executable",
-        ENOEXEC => "it is not a 64-bit x86 ELF program or a script",
-        ELOOP => "too many links or scripts lead to it",
-        ENOMEM => "its segments do not fit",
+        ENOENT => "No such file or directory",
+        ENOTDIR => "Not a directory",
+        EACCES => "Permission denied",
+        ENOEXEC => "Exec format error: neither a 64-bit x86 ELF program nor a script",
+        ELOOP => "Too many levels of symbolic links or scripts",
+        ENOMEM => "Cannot allocate memory: its segments do not fit",
         _ => "it cannot be loaded",
     }
 }
@@ -128,6 +128,7 @@ impl Kernel {
     fn new(config: &BootConfig) -> Self {
         let mut vfs = Vfs::new(config.root.clone(), config.tmp_bytes);
         vfs.mount_standard_trees();
+        vfs.process_owner = (config.uid, config.gid);
         Self {
             mm: Mm::new(config.memory_bytes),
             threads: Threads::first(

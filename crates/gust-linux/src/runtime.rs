@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     abi::{Writer, u32_at, u64_at},
-    errno::{EINVAL, EMSGSIZE, Errno},
+    errno::{EINVAL, Errno},
     fs::Transfer,
     io::ObjectKey,
     kernel::{Cx, Flow, Kernel, SysResult},
@@ -17,8 +17,8 @@ use crate::{
 
 /// Bytes of a message's header, in both directions.
 const HEADER_BYTES: usize = 16;
-/// Longest answer that is taken in, in bytes; the platform's limit is lower, and tells the caller.
-const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// Longest body that is kept, in bytes; of a longer one only the length is. The platform's own limit is lower.
+const BODY_BYTES_MAX: u64 = 8 << 20;
 /// Answers that are kept until someone takes them.
 const ANSWERS_MAX: usize = 4;
 
@@ -29,8 +29,10 @@ pub struct DeviceAnswer {
     pub kind: DeviceAnswerKind,
     /// Time in the handler as the runtime measured it, in nanoseconds.
     pub handler_ns: u64,
-    /// Response or error document.
+    /// Response or error document; empty when it is longer than the device keeps.
     pub body: Vec<u8>,
+    /// Length of the body as the guest gave it.
+    pub body_bytes: u64,
 }
 
 /// Kinds of answers.
@@ -59,14 +61,77 @@ pub(crate) struct RuntimeDevice {
     message: Vec<u8>,
     /// Bytes of the message that have been read.
     read: usize,
-    partial: Vec<u8>,
+    incoming: Incoming,
     answers: Vec<DeviceAnswer>,
+}
+
+/// An answer of which a part has been written.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Incoming {
+    header: Vec<u8>,
+    body: Vec<u8>,
+    /// Bytes of the body that are to come.
+    left: u64,
+}
+
+impl Incoming {
+    /// Bytes that the next part takes.
+    fn wanted(&self) -> u64 {
+        match HEADER_BYTES.saturating_sub(self.header.len()) {
+            0 => self.left,
+            header => header as u64,
+        }
+    }
 }
 
 impl RuntimeDevice {
     pub(crate) fn has_message(&self) -> bool {
         self.read < self.message.len()
     }
+
+    /// Takes a part that is no longer than what is wanted.
+    fn take_in(&mut self, data: Vec<u8>) -> Result<(), Errno> {
+        let incoming = &mut self.incoming;
+        if incoming.header.len() < HEADER_BYTES {
+            incoming.header.extend_from_slice(&data);
+            if incoming.header.len() < HEADER_BYTES {
+                return Ok(());
+            }
+            incoming.left = u64::from(u32_at(&incoming.header, 4));
+        } else {
+            incoming.left = incoming.left.saturating_sub(data.len() as u64);
+            let kept = u64::from(u32_at(&incoming.header, 4)) <= BODY_BYTES_MAX;
+            match (kept, incoming.body.is_empty()) {
+                (false, _) => {}
+                (true, true) => incoming.body = data,
+                (true, false) => incoming.body.extend_from_slice(&data),
+            }
+        }
+        if incoming.left == 0 {
+            let whole = std::mem::take(incoming);
+            self.answers.push(answer(whole)?);
+        }
+        // A program that has more to say than it was asked is at fault; the owner sees what it said first.
+        match self.answers.len() > ANSWERS_MAX {
+            true => Err(EINVAL),
+            false => Ok(()),
+        }
+    }
+}
+
+fn answer(whole: Incoming) -> Result<DeviceAnswer, Errno> {
+    let kind = match u32_at(&whole.header, 0) {
+        1 => DeviceAnswerKind::Response,
+        2 => DeviceAnswerKind::Error,
+        3 => DeviceAnswerKind::InitError,
+        _ => return Err(EINVAL),
+    };
+    Ok(DeviceAnswer {
+        kind,
+        handler_ns: u64_at(&whole.header, 8),
+        body: whole.body,
+        body_bytes: u64::from(u32_at(&whole.header, 4)),
+    })
 }
 
 impl Kernel {
@@ -127,52 +192,14 @@ impl Kernel {
     }
 
     pub(crate) fn write_runtime(&mut self, cx: &mut Cx<'_>, slices: &[UserSlice]) -> SysResult {
-        let bytes = total(slices) as usize;
-        if self.runtime.partial.len() + bytes > ANSWER_BYTES_MAX + HEADER_BYTES {
-            self.runtime.partial = Vec::new();
-            return Err(EMSGSIZE);
-        }
+        let bytes = total(slices);
         let mut done = 0;
         while done < bytes {
-            let data = self.gather(cx, slices, done as u64, bytes - done)?;
-            done += data.len();
-            self.runtime.partial.extend_from_slice(&data);
+            let wanted = self.runtime.incoming.wanted().min(bytes - done);
+            let data = self.gather(cx, slices, done, wanted as usize)?;
+            done += data.len() as u64;
+            self.runtime.take_in(data)?;
         }
-        self.finish_answer()?;
-        Ok(Flow::Done(bytes as u64))
-    }
-
-    fn finish_answer(&mut self) -> Result<(), Errno> {
-        let partial = &mut self.runtime.partial;
-        if partial.len() < HEADER_BYTES {
-            return Ok(());
-        }
-        let body_bytes = u32_at(partial, 4) as usize;
-        if body_bytes > ANSWER_BYTES_MAX {
-            *partial = Vec::new();
-            return Err(EMSGSIZE);
-        }
-        let whole = HEADER_BYTES + body_bytes;
-        if partial.len() < whole {
-            return Ok(());
-        }
-        let kind = match u32_at(partial, 0) {
-            1 => Some(DeviceAnswerKind::Response),
-            2 => Some(DeviceAnswerKind::Error),
-            3 => Some(DeviceAnswerKind::InitError),
-            _ => None,
-        };
-        let handler_ns = u64_at(partial, 8);
-        let mut body = std::mem::take(partial);
-        if body.len() > whole || kind.is_none() || self.runtime.answers.len() >= ANSWERS_MAX {
-            return Err(EINVAL);
-        }
-        body.drain(..HEADER_BYTES);
-        self.runtime.answers.extend(kind.map(|kind| DeviceAnswer {
-            kind,
-            handler_ns,
-            body,
-        }));
-        Ok(())
+        Ok(Flow::Done(bytes))
     }
 }

@@ -141,8 +141,7 @@ fn main() {
     fs::remove_file(&file).expect("remove");
 
     let hypervisor = Hypervisor::open().expect("KVM");
-    let mut environment: Vec<(String, String)> = description.environment.clone().into_iter().collect();
-    environment.push(("GUST_DEVICE".into(), "/dev/gust".into()));
+    let environment: Vec<(String, String)> = description.environment.clone().into_iter().collect();
     let boot = BootSpec {
         argv: description.commands[0].clone(),
         environment,

@@ -4,9 +4,10 @@ use std::{fs, path::Path};
 
 use gust_worker::jail::{Action, Policy, Rule, When, install, lists};
 
-fn policies() -> [Policy; 4] {
+fn policies() -> [Policy; 5] {
     [
         lists::worker_base(),
+        lists::micro_vm(),
         lists::supervisor(),
         lists::guest_clone3(),
         lists::guest(),
@@ -97,6 +98,12 @@ fn a_call_that_is_listed_without_a_condition_is_listed() {
         7
     );
     assert_eq!(call_behind(&policy(&rules), libc::SYS_getppid, [0; 3]), 0);
+}
+
+/// What a guest that has taken over its vCPU thread could ask of the host's kernel. A longer list needs a better reason.
+#[test]
+fn the_list_of_a_micro_vm_is_short() {
+    assert!(lists::micro_vm().rules.len() <= 30);
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub(crate) struct Vfs {
     pub(crate) memory: MemoryFs,
     /// Directories that the root image lacks and mounts need.
     extra: BTreeMap<Vec<u8>, Vnode>,
+    /// User and group that the process's own directories belong to.
+    pub(crate) process_owner: (u32, u32),
 }
 
 /// Owner of image and synthetic nodes.
@@ -265,6 +267,19 @@ impl Vfs {
                 attributes.device = 3;
                 attributes.inode = 0x10_0000 + u64::from(tid);
             }
+        }
+        let of_process = match vnode {
+            Vnode::Descriptor(_) | Vnode::Task(_) => true,
+            Vnode::Synthetic(number) => synthetic::node(number).is_some_and(|node| {
+                matches!(
+                    node.what,
+                    Synthetic::ProcessDirectory | Synthetic::Descriptors | Synthetic::Tasks
+                )
+            }),
+            Vnode::Image { .. } | Vnode::Memory(_) => false,
+        };
+        if of_process {
+            (attributes.uid, attributes.gid) = self.process_owner;
         }
         Ok(attributes)
     }

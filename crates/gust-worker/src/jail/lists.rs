@@ -50,18 +50,6 @@ pub fn worker_base() -> Policy {
             ),
             Rule::new("mremap", libc::SYS_mremap, Always, "growing memory"),
             Rule::new("munmap", libc::SYS_munmap, Always, "giving memory back"),
-            Rule::new(
-                "ppoll",
-                libc::SYS_ppoll,
-                Always,
-                "waiting for the node and the guest",
-            ),
-            Rule::new(
-                "poll",
-                libc::SYS_poll,
-                Always,
-                "waiting for the node and the guest",
-            ),
             Rule::new("read", libc::SYS_read, Always, "descriptors that were handed in"),
             Rule::new("recvmsg", libc::SYS_recvmsg, Always, "commands of the node"),
             Rule::new(
@@ -115,6 +103,18 @@ pub fn supervisor() -> Policy {
                 "stopping and continuing the guest; it sees no one else",
             ),
             Rule::new(
+                "poll",
+                libc::SYS_poll,
+                Always,
+                "waiting for the node and the guest",
+            ),
+            Rule::new(
+                "ppoll",
+                libc::SYS_ppoll,
+                Always,
+                "waiting for the node and the guest",
+            ),
+            Rule::new(
                 "pread64",
                 libc::SYS_pread64,
                 Always,
@@ -162,6 +162,18 @@ pub fn micro_vm() -> Policy {
             ),
             Rule::new("pread64", libc::SYS_pread64, Always, "reading a snapshot"),
             Rule::new("pwrite64", libc::SYS_pwrite64, Always, "writing a snapshot"),
+            Rule::new(
+                "rt_sigtimedwait",
+                libc::SYS_rt_sigtimedwait,
+                Always,
+                "end of a machine's timer",
+            ),
+            Rule::new(
+                "timer_delete",
+                libc::SYS_timer_delete,
+                Always,
+                "end of a machine's timer",
+            ),
             Rule::new(
                 "timer_settime",
                 libc::SYS_timer_settime,

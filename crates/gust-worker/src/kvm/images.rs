@@ -5,7 +5,7 @@
 use std::{os::fd::OwnedFd, sync::Arc};
 
 use gust_image::Image;
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 
 use super::sandbox::SandboxError;
 
@@ -20,8 +20,12 @@ impl AsRef<[u8]> for Mapped {
 
 /// Opens an image. Costs one system call for each image, whatever its size.
 pub(super) fn open_image(file: &OwnedFd) -> Result<Image, SandboxError> {
+    let bytes = rustix::fs::fstat(file)
+        .map_err(|error| SandboxError::io("measure an image", error.into()))?
+        .st_size;
     // SAFETY: images are files of the node's that are never changed once they have their names, and that no worker can
     // write to: its descriptor is read-only.
-    let map = unsafe { Mmap::map(file) }.map_err(|source| SandboxError::io("map an image", source))?;
+    let map = unsafe { MmapOptions::new().len(bytes as usize).map(file) }
+        .map_err(|source| SandboxError::io("map an image", source))?;
     Image::open(Arc::new(Mapped(map))).map_err(SandboxError::Image)
 }

@@ -90,16 +90,18 @@ impl Link {
         }
     }
 
-    /// Works on what the guest has done; tells what its runtime said.
-    pub(super) fn turn(&mut self, kernel: &mut Kernel, handler_ns: &mut u64, said: &mut Vec<Said>) {
+    /// Works on what the guest has done; tells what its runtime said. `true` when there was anything: a thread of the
+    /// guest may be able to go on then.
+    pub(super) fn turn(&mut self, kernel: &mut Kernel, handler_ns: &mut u64, said: &mut Vec<Said>) -> bool {
+        let before = said.len();
         match self {
             Self::Device => {
                 while let Some(answer) = kernel.take_device_answer() {
                     *handler_ns = answer.handler_ns;
-                    let too_large = answer.body.len() as u64 > RESPONSE_BYTES_MAX;
+                    let too_large = answer.body_bytes > RESPONSE_BYTES_MAX;
                     said.push(match answer.kind {
                         DeviceAnswerKind::Response | DeviceAnswerKind::Error if too_large => {
-                            Said::TooLarge(answer.body.len() as u64)
+                            Said::TooLarge(answer.body_bytes)
                         }
                         DeviceAnswerKind::Response => Said::Response(answer.body),
                         DeviceAnswerKind::Error => Said::Error(answer.body),
@@ -109,16 +111,18 @@ impl Link {
                 if kernel.device_waits() {
                     said.push(Said::Waits);
                 }
+                said.len() > before
             }
             Self::Api { api, connections } => {
                 let events = kernel.take_service_events();
                 if events.is_empty() {
-                    return;
+                    return false;
                 }
                 for event in events {
                     take_in(api, connections, kernel, event, said);
                 }
                 flush(api, connections, kernel);
+                true
             }
         }
     }

@@ -26,6 +26,8 @@ use crate::{
 
 /// Where layers are seen.
 const LAYERS_PATH: &str = "/opt";
+/// Where our own runtimes find their device.
+const DEVICE_PATH: &str = "/dev/gust";
 /// User and group of guests, as Lambda has them.
 const GUEST_UID: u32 = 993;
 const GUEST_GID: u32 = 990;
@@ -162,7 +164,9 @@ impl Sandbox {
     pub fn boot(mut vm: Vm, mut outside: Outside, spec: BootSpec, root: Image) -> Result<Self, SandboxError> {
         let start = match spec.interface {
             Interface::Device => {
-                let config = config(&spec, root.clone(), Vec::new(), &spec.environment);
+                let mut environment = spec.environment.clone();
+                environment.push(("GUST_DEVICE".into(), DEVICE_PATH.into()));
+                let config = config(&spec, root.clone(), Vec::new(), &environment);
                 Some(Kernel::boot(config, &mut vm, &mut outside)?)
             }
             Interface::RuntimeApi => None,
@@ -322,6 +326,11 @@ impl Sandbox {
         self.events_seen > 0
     }
 
+    /// Time that booting and initialising took; told with the first call.
+    pub fn add_boot_time(&mut self, took: Duration) {
+        self.timings.boot_ns += took.as_nanos() as u64;
+    }
+
     /// What becomes of the guest's memory between calls.
     pub fn memory_mode(&self) -> MemoryMode {
         self.origin
@@ -371,13 +380,30 @@ impl Sandbox {
             if let Some(heard) = self.step()? {
                 return Ok(heard);
             }
-            self.link
-                .turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
+            self.link_turn();
         }
     }
 
+    /// What to do next. A call that is taken up again can fill a connection and block anew without the guest having run,
+    /// so a guest rests only when the other end has nothing more to take.
+    fn next_step(&mut self) -> Step {
+        loop {
+            let step = self.kernel.schedule(&mut self.vm, &mut self.outside);
+            let rests = matches!(step, Step::Sleep { .. } | Step::Idle);
+            if !rests || !self.said.is_empty() || !self.link_turn() {
+                return step;
+            }
+        }
+    }
+
+    fn link_turn(&mut self) -> bool {
+        self.link
+            .turn(&mut self.kernel, &mut self.handler_ns, &mut self.said)
+    }
+
     fn step(&mut self) -> Result<Option<Heard>, SandboxError> {
-        match self.kernel.schedule(&mut self.vm, &mut self.outside) {
+        match self.next_step() {
+            Step::Sleep { .. } | Step::Idle if !self.said.is_empty() => Ok(None),
             Step::Run { slot, quantum_ns } => {
                 let mut registers = *self.kernel.registers_mut(slot);
                 let began = Instant::now();
@@ -407,7 +433,7 @@ impl Sandbox {
         };
         let deadline = Instant::now() + QUIESCE;
         while Instant::now() < deadline {
-            match self.kernel.schedule(&mut self.vm, &mut self.outside) {
+            match self.next_step() {
                 Step::Run { slot, quantum_ns } => {
                     const SLICE_NS: u64 = 1_000_000;
                     let mut registers = *self.kernel.registers_mut(slot);
@@ -415,8 +441,7 @@ impl Sandbox {
                     let exit = self.vm.run(slot, &mut registers, Some(quantum))?;
                     *self.kernel.registers_mut(slot) = registers;
                     self.kernel.on_exit(&mut self.vm, &mut self.outside, slot, exit);
-                    self.link
-                        .turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
+                    self.link_turn();
                 }
                 Step::Sleep { .. } | Step::Idle | Step::Ended => break,
             }

@@ -3,9 +3,9 @@
 //! What needs the host is done before the jail is entered: the machine is made and warmed up, and the one file that is
 //! read later is opened. From then on the worker has memory, its vCPU, and the descriptors that commands bring.
 
-use std::{fs::File, os::fd::OwnedFd};
+use std::{fs::File, os::fd::OwnedFd, time::Instant};
 
-use gust_linux::Ended;
+use gust_linux::{BootError, Ended};
 use gust_vmm::{Hypervisor, SlotSizes, Vm};
 use rustix::thread::CapabilitySet;
 
@@ -176,10 +176,15 @@ impl Supervisor {
     }
 
     fn boot(&mut self, channel: &mut Channel, spec: BootSpec, descriptors: Vec<OwnedFd>) -> Result<Next> {
+        let began = Instant::now();
         let [root] = exactly("Boot", descriptors)?;
         let (mut vm, outside) = self.take_machine("Boot")?;
         vm.want_huge_memory();
-        let mut sandbox = Box::new(Sandbox::boot(vm, outside, spec, open_image(&root)?)?);
+        let mut sandbox = match Sandbox::boot(vm, outside, spec, open_image(&root)?) {
+            Ok(sandbox) => Box::new(sandbox),
+            Err(SandboxError::Boot(error)) => return cannot_start(channel, &error),
+            Err(error) => return Err(error.into()),
+        };
         let next = match sandbox.comes_with_function() {
             true => {
                 channel.send(&Report::Waiting(waiting(&mut sandbox, true)), b"")?;
@@ -187,18 +192,25 @@ impl Supervisor {
             }
             false => until_waits(&mut sandbox, channel)?,
         };
+        sandbox.add_boot_time(began.elapsed());
         self.stage = Stage::Guest(sandbox);
         Ok(next)
     }
 
     fn init(&mut self, channel: &mut Channel, spec: &InitSpec, descriptors: Vec<OwnedFd>) -> Result<Next> {
+        let began = Instant::now();
         let mounted = descriptors
             .iter()
             .map(open_image)
             .collect::<std::result::Result<_, _>>()?;
         let sandbox = self.guest("Init")?;
-        sandbox.init(spec, mounted)?;
-        until_waits(sandbox, channel)
+        match sandbox.init(spec, mounted) {
+            Err(SandboxError::Boot(error)) => return cannot_start(channel, &error),
+            result => result?,
+        }
+        let next = until_waits(sandbox, channel)?;
+        sandbox.add_boot_time(began.elapsed());
+        Ok(next)
     }
 
     fn restore(
@@ -383,6 +395,20 @@ fn send_log(sandbox: &mut Sandbox, channel: &mut Channel) -> Result<()> {
 
 fn exited(channel: &mut Channel, exit: GuestExit) -> Result<Next> {
     channel.send(&Report::Exited(exit), b"")?;
+    Ok(Next::End)
+}
+
+/// Says in Lambda's words that there is no program.
+fn cannot_start(channel: &mut Channel, error: &BootError) -> Result<Next> {
+    let message = match error {
+        BootError::Program { program, reason } => format!("fork/exec {program}: {reason}"),
+        other => reason_of(other),
+    };
+    let document = serde_json::json!({
+        "errorType": "Runtime.InvalidEntrypoint",
+        "errorMessage": format!("Error: {message}"),
+    });
+    channel.send(&Report::InitFailed, document.to_string().as_bytes())?;
     Ok(Next::End)
 }
 

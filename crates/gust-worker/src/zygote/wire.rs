@@ -63,7 +63,7 @@ pub enum ZygoteReport {
 }
 
 /// What the host lets workers have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HostReport {
     /// Workers get user ids of their own.
     pub users: bool,

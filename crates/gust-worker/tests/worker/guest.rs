@@ -4,8 +4,10 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
-    os::fd::FromRawFd,
+    os::fd::{FromRawFd, IntoRawFd},
+    path::Path,
     process::{ExitCode, exit},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// One call: the fields of its event, joined by `|`, and its payload.
@@ -22,18 +24,31 @@ enum Answer {
 
 pub fn main() -> ExitCode {
     match std::env::var("GUST_DEVICE") {
-        Ok(device) => serve_device(device.strip_prefix("fd:").unwrap().parse().unwrap()),
+        Ok(device) => serve_device(open_device(&device)),
         Err(_) => serve_api(&std::env::var("AWS_LAMBDA_RUNTIME_API").unwrap()),
     }
 }
 
-fn serve_device(descriptor: i32) -> ExitCode {
-    // SAFETY: the supervisor has handed this descriptor over, and no one else in this process uses it.
-    let mut device = unsafe { fs::File::from_raw_fd(descriptor) };
-    answer(&mut device, 4, b"");
+fn open_device(name: &str) -> fs::File {
+    match name.strip_prefix("fd:") {
+        // SAFETY: the supervisor has handed this descriptor over, and no one else in this process uses it.
+        Some(descriptor) => unsafe { fs::File::from_raw_fd(descriptor.parse().unwrap()) },
+        None => fs::File::options().read(true).write(true).open(name).unwrap(),
+    }
+}
+
+fn serve_device(mut device: fs::File) -> ExitCode {
+    let is_socket = std::env::var("GUST_DEVICE").unwrap().starts_with("fd:");
+    let ready = |device: &mut fs::File| {
+        // A socket cannot tell that it is being read.
+        if is_socket {
+            answer(device, 4, b"");
+        }
+    };
+    ready(&mut device);
     let (_, meta, _) = message(&mut device);
     match initialise(handler_of(&meta)) {
-        Ok(()) => answer(&mut device, 4, b""),
+        Ok(()) => ready(&mut device),
         Err(document) => {
             answer(&mut device, 3, document);
             return ExitCode::FAILURE;
@@ -220,6 +235,10 @@ fn call(call: &Call) -> Answer {
         "files" => return Answer::Response(files().into_bytes()),
         "forks" => return Answer::Response(forks().into_bytes()),
         "background" => background(),
+        "count" => return Answer::Response(count().into_bytes()),
+        "litter" => return Answer::Response(litter().into_bytes()),
+        "random" => return Answer::Response(random().into_bytes()),
+        "allocate" => allocate(),
         _ => {}
     }
     Answer::Response(call.payload.clone())
@@ -239,7 +258,7 @@ fn end_by(signal: i32) -> ! {
 
 fn names(directory: &str) -> String {
     let mut names: Vec<String> = fs::read_dir(directory)
-        .unwrap()
+        .unwrap_or_else(|error| panic!("{directory}: {error}"))
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
@@ -253,7 +272,7 @@ fn world() -> String {
         Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => "read-only".to_owned(),
         Err(error) => error.to_string(),
     };
-    let device: i32 = std::env::var("GUST_DEVICE").unwrap()[3..].parse().unwrap();
+    let device = device_descriptor();
     // The directory that lists them is open, too.
     let lists =
         |name: &&str| fs::read_link(format!("/proc/self/fd/{name}")).is_ok_and(|path| !path.ends_with("fd"));
@@ -319,6 +338,20 @@ fn world() -> String {
     .join("\n")
 }
 
+/// Number of the device's descriptor, or one that is not there.
+fn device_descriptor() -> i32 {
+    let device = std::env::var("GUST_DEVICE").unwrap();
+    match device.strip_prefix("fd:") {
+        Some(number) => number.parse().unwrap(),
+        None => {
+            let opened = |number: &i32| {
+                fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|path| path == Path::new(&device))
+            };
+            (0..100).find(opened).unwrap_or(-1)
+        }
+    }
+}
+
 fn interfaces() -> String {
     let table = fs::read_to_string("/proc/net/dev").unwrap();
     let names = table
@@ -338,6 +371,7 @@ fn error_name() -> String {
         Some(libc::EINVAL) => "EINVAL".to_owned(),
         Some(libc::EMFILE) => "EMFILE".to_owned(),
         Some(libc::EAGAIN) => "EAGAIN".to_owned(),
+        Some(libc::EAFNOSUPPORT) => "EAFNOSUPPORT".to_owned(),
         other => format!("{other:?}"),
     }
 }
@@ -429,6 +463,51 @@ fn forks() -> String {
         }
     }
     result
+}
+
+/// How often it has been asked.
+fn count() -> String {
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+    (ASKED.fetch_add(1, Ordering::Relaxed) + 1).to_string()
+}
+
+/// Leaves things of every kind behind; tells whether any were there.
+fn litter() -> String {
+    static THREADS: AtomicU64 = AtomicU64::new(0);
+    let file = Path::new("/tmp/litter");
+    let lowest = fs::File::open("/dev/null").unwrap().into_raw_fd();
+    static LOWEST: AtomicU64 = AtomicU64::new(0);
+    let first = LOWEST.swap(lowest as u64 + 1, Ordering::Relaxed) == 0;
+    let clean = first && !file.exists() && THREADS.fetch_add(1, Ordering::Relaxed) == 0;
+    fs::write(file, "x").unwrap();
+    std::env::set_current_dir("/tmp").unwrap();
+    // More than a chunk of new memory, and a thread that never ends.
+    std::mem::forget(vec![1_u8; 5 << 20]);
+    std::thread::spawn(|| {
+        loop {
+            std::thread::park();
+        }
+    });
+    if clean { "clean" } else { "littered" }.to_owned()
+}
+
+/// What must differ between two instances: bytes of the kernel, of the loader's block, and the process's id.
+fn random() -> String {
+    let mut bytes = [0_u8; 16];
+    // SAFETY: the buffer has this many bytes; the loader's block has 16.
+    let loaders = unsafe {
+        assert_eq!(libc::getrandom(bytes.as_mut_ptr().cast(), 16, 0), 16);
+        *(libc::getauxval(libc::AT_RANDOM) as *const [u8; 16])
+    };
+    assert_ne!(bytes, loaders);
+    format!("{bytes:?} {loaders:?}")
+}
+
+/// Uses all memory that there is.
+fn allocate() {
+    for _ in 0..10_000 {
+        std::mem::forget(vec![1_u8; 1 << 20]);
+    }
 }
 
 /// Leaves a process behind that works on.

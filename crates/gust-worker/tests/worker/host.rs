@@ -6,7 +6,11 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+        unix::{
+            fs::{FileExt, PermissionsExt},
+            net::UnixStream,
+            process::CommandExt,
+        },
     },
     path::{Path, PathBuf},
     process::{Child, Stdio},
@@ -14,14 +18,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gust_image::{
+    Tree,
+    build::directory::{self, Ownership},
+};
 use gust_worker::{
     channel::Channel,
     frame,
     protocol::{
-        Answer, BootSpec, Command, GuestExit, Identity, InitSpec, Interface, InvokeSpec, Limits, Report,
-        Waiting, WaitsFor,
+        Answer, BootSpec, Command, GuestExit, Identity, InitSpec, Interface, InvokeSpec, Limits, MemoryMode,
+        Report, RestoreSpec, Waiting, WaitsFor,
     },
-    zygote::wire::{self, WorkerKind, ZygoteReport, ZygoteRequest},
+    zygote::wire::{self, HostReport, WorkerKind, ZygoteReport, ZygoteRequest},
 };
 use libtest_mimic::Failed;
 use rustix::net::{
@@ -29,11 +37,32 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-/// Who runs the zygote.
+/// Who runs the zygote, and what its workers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum As {
+    /// Guest processes, root's.
     Root,
+    /// Guest processes, an unprivileged user's.
     Nobody,
+    /// Micro-VMs, root's.
+    Vm,
+}
+
+impl As {
+    fn kind(self) -> WorkerKind {
+        match self {
+            Self::Root | Self::Nobody => WorkerKind::Process,
+            Self::Vm => WorkerKind::Kvm,
+        }
+    }
+
+    /// The fixture's file or directory of this name, as this kind of worker takes it.
+    fn fixture(self, name: &str) -> File {
+        match self {
+            Self::Root | Self::Nobody => FIXTURE.open(name),
+            Self::Vm => IMAGES.open(&format!("{name}.gimg")),
+        }
+    }
 }
 
 const NOBODY: u32 = 65_534;
@@ -41,11 +70,16 @@ const NOBODY: u32 = 65_534;
 /// Runs a test where this user can make workers; says so otherwise.
 pub fn guarded(who: As, test: fn(As) -> Result<(), Failed>) -> Result<(), Failed> {
     let is_root = rustix::process::geteuid().is_root();
-    if who == As::Root && !is_root {
+    if who != As::Nobody && !is_root {
         eprintln!("SKIPPED: needs root");
         return Ok(());
     }
-    if !Zygote::start(who)?.processes {
+    let host = Zygote::start(who)?.host;
+    if who == As::Vm && !host.kvm {
+        eprintln!("SKIPPED: this host has no /dev/kvm");
+        return Ok(());
+    }
+    if !host.processes {
         eprintln!("SKIPPED: this host lets {who:?} make no user namespaces");
         return Ok(());
     }
@@ -58,6 +92,7 @@ struct Fixture {
 }
 
 static FIXTURE: LazyLock<Fixture> = LazyLock::new(Fixture::new);
+static IMAGES: LazyLock<Fixture> = LazyLock::new(|| FIXTURE.images());
 
 impl Fixture {
     fn new() -> Self {
@@ -90,6 +125,19 @@ impl Fixture {
         fixture
     }
 
+    /// The directories as images.
+    fn images(&self) -> Self {
+        let images = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        for name in ["root", "code", "upper"] {
+            let mut tree = Tree::new(images.dir.path()).unwrap();
+            directory::add(&mut tree, &self.path(name), b"", Ownership::Root).unwrap();
+            gust_image::write(&tree, b"{}", &images.path(&format!("{name}.gimg"))).unwrap();
+        }
+        images
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -113,7 +161,8 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
 pub struct Zygote {
     child: Option<Child>,
     control: Option<OwnedFd>,
-    pub processes: bool,
+    host: HostReport,
+    who: As,
 }
 
 impl Zygote {
@@ -133,10 +182,11 @@ impl Zygote {
         let mut zygote = Self {
             child: Some(child),
             control: Some(ours),
-            processes: false,
+            host: HostReport::default(),
+            who,
         };
         match zygote.report()? {
-            (ZygoteReport::Ready(host), _) => zygote.processes = host.processes,
+            (ZygoteReport::Ready(host), _) => zygote.host = host,
             other => return Err(format!("{other:?}").into()),
         }
         Ok(zygote)
@@ -145,7 +195,7 @@ impl Zygote {
     fn request(&self, descriptors: &[BorrowedFd<'_>]) -> Result<(), Failed> {
         let request = ZygoteRequest::Start {
             id: 5,
-            kind: WorkerKind::Process,
+            kind: self.who.kind(),
             user: Some(0x6000_0000 + std::process::id() * 2),
             counts_memory: false,
         };
@@ -178,13 +228,18 @@ impl Zygote {
     pub fn worker(&self) -> Result<Worker, Failed> {
         let (ours, theirs) = UnixStream::pair()?;
         self.request(&[theirs.as_fd()])?;
-        let (pid, pidfd) = match self.report()? {
-            (ZygoteReport::Started { id: 5, pid }, Some(pidfd)) => (pid, pidfd),
-            other => return Err(format!("{other:?}").into()),
+        let (pid, pidfd) = loop {
+            match self.report()? {
+                (ZygoteReport::Started { id: 5, pid }, Some(pidfd)) => break (pid, pidfd),
+                // Of a worker before this one.
+                (ZygoteReport::Exited { .. }, _) => {}
+                other => return Err(format!("{other:?}").into()),
+            }
         };
         let socket = ours.try_clone()?;
         let channel = Channel::new(ours.into());
         let mut worker = Worker {
+            who: self.who,
             channel,
             socket,
             pid,
@@ -233,6 +288,7 @@ impl Drop for Zygote {
 }
 
 pub struct Worker {
+    who: As,
     channel: Channel,
     socket: UnixStream,
     pid: i32,
@@ -247,6 +303,49 @@ pub struct Invoked {
     pub body: Vec<u8>,
     pub log: Vec<u8>,
     pub waiting: Option<Waiting>,
+}
+
+/// The files of a snapshot.
+pub struct Snapshot {
+    pub memory: File,
+    pub state: File,
+    pub layout: Option<File>,
+}
+
+impl Snapshot {
+    pub fn new() -> Result<Self, Failed> {
+        Ok(Self {
+            memory: memory_file()?,
+            state: memory_file()?,
+            layout: None,
+        })
+    }
+
+    /// The same contents in other files.
+    pub fn copy(&self) -> Result<Self, Failed> {
+        let copy = |file: &File| -> Result<File, Failed> {
+            let mut bytes = vec![0; file.metadata()?.len() as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            let copy = memory_file()?;
+            copy.write_all_at(&bytes, 0)?;
+            Ok(copy)
+        };
+        Ok(Self {
+            memory: copy(&self.memory)?,
+            state: copy(&self.state)?,
+            layout: self.layout.as_ref().map(copy).transpose()?,
+        })
+    }
+}
+
+fn memory_file() -> Result<File, Failed> {
+    Ok(rustix::fs::memfd_create("snapshot", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+}
+
+/// What was reported, with its texts as texts.
+fn unexpected((report, body, log): &(Report, Vec<u8>, Vec<u8>)) -> Failed {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]).into_owned();
+    format!("{report:?}, {}\n{}", text(body), text(log)).into()
 }
 
 const LIMITS: Limits = Limits {
@@ -287,7 +386,7 @@ impl Worker {
         self.init(handler)?;
         match self.next_report()? {
             (Report::Waiting(waiting), _, _) if waiting.waits_for == WaitsFor::Event => Ok(()),
-            other => Err(format!("{other:?}").into()),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -310,11 +409,21 @@ impl Worker {
     }
 
     pub fn boot_program(&mut self, program: &str, api: bool) -> Result<(), Failed> {
-        let root = FIXTURE.open("root");
+        let root = self.who.fixture("root");
         self.send(&self.boot_command(program, api), b"", &[root.as_fd()])?;
         match self.next_report()? {
             (Report::Waiting(waiting), _, _) if waiting.waits_for == WaitsFor::Function => Ok(()),
-            other => Err(format!("{other:?}").into()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Boots a program that cannot be; the error document.
+    pub fn fail_to_boot(&mut self, program: &str) -> Result<Vec<u8>, Failed> {
+        let root = self.who.fixture("root");
+        self.send(&self.boot_command(program, false), b"", &[root.as_fd()])?;
+        match self.next_report()? {
+            (Report::InitFailed, document, _) => Ok(document),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -328,14 +437,22 @@ impl Worker {
             task_root: "/var/task".to_owned(),
             limits: LIMITS,
         });
-        let directories = [FIXTURE.open("code"), FIXTURE.open("lower"), FIXTURE.open("upper")];
+        // Layers of a micro-VM have been laid over each other before.
+        let directories = match self.who {
+            As::Root | As::Nobody => vec!["code", "lower", "upper"],
+            As::Vm => vec!["code", "upper"],
+        };
+        let directories: Vec<File> = directories
+            .into_iter()
+            .map(|name| self.who.fixture(name))
+            .collect();
         let descriptors: Vec<_> = directories.iter().map(AsFd::as_fd).collect();
         self.send(&command, b"", &descriptors)
     }
 
     pub fn send(&self, command: &Command, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Failed> {
         let head = frame::encode(command, body.len(), descriptors.len())?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
@@ -366,6 +483,92 @@ impl Worker {
         self.send(&command, payload, &[])
     }
 
+    pub fn send_capture(&self, files: &Snapshot) -> Result<(), Failed> {
+        self.send(
+            &Command::Capture,
+            b"",
+            &[files.memory.as_fd(), files.state.as_fd()],
+        )
+    }
+
+    /// Captures the guest.
+    pub fn capture(&mut self) -> Result<Snapshot, Failed> {
+        let files = Snapshot::new()?;
+        self.send_capture(&files)?;
+        match self.next_report()? {
+            (Report::Captured(captured), _, _) if captured.memory_bytes > 0 && captured.state_bytes > 0 => {
+                Ok(files)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub fn send_restore(
+        &self,
+        snapshot: &Snapshot,
+        arm: bool,
+        record: bool,
+        memory_mode: MemoryMode,
+    ) -> Result<(), Failed> {
+        let mut seed = [0; 32];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+        let command = Command::Restore(RestoreSpec {
+            arm,
+            record,
+            has_layout: snapshot.layout.is_some(),
+            memory_mode,
+            limits: LIMITS,
+            identity: Identity {
+                instance_id: "instance".to_owned(),
+                seed,
+            },
+            environment: Vec::new(),
+        });
+        let images = ["root", "code", "upper"].map(|name| self.who.fixture(name));
+        let files = [
+            Some(&snapshot.memory),
+            Some(&snapshot.state),
+            snapshot.layout.as_ref(),
+        ];
+        let descriptors: Vec<_> = files
+            .into_iter()
+            .flatten()
+            .chain(&images)
+            .map(AsFd::as_fd)
+            .collect();
+        self.send(&command, b"", &descriptors)
+    }
+
+    /// Lays a snapshot out in a pooled worker.
+    pub fn restore(
+        &mut self,
+        snapshot: &Snapshot,
+        arm: bool,
+        record: bool,
+        memory_mode: MemoryMode,
+    ) -> Result<(), Failed> {
+        self.send_restore(snapshot, arm, record, memory_mode)?;
+        if !arm {
+            return Ok(());
+        }
+        match self.next_report()? {
+            (Report::Waiting(waiting), _, _) if waiting.waits_for == WaitsFor::Event && waiting.pristine => {
+                Ok(())
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A layout learned from the run of a restored guest that recorded it.
+    pub fn replan(&mut self, snapshot: &Snapshot) -> Result<File, Failed> {
+        let layout = memory_file()?;
+        self.send(&Command::Replan, b"", &[layout.as_fd(), snapshot.memory.as_fd()])?;
+        match self.next_report()? {
+            (Report::Replanned { hot_pages, .. }, _, _) if hot_pages > 0 => Ok(layout),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// The next report that is no log, its body, and the log before it.
     pub fn next_report(&mut self) -> Result<(Report, Vec<u8>, Vec<u8>), Failed> {
         let mut log = Vec::new();
@@ -385,7 +588,7 @@ impl Worker {
         self.send_event(payload)?;
         let (answer, body, log) = match self.next_report()? {
             (Report::Answer(answer), body, log) => (answer, body, log),
-            other => return Err(format!("{other:?}").into()),
+            other => return Err(unexpected(&other)),
         };
         let waiting = match self.next_report()? {
             (Report::Waiting(waiting), _, _) => Some(waiting),
@@ -406,7 +609,7 @@ impl Worker {
             match self.next_report()? {
                 (Report::Exited(exit), _, _) => return Ok(exit),
                 (Report::Answer(_) | Report::Waiting(_), _, _) => {}
-                other => return Err(format!("{other:?}").into()),
+                other => return Err(unexpected(&other)),
             }
         }
     }
