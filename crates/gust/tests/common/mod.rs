@@ -25,6 +25,10 @@ pub fn gust() -> Command {
         command.env_remove(name);
     }
     command.env("GUST_CONFIG", "/dev/null").stdin(Stdio::null());
+    // The same tests hold for every wall around functions.
+    if let Some(isolation) = std::env::var_os("GUST_TEST_ISOLATION") {
+        command.env("GUST_ISOLATION", isolation);
+    }
     command
 }
 
