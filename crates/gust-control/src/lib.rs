@@ -1,1 +1,45 @@
-//! See ARCHITECTURE.md.
+//! Functions, versions, aliases, limits, calls, asynchronous events and logs: the domain behind the AWS Lambda API,
+//! without its HTTP.
+//!
+//! State is kept decoded in memory and durable in the store ([`Control`]); a call is resolved, counted and handed to
+//! the node without waiting for either. Policies (concurrency, routing, retries) are plain objects that are asked and
+//! told; they have no clock and no I/O.
+//!
+//! This crate knows neither HTTP nor the shapes of AWS's requests, neither KVM nor how an instance is made.
+
+#![forbid(unsafe_code)]
+
+mod account;
+mod calllog;
+pub mod clock;
+pub mod concurrency;
+mod config;
+mod control;
+mod deliver;
+mod deploy;
+mod environment;
+mod error;
+mod events;
+pub mod fault;
+mod functions;
+pub mod ids;
+mod invoke;
+pub mod limits;
+pub mod lines;
+mod logs;
+pub mod model;
+mod ops;
+mod recent;
+pub mod retry;
+pub mod routing;
+mod settings;
+mod tasks;
+
+pub use config::{ConfigChange, MEMORY_TAG};
+pub use control::{Control, ControlConfig, ControlStats};
+pub use environment::default_log_group;
+pub use error::{ControlError, Missing};
+pub use functions::{Base64, NewCode, NewFunction};
+pub use invoke::{Reply, Request};
+pub use ops::{AliasChange, EventConfigChange, PublishRequest};
+pub use recent::Call;

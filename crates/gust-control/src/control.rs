@@ -1,0 +1,337 @@
+//! The control plane's state and how it is started, changed and stopped.
+//!
+//! Everything that the invocation path needs is in memory ([`Published`]); the store has the same on disk. A change is
+//! computed from what is published, written durably, and only then published; changes follow one another. Tasks that
+//! outlive a request (deployments, calls, deliveries) are counted and waited for.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use gust_node::{Node, NodeStats, VersionId};
+use gust_store::{BlobKind, LogScope, Store, StoreError};
+use gust_worker::protocol::MemoryMode;
+use tokio::sync::{Semaphore, watch};
+
+use crate::{
+    account::{Account, Resolved, batch},
+    concurrency::Book,
+    error::ControlError,
+    events::EventQueue,
+    ids::{FunctionName, Place, Target, VersionNumber},
+    limits::AccountLimits,
+    model::{Function, LastUpdate, State, Version},
+    recent::Recent,
+    tasks::Tasks,
+};
+
+/// Code packages as they were uploaded.
+pub(crate) const CODE: BlobKind = BlobKind("code");
+
+/// Images made from code packages, under the packages' names. The number grows with the images' format, so that old
+/// ones are made anew.
+pub(crate) const CODE_IMAGES: BlobKind = BlobKind("code-images-1");
+
+/// Deployments that run at once: each boots a runtime and occupies a core.
+const DEPLOYMENTS_MAX: usize = 4;
+
+/// Time that tasks get to end after the node has stopped.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Configuration of the control plane.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// Region and account, as ARNs have them.
+    pub place: Place,
+    /// Bounds.
+    pub limits: AccountLimits,
+    /// What becomes of memory between calls, unless a function's tag says otherwise.
+    pub memory_mode: MemoryMode,
+    /// Wait before the first retry of an asynchronous event; the second waits twice as long.
+    pub retry_wait: Duration,
+    /// Directory with the runtimes' images, each `<name>.img`.
+    pub runtimes_dir: PathBuf,
+}
+
+/// A version as the node knows it.
+#[derive(Debug)]
+pub(crate) struct Runnable {
+    pub(crate) id: VersionId,
+    pub(crate) version: Arc<Version>,
+}
+
+/// What readers see.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) account: Account,
+    pub(crate) runnables: HashMap<FunctionName, HashMap<VersionNumber, Arc<Runnable>>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: ControlConfig,
+    pub(crate) store: Store,
+    pub(crate) node: Node,
+    published: RwLock<Published>,
+    /// Held while a change is computed, written and published.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    book: Mutex<Book>,
+    pub(crate) events: EventQueue,
+    pub(crate) tasks: Tasks,
+    pub(crate) deployments: Semaphore,
+    pub(crate) recent: Recent,
+    stopping: AtomicBool,
+    stop: watch::Sender<bool>,
+}
+
+/// The control plane; clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Control(pub(crate) Arc<Inner>);
+
+/// What a change makes of a function.
+pub(crate) enum Next {
+    /// It stays as it is.
+    Same,
+    /// It becomes this.
+    Put(Function),
+    /// It is no more.
+    Gone,
+}
+
+/// What the control plane holds now.
+#[derive(Debug, Clone, Copy)]
+pub struct ControlStats {
+    /// Functions.
+    pub functions: usize,
+    /// Size of all packages of all versions, in bytes.
+    pub code_bytes: u64,
+    /// Asynchronous events that are accepted and not done with.
+    pub events: usize,
+    /// What the node holds.
+    pub node: NodeStats,
+}
+
+impl Control {
+    /// Starts the control plane on an open store and a running node. Versions that were deployed are made known to
+    /// the node, none is booted; deployments that were cut short begin again in the background.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn start(config: ControlConfig, store: Store, node: Node) -> Result<Self, StoreError> {
+        let account = Account::load(&store.meta)?;
+        let mut book = Book::new(config.limits.concurrency);
+        for function in account.functions() {
+            if let Some(reserved) = function.shared.reserved_concurrency {
+                book.reserve(&function.shared.name, Some(reserved));
+            }
+        }
+        let events = EventQueue::load(&store.meta)?;
+        let control = Self(Arc::new(Inner {
+            published: RwLock::new(Published {
+                account,
+                runnables: HashMap::new(),
+            }),
+            changing: tokio::sync::Mutex::new(()),
+            book: Mutex::new(book),
+            events,
+            tasks: Tasks::new(),
+            deployments: Semaphore::new(DEPLOYMENTS_MAX),
+            recent: Recent::default(),
+            stopping: AtomicBool::new(false),
+            stop: watch::Sender::new(false),
+            config,
+            store,
+            node,
+        }));
+        control.register_all();
+        control.spawn_sweep();
+        control.spawn_dispatcher();
+        Ok(control)
+    }
+
+    /// Configuration.
+    pub fn config(&self) -> &ControlConfig {
+        &self.0.config
+    }
+
+    /// What the control plane holds now.
+    pub fn stats(&self) -> ControlStats {
+        let (functions, code_bytes) = self.read(|published| {
+            (
+                published.account.functions().count(),
+                published.account.code_bytes(),
+            )
+        });
+        ControlStats {
+            functions,
+            code_bytes,
+            events: self.0.events.len(),
+            node: self.0.node.stats(),
+        }
+    }
+
+    /// Stops: refuses new work, lets running calls finish for at most `grace`, ends every instance.
+    pub async fn stop(&self, grace: Duration) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        self.0.stop.send_replace(true);
+        self.0.node.stop(grace).await;
+        let left = self.0.tasks.drained(DRAIN).await;
+        if left > 0 {
+            tracing::warn!(left, "work was cut short");
+        }
+        self.0.store.logs.flush().await;
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Becomes true when the control plane stops.
+    pub fn stopped(&self) -> watch::Receiver<bool> {
+        self.0.stop.subscribe()
+    }
+
+    /// Looks at what is published. `look` must not wait.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&Published) -> T) -> T {
+        look(&self.0.published.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn write<T>(&self, change: impl FnOnce(&mut Published) -> T) -> T {
+        change(&mut self.0.published.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds a function and the version that a target names.
+    pub(crate) fn resolve(&self, target: &Target, draw: f64) -> Result<Resolved, ControlError> {
+        self.read(|published| published.account.resolve(&self.0.config.place, target, draw))
+    }
+
+    /// Computes a change from what is published, makes it durable, and publishes it. Carried out to its end even if
+    /// the caller goes away. Answers the function after the change beside the step's own value.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        name: &FunctionName,
+        step: impl FnOnce(&Account) -> Result<(Next, T), ControlError> + Send + 'static,
+    ) -> Result<(Option<Arc<Function>>, T), ControlError> {
+        let (control, name) = (self.clone(), name.clone());
+        let work = async move { control.change_now(&name, step).await };
+        match self.0.tasks.spawn(work).await {
+            Ok(result) => result,
+            Err(panic) => Err(ControlError::Service(format!("the change failed: {panic}"))),
+        }
+    }
+
+    async fn change_now<T>(
+        &self,
+        name: &FunctionName,
+        step: impl FnOnce(&Account) -> Result<(Next, T), ControlError>,
+    ) -> Result<(Option<Arc<Function>>, T), ControlError> {
+        let _one_at_a_time = self.0.changing.lock().await;
+        let (old, next, value) = self.read(|published| {
+            let (next, value) = step(&published.account)?;
+            Ok::<_, ControlError>((published.account.get(name).cloned(), next, value))
+        })?;
+        let new = match next {
+            Next::Same => return Ok((old, value)),
+            Next::Put(function) => Some(Arc::new(function)),
+            Next::Gone => None,
+        };
+        self.0
+            .store
+            .meta
+            .commit(batch(name, old.as_deref(), new.as_deref()))
+            .await?;
+        self.write(|published| published.account.set(name, new.clone()));
+        if let Some(old) = old {
+            self.forget(name, &old, new.as_deref()).await;
+        }
+        Ok((new, value))
+    }
+
+    /// Lets go of what only the old state of a function needed.
+    async fn forget(&self, name: &FunctionName, old: &Function, new: Option<&Function>) {
+        let gone: Vec<Arc<Runnable>> = self.write(|published| {
+            let Some(runnables) = published.runnables.get_mut(name) else {
+                return Vec::new();
+            };
+            let gone = runnables.extract_if(|number, _| new.and_then(|new| new.version(*number)).is_none());
+            let gone = gone.map(|(_, runnable)| runnable).collect();
+            if new.is_none() {
+                published.runnables.remove(name);
+            }
+            gone
+        });
+        for runnable in gone {
+            self.0.node.remove(&runnable.id).await;
+        }
+        let needed = self.read(|published| published.account.code_blobs());
+        for blob in old.versions().map(|version| version.code.blob()) {
+            if !needed.contains(&blob) {
+                self.remove_package(blob);
+            }
+        }
+        if new.is_none() {
+            self.0.recent.forget(name);
+            if let Err(error) = self.0.store.logs.remove(&log_scope(name)).await {
+                tracing::warn!(%error, "a log that nothing needs could not be removed");
+            }
+        }
+    }
+
+    /// Removes packages and images that no version has: what a process left that ended at the wrong moment.
+    fn spawn_sweep(&self) {
+        let control = self.clone();
+        drop(self.0.tasks.spawn(async move {
+            // A package is pinned until its version is entered. While none can be entered, one that is neither pinned
+            // nor needed is nobody's.
+            let inner = Arc::clone(&control.0);
+            let _no_changes = inner.changing.lock().await;
+            let sweep = tokio::task::spawn_blocking(move || {
+                let needed = control.read(|published| published.account.code_blobs());
+                for kind in [CODE, CODE_IMAGES] {
+                    match control.0.store.blobs.retain(kind, &needed) {
+                        Ok(0) => {}
+                        Ok(removed) => tracing::info!(removed, kind = kind.0, "removed what nothing needs"),
+                        Err(error) => tracing::warn!(%error, "what nothing needs could not be removed"),
+                    }
+                }
+            });
+            if let Err(error) = sweep.await {
+                tracing::error!(%error, "the sweep failed");
+            }
+        }));
+    }
+
+    fn register_all(&self) {
+        let functions: Vec<Arc<Function>> =
+            self.read(|published| published.account.functions().cloned().collect());
+        for function in functions {
+            for version in function.versions() {
+                match (&version.state, &version.last_update) {
+                    (State::Pending, _) => {}
+                    (State::Active, LastUpdate::InProgress) => self.register(&function, version),
+                    (State::Active, LastUpdate::Successful | LastUpdate::Failed(_)) => {
+                        self.register(&function, version);
+                        continue;
+                    }
+                    (State::Failed(_), _) => continue,
+                }
+                self.spawn_deployment(&function.shared.name, version);
+            }
+        }
+    }
+}
+
+/// Name of a function's log.
+pub(crate) fn log_scope(name: &FunctionName) -> LogScope {
+    LogScope::new(name.as_str()).expect("a function's name is narrower than a log's")
+}

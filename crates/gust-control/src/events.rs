@@ -1,0 +1,312 @@
+//! Asynchronous events that wait: durable in the store, with an index in memory by when they are due.
+//!
+//! ```text
+//! accept -> stored -> queued -> running -> done: deleted from the store
+//!                       ^          |
+//!                       +- retry --+    given up: deleted from the store
+//! ```
+//!
+//! An event is in the store from before it is acknowledged until it is done with, so that a process that ends in
+//! between delivers it again: at least once, never lost. How often and when is [`RetryPolicy`]'s decision.
+//!
+//! [`RetryPolicy`]: crate::retry::RetryPolicy
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use gust_store::{Batch, Meta, Record, StoreError};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
+use uuid::Uuid;
+
+use crate::{
+    clock,
+    ids::{FunctionName, Qualifier, Target},
+    limits::AccountLimits,
+};
+
+/// An event without its payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// The invocation's id, the same for every attempt.
+    pub(crate) id: Uuid,
+    pub(crate) name: FunctionName,
+    pub(crate) qualifier: Option<Qualifier>,
+    pub(crate) accepted_unix_ms: u64,
+    pub(crate) due_unix_ms: u64,
+    /// Attempts that failed.
+    pub(crate) attempts: u32,
+    pub(crate) payload_bytes: u64,
+    pub(crate) client_context: Option<String>,
+    pub(crate) trace_id: Option<String>,
+}
+
+impl Event {
+    pub(crate) fn target(&self) -> Target {
+        Target {
+            name: self.name.clone(),
+            qualifier: self.qualifier.clone(),
+        }
+    }
+
+    pub(crate) fn age(&self, now_unix_ms: u64) -> Duration {
+        Duration::from_millis(now_unix_ms.saturating_sub(self.accepted_unix_ms))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Payload(pub(crate) Bytes);
+
+impl Record for Event {
+    const TABLE: &'static str = "events";
+    const KIND: u8 = 3;
+    const VERSION: u8 = 1;
+}
+
+impl Record for Payload {
+    const TABLE: &'static str = "event-payloads";
+    const KIND: u8 = 4;
+    const VERSION: u8 = 1;
+}
+
+/// An event that waits, with what is not worth storing.
+#[derive(Debug, Clone)]
+pub(crate) struct Queued {
+    pub(crate) event: Event,
+    /// Deliveries since the last attempt that did not reach the function.
+    pub(crate) undelivered: u32,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    due: BinaryHeap<Reverse<(u64, Uuid)>>,
+    events: HashMap<Uuid, Queued>,
+    /// Events and bytes that are accepted and not done with, whether they wait or run.
+    held: usize,
+    held_bytes: u64,
+}
+
+/// All events that wait.
+#[derive(Debug, Default)]
+pub(crate) struct EventQueue {
+    waiting: Mutex<Waiting>,
+    changed: Notify,
+}
+
+impl EventQueue {
+    /// A queue with the events of the store.
+    pub(crate) fn load(meta: &Meta) -> Result<Self, StoreError> {
+        let queue = Self::default();
+        for (_, event) in meta.scan::<Event>()? {
+            let mut waiting = queue.lock();
+            waiting.held += 1;
+            waiting.held_bytes += event.payload_bytes;
+            waiting.push(Queued {
+                event,
+                undelivered: 0,
+            });
+        }
+        Ok(queue)
+    }
+
+    /// Makes an event durable and queues it; `false` when the queue is full.
+    pub(crate) async fn accept(
+        &self,
+        meta: &Meta,
+        limits: &AccountLimits,
+        event: Event,
+        payload: Bytes,
+    ) -> Result<bool, StoreError> {
+        {
+            let mut waiting = self.lock();
+            let bytes = waiting.held_bytes + event.payload_bytes;
+            if waiting.held >= limits.events_queued || bytes > limits.events_queued_bytes {
+                return Ok(false);
+            }
+            waiting.held += 1;
+            waiting.held_bytes = bytes;
+        }
+        let mut batch = Batch::new();
+        batch.put(event.id.as_bytes(), &event);
+        batch.put(event.id.as_bytes(), &Payload(payload));
+        if let Err(error) = meta.commit(batch).await {
+            self.lock().release(&event);
+            return Err(error);
+        }
+        self.requeue(Queued {
+            event,
+            undelivered: 0,
+        });
+        Ok(true)
+    }
+
+    /// Queues an event that is in the store.
+    pub(crate) fn requeue(&self, queued: Queued) {
+        self.lock().push(queued);
+        self.changed.notify_one();
+    }
+
+    /// Stores that an attempt has failed, and queues the event for the next.
+    pub(crate) async fn retry(&self, meta: &Meta, queued: Queued) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        batch.put(queued.event.id.as_bytes(), &queued.event);
+        let stored = meta.commit(batch).await;
+        // Queued even when the store failed: the event is there as it was, and this process still knows better.
+        self.requeue(queued);
+        stored
+    }
+
+    /// The event is done with.
+    pub(crate) async fn finish(&self, meta: &Meta, event: &Event) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        batch.delete::<Event>(event.id.as_bytes());
+        batch.delete::<Payload>(event.id.as_bytes());
+        let deleted = meta.commit(batch).await;
+        self.lock().release(event);
+        deleted
+    }
+
+    /// Waits for an event to be due and takes it. Cancel-safe: an event is taken only when it is returned.
+    pub(crate) async fn next(&self) -> Queued {
+        loop {
+            let changed = self.changed.notified();
+            let now = clock::unix_ms();
+            let due = match self.lock().pop(now) {
+                Ok(queued) => return queued,
+                Err(due) => due,
+            };
+            match due {
+                Some(due) => {
+                    let wait = Duration::from_millis(due.saturating_sub(now));
+                    tokio::select! {
+                        () = sleep_until(Instant::now() + wait) => {}
+                        () = changed => {}
+                    }
+                }
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Events that are accepted and not done with.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().held
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn push(&mut self, queued: Queued) {
+        self.due
+            .push(Reverse((queued.event.due_unix_ms, queued.event.id)));
+        self.events.insert(queued.event.id, queued);
+    }
+
+    /// The first event if it is due, otherwise when the first one is.
+    fn pop(&mut self, now_unix_ms: u64) -> Result<Queued, Option<u64>> {
+        while let Some(Reverse((due, id))) = self.due.peek().copied() {
+            if due > now_unix_ms {
+                return Err(Some(due));
+            }
+            self.due.pop();
+            if let Some(queued) = self.events.remove(&id) {
+                return Ok(queued);
+            }
+        }
+        Err(None)
+    }
+
+    fn release(&mut self, event: &Event) {
+        self.held -= 1;
+        self.held_bytes -= event.payload_bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gust_store::{Store, StoreConfig, decode, encode};
+
+    use super::*;
+
+    fn event(n: u128, due_unix_ms: u64) -> Event {
+        Event {
+            id: Uuid::from_u128(n),
+            name: FunctionName::new("hello").unwrap(),
+            qualifier: None,
+            accepted_unix_ms: 5,
+            due_unix_ms,
+            attempts: 1,
+            payload_bytes: 2,
+            client_context: None,
+            trace_id: None,
+        }
+    }
+
+    #[test]
+    fn the_encodings_are_pinned() {
+        let bytes = encode(&event(1, 9));
+        assert_eq!(
+            bytes,
+            [
+                3, 1, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 5, 104, 101, 108, 108, 111, 0, 5,
+                9, 1, 2, 0, 0
+            ]
+        );
+        assert_eq!(decode::<Event>(&bytes).unwrap(), event(1, 9));
+        assert_eq!(encode(&Payload(Bytes::from_static(b"{}"))), [4, 1, 2, b'{', b'}']);
+    }
+
+    #[tokio::test]
+    async fn events_come_in_the_order_of_their_time_and_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig::new(dir.path());
+        let limits = AccountLimits {
+            events_queued: 2,
+            ..AccountLimits::default()
+        };
+        let store = Store::open(&config).unwrap();
+        let queue = EventQueue::load(&store.meta).unwrap();
+        let payload = Bytes::from_static(b"{}");
+        assert!(
+            queue
+                .accept(&store.meta, &limits, event(1, 20), payload.clone())
+                .await
+                .unwrap()
+        );
+        assert!(
+            queue
+                .accept(&store.meta, &limits, event(2, 10), payload.clone())
+                .await
+                .unwrap()
+        );
+        assert!(
+            !queue
+                .accept(&store.meta, &limits, event(3, 10), payload)
+                .await
+                .unwrap(),
+            "the queue is full"
+        );
+        assert_eq!(queue.next().await.event.id, Uuid::from_u128(2));
+        assert_eq!(queue.next().await.event.id, Uuid::from_u128(1));
+        queue.finish(&store.meta, &event(2, 10)).await.unwrap();
+        assert_eq!(queue.len(), 1);
+        drop(store);
+
+        let store = Store::open(&config).unwrap();
+        let queue = EventQueue::load(&store.meta).unwrap();
+        assert_eq!(queue.len(), 1);
+        assert_eq!(queue.next().await.event, event(1, 20));
+        assert_eq!(store.meta.scan::<Payload>().unwrap().len(), 1);
+    }
+}

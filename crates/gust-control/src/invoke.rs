@@ -1,0 +1,317 @@
+//! The way of one call: resolved, counted, run by the node, logged and answered.
+//!
+//! Nothing here waits for the database. A call runs to its end even if its caller goes away, as in AWS Lambda.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use gust_node::{Invocation, InvokeError, Outcome, StartKind};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::{
+    calllog::CallLog,
+    clock,
+    concurrency::{ThrottleReason, Ticket},
+    control::{Control, Runnable, log_scope},
+    error::ControlError,
+    fault::{Answer, Run},
+    ids::{FunctionName, Target, VersionNumber},
+    limits,
+    lines::{self, Report, StartPhase},
+    model::{State, Version},
+    recent::Call,
+};
+
+/// Pieces of a function's output that wait to be taken; the instance waits when there are as many.
+const OUTPUT_QUEUED_MAX: usize = 64;
+
+/// One call as its caller made it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What is called.
+    pub target: Target,
+    /// UUID, lower case.
+    pub request_id: Uuid,
+    /// The event.
+    pub payload: Bytes,
+    /// Client context (JSON), if any.
+    pub client_context: Option<String>,
+    /// X-Ray trace header, if any.
+    pub trace_id: Option<String>,
+    /// The caller wants the end of the log.
+    pub want_tail: bool,
+}
+
+/// What a caller gets.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The response, or an error document.
+    pub payload: Bytes,
+    /// The payload is an error document.
+    pub is_error: bool,
+    /// The version that ran.
+    pub version: VersionNumber,
+    /// The end of the log, when it was wanted.
+    pub tail: Option<Bytes>,
+    /// The call as it is kept for people and benches.
+    pub call: Call,
+}
+
+/// A call that is counted against the bounds until this is dropped.
+struct Counted {
+    control: Control,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.control.book().release(ticket);
+        }
+    }
+}
+
+impl Control {
+    /// Checks that a call would be let through, without making it.
+    ///
+    /// # Errors
+    /// As [`Control::invoke`].
+    pub fn dry_run(&self, target: &Target) -> Result<VersionNumber, ControlError> {
+        self.runnable(target).map(|(_, version)| version.number)
+    }
+
+    /// Makes a synchronous call.
+    ///
+    /// # Errors
+    /// When there is no such version, it is not ready, a concurrency bound is met, or no instance could answer. That
+    /// the function failed is no error here: see [`Reply::is_error`].
+    pub async fn invoke(&self, request: Request) -> Result<Reply, ControlError> {
+        let control = self.clone();
+        match self
+            .0
+            .tasks
+            .spawn(async move { control.run(request).await })
+            .await
+        {
+            Ok(reply) => reply,
+            Err(panic) => Err(ControlError::Service(format!("the call failed: {panic}"))),
+        }
+    }
+
+    /// The last calls of a function, oldest first.
+    pub fn recent_calls(&self, name: &FunctionName) -> Vec<Call> {
+        self.0.recent.of(name)
+    }
+
+    /// Ends the idle instances of a target, and its armed ones too unless `keep_armed`; for measurements.
+    ///
+    /// # Errors
+    /// When there is no such version.
+    pub async fn evict(&self, target: &Target, keep_armed: bool) -> Result<(), ControlError> {
+        let (runnable, _) = self.runnable(target)?;
+        self.0.node.evict(&runnable.id, keep_armed).await;
+        Ok(())
+    }
+
+    /// What runs for a target, and the version as it is configured now.
+    pub(crate) fn runnable(&self, target: &Target) -> Result<(Arc<Runnable>, Arc<Version>), ControlError> {
+        self.read(|published| {
+            let resolved = published.account.resolve(&self.config().place, target, draw())?;
+            let number = resolved.version.number;
+            let runnable = published
+                .runnables
+                .get(&target.name)
+                .and_then(|numbers| numbers.get(&number));
+            let Some(runnable) = runnable else {
+                let state = match &resolved.version.state {
+                    State::Failed(_) => "Failed",
+                    State::Pending | State::Active => "Pending",
+                };
+                return Err(ControlError::NotReady { state });
+            };
+            // While a change is being deployed the old configuration runs; a change that needs no deployment (a
+            // time-out) counts at once.
+            let version = if runnable.version.deployment_id == resolved.version.deployment_id {
+                &resolved.version
+            } else {
+                &runnable.version
+            };
+            Ok((Arc::clone(runnable), Arc::clone(version)))
+        })
+    }
+
+    pub(crate) async fn run(&self, request: Request) -> Result<Reply, ControlError> {
+        let began = Instant::now();
+        if self.is_stopping() {
+            return Err(ControlError::Stopping);
+        }
+        let (runnable, version) = self.runnable(&request.target)?;
+        let name = &request.target.name;
+        let ticket = self
+            .book()
+            .acquire(name)
+            .map_err(|reason| ControlError::Throttled { reason })?;
+        let _counted = Counted {
+            control: self.clone(),
+            ticket: Some(ticket),
+        };
+
+        let request_id = request.request_id.to_string();
+        let stream = format!("[{}]{request_id}", version.number);
+        let mut log = CallLog::new(&self.0.store.logs, log_scope(name), stream, request.want_tail);
+        log.platform(&lines::start(&request_id, version.number)).await;
+        let (output, pieces) = mpsc::channel(OUTPUT_QUEUED_MAX);
+        let invocation = Invocation {
+            request_id: request_id.clone(),
+            payload: request.payload,
+            timeout: Duration::from_secs(version.config.timeout_s.into()),
+            function_arn: self.config().place.target_arn(&request.target),
+            client_context: request.client_context,
+            trace_id: request.trace_id.clone(),
+            log: output,
+        };
+        let invoking = self.0.node.invoke(&runnable.id, invocation);
+        let outcome = match take_output(invoking, pieces, &mut log).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                log.platform(&format!(
+                    "{}{}",
+                    lost(&request_id, &error),
+                    lines::end(&request_id)
+                ))
+                .await;
+                return Err(refused(error));
+            }
+        };
+        let run = Run {
+            request_id: &request_id,
+            timeout: Duration::from_secs(version.config.timeout_s.into()),
+            init_timeout: Duration::from_secs(limits::INIT_TIMEOUT_S),
+            ended_unix_ms: clock::unix_ms(),
+        };
+        let answer = run.answer(outcome.result.clone());
+        let call = call(&request_id, &version, &outcome, &answer, began.elapsed());
+        let ending = ending(
+            &request_id,
+            request.trace_id.as_deref(),
+            &version,
+            &outcome,
+            &answer,
+        );
+        log.platform(&ending).await;
+        self.0.recent.add(name, call.clone());
+        Ok(Reply {
+            payload: answer.payload,
+            is_error: answer.is_error,
+            version: version.number,
+            tail: log.into_tail(),
+            call,
+        })
+    }
+}
+
+/// A number from 0 (included) to 1 (excluded).
+fn draw() -> f64 {
+    // The low 48 bits of a version 4 UUID are random.
+    let bits = u64::try_from(Uuid::new_v4().as_u128() & 0xffff_ffff_ffff).unwrap_or(0);
+    bits as f64 / (1u64 << 48) as f64
+}
+
+/// Waits for the outcome and takes the function's output meanwhile.
+async fn take_output(
+    invoking: impl Future<Output = Result<Outcome, InvokeError>>,
+    mut pieces: mpsc::Receiver<Bytes>,
+    log: &mut CallLog<'_>,
+) -> Result<Outcome, InvokeError> {
+    tokio::pin!(invoking);
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            Some(piece) = pieces.recv() => log.output(&piece).await,
+            outcome = &mut invoking => break outcome,
+        }
+    };
+    // What was sent before the answer belongs to this call; what is sent after it does not.
+    pieces.close();
+    while let Some(piece) = pieces.recv().await {
+        log.output(&piece).await;
+    }
+    outcome
+}
+
+fn call(request_id: &str, version: &Version, outcome: &Outcome, answer: &Answer, total: Duration) -> Call {
+    Call {
+        request_id: request_id.to_owned(),
+        unix_ms: clock::unix_ms().saturating_sub(u64::try_from(total.as_millis()).unwrap_or(0)),
+        version: version.number,
+        instance_id: outcome.instance_id.clone(),
+        start: outcome.start,
+        duration: outcome.duration,
+        total,
+        memory_bytes_max: outcome.memory_bytes_max,
+        is_error: answer.is_error,
+        timings: outcome.timings,
+    }
+}
+
+/// Everything from the end of the function's own output on.
+fn ending(
+    request_id: &str,
+    trace_id: Option<&str>,
+    version: &Version,
+    outcome: &Outcome,
+    answer: &Answer,
+) -> String {
+    let mut text = String::new();
+    if outcome.log_bytes_dropped > 0 {
+        text.push_str(&format!(
+            "{} bytes of output were dropped: an invocation may write {} bytes\n",
+            outcome.log_bytes_dropped,
+            gust_worker::protocol::LOG_BYTES_MAX
+        ));
+    }
+    if let Some(log) = &answer.log {
+        text.push_str(log);
+    }
+    let phase = match outcome.start {
+        StartKind::Booted => Some(StartPhase::Init),
+        StartKind::Restored | StartKind::Armed => Some(StartPhase::Restore),
+        StartKind::Warm => None,
+    };
+    text.push_str(&lines::end(request_id));
+    text.push_str(&lines::report(&Report {
+        request_id,
+        duration: outcome.duration,
+        start: phase.zip(outcome.start_duration),
+        memory_mib: version.config.memory_mib,
+        memory_bytes_max: outcome.memory_bytes_max,
+        status: answer.status,
+        trace_id,
+    }));
+    text
+}
+
+/// The line of a call that no instance answered.
+fn lost(request_id: &str, error: &InvokeError) -> String {
+    format!("RequestId: {request_id} Error: {error}\n")
+}
+
+fn refused(error: InvokeError) -> ControlError {
+    match error {
+        InvokeError::Stopping => ControlError::Stopping,
+        InvokeError::NoCapacity { reason } => {
+            tracing::warn!(reason, "a call found no place");
+            ControlError::Throttled {
+                reason: ThrottleReason::Node,
+            }
+        }
+        error @ (InvokeError::UnknownVersion(_) | InvokeError::WorkerLost { .. } | InvokeError::Node(_)) => {
+            tracing::error!(%error, cause = ?std::error::Error::source(&error), "a call failed");
+            ControlError::Service(format!("The invocation failed: {error}. It can be tried again."))
+        }
+    }
+}

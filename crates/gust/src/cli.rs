@@ -1,0 +1,399 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::{bench, exit, paths};
+
+/// Runs AWS-Lambda-compatible functions, each in its own KVM micro-VM.
+#[derive(Debug, Parser)]
+#[command(name = "gust", version, about, after_help = exit::HELP, propagate_version = true)]
+pub struct Arguments {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the server
+    Up(UpArgs),
+    /// Make or update a function from a directory
+    Deploy(DeployArgs),
+    /// Call a function
+    Invoke(InvokeArgs),
+    /// Show a function's log
+    Logs(LogsArgs),
+    /// List functions
+    Ls(ListArgs),
+    /// Show a function, its versions and its last calls
+    Describe(DescribeArgs),
+    /// Delete functions
+    Rm(RemoveArgs),
+    /// List, build, add and remove runtimes
+    Runtime(RuntimeArgs),
+    /// Redeploy a directory at every save, and show the log
+    Dev(DevArgs),
+    /// Measure a deployed function
+    Bench(bench::BenchArgs),
+    /// Check what this machine has, and say how to mend what it lacks
+    Doctor(DoctorArgs),
+    /// Print a completion script
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+/// Form of what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// How a command prints.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct OutputArgs {
+    /// Form of what is printed
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    pub output: Output,
+}
+
+/// Where the server is and who calls it.
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    /// Address of the server
+    #[arg(
+        long,
+        env = "GUST_ENDPOINT",
+        default_value = "http://127.0.0.1:4566",
+        global = true
+    )]
+    pub endpoint: String,
+    /// Access key id; only needed where the server asks for one
+    #[arg(long, env = "GUST_ACCESS_KEY_ID", requires = "secret_key", global = true)]
+    pub access_key: Option<String>,
+    /// Secret of the access key
+    #[arg(long, env = "GUST_SECRET_ACCESS_KEY", hide_env_values = true, global = true)]
+    pub secret_key: Option<String>,
+    /// Region of the server
+    #[arg(long, env = "GUST_REGION", default_value = "us-east-1", global = true)]
+    pub region: String,
+}
+
+/// The wall around each instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IsolationChoice {
+    /// KVM where there is one, processes otherwise
+    Auto,
+    /// A KVM micro-VM of its own
+    Kvm,
+    /// A process in namespaces of its own
+    Process,
+}
+
+/// What becomes of memory between calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryChoice {
+    /// Kept, as AWS Lambda keeps it
+    Reuse,
+    /// Given back its snapshot state before every call
+    Fresh,
+}
+
+/// `gust up`. What is not given here is taken from the configuration file, then from the defaults.
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// Configuration file (TOML; keys are these options with `_` for `-`) [default: ~/.config/gust/gust.toml]
+    #[arg(long, env = "GUST_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address to listen on [default: 127.0.0.1:4566]
+    #[arg(long, env = "GUST_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Data directory [default: ~/.local/share/gust]
+    #[arg(long, env = paths::DATA_DIR_VARIABLE)]
+    pub data_dir: Option<PathBuf>,
+    /// The wall around each instance [default: auto]
+    #[arg(long, env = "GUST_ISOLATION", value_enum)]
+    pub isolation: Option<IsolationChoice>,
+    /// Prepared workers that are kept ready [default: 4]
+    #[arg(long, env = "GUST_POOL")]
+    pub pool: Option<usize>,
+    /// Armed instances that are kept for each recently used version [default: 1]
+    #[arg(long, env = "GUST_ARMED")]
+    pub armed: Option<usize>,
+    /// Most instances of all functions together [default: 1000]
+    #[arg(long, env = "GUST_INSTANCES")]
+    pub instances: Option<usize>,
+    /// Memory that instances may use together, in MiB [default: three quarters of the machine's]
+    #[arg(long, env = "GUST_MEMORY_BUDGET")]
+    pub memory_budget: Option<u64>,
+    /// Seconds that an idle instance is kept [default: 300]
+    #[arg(long, env = "GUST_IDLE_TIMEOUT")]
+    pub idle_timeout: Option<u64>,
+    /// What becomes of memory between calls, unless a function's tag gust:memory says otherwise [default: reuse]
+    #[arg(long, env = "GUST_MEMORY", value_enum)]
+    pub memory: Option<MemoryChoice>,
+    /// Region in ARNs [default: us-east-1]
+    #[arg(long, env = "GUST_REGION")]
+    pub region: Option<String>,
+    /// Account id in ARNs, twelve digits [default: 000000000000]
+    #[arg(long, env = "GUST_ACCOUNT_ID")]
+    pub account_id: Option<String>,
+    /// Access keys that may call from anywhere: ID:SECRET, separated by commas
+    #[arg(long, env = "GUST_ACCESS_KEYS", value_delimiter = ',', hide_env_values = true)]
+    pub access_keys: Option<Vec<String>>,
+    /// Ask callers on this machine for a signature too
+    #[arg(long, env = "GUST_REQUIRE_AUTH", num_args = 0..=1, default_missing_value = "true")]
+    pub require_auth: Option<bool>,
+    /// Concurrent calls of all functions [default: 1000]
+    #[arg(long, env = "GUST_CONCURRENCY")]
+    pub concurrency: Option<u32>,
+    /// All code packages together, in MiB [default: 76800]
+    #[arg(long, env = "GUST_CODE_STORAGE")]
+    pub code_storage: Option<u64>,
+    /// Milliseconds before the first retry of an asynchronous event; the second waits twice as long [default: 60000]
+    #[arg(long, env = "GUST_RETRY_WAIT_MS")]
+    pub retry_wait_ms: Option<u64>,
+    /// Seconds that running calls get to end when the server stops [default: 30]
+    #[arg(long, env = "GUST_GRACE")]
+    pub grace: Option<u64>,
+    /// What the server writes of itself: error, warn, info, debug, or a filter of the crate tracing [default: warn]
+    #[arg(long, env = "GUST_LOG")]
+    pub log: Option<String>,
+    /// Print one line only, once calls are taken
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// What a function is, beyond its directory.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FunctionArgs {
+    /// Name of the function [default: that of the directory]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Handler [default: found in the directory]
+    #[arg(long)]
+    pub handler: Option<String>,
+    /// Runtime [default: found in the directory]
+    #[arg(long)]
+    pub runtime: Option<String>,
+    /// Memory, in MiB
+    #[arg(long)]
+    pub memory: Option<u32>,
+    /// Longest run, in seconds
+    #[arg(long)]
+    pub timeout: Option<u32>,
+    /// Environment variable, NAME=VALUE; can be given several times
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub environment: Vec<String>,
+}
+
+/// `gust deploy`
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    /// Directory with the function's code
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    #[command(flatten)]
+    pub function: FunctionArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `gust dev`
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Directory with the function's code
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    #[command(flatten)]
+    pub function: FunctionArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// `gust invoke`
+#[derive(Debug, Args)]
+pub struct InvokeArgs {
+    /// Name or ARN of the function
+    pub name: String,
+    /// The event: JSON, @FILE, or - for standard input
+    #[arg(default_value = "{}")]
+    pub payload: String,
+    /// Version or alias
+    #[arg(short, long)]
+    pub qualifier: Option<String>,
+    /// Return at once; the event is delivered later
+    #[arg(long = "async", conflicts_with = "tail")]
+    pub asynchronous: bool,
+    /// Show the end of the log
+    #[arg(short, long)]
+    pub tail: bool,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `gust logs`
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Name of the function
+    pub name: String,
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Nothing older: 30s, 10m, 2h, 1d
+    #[arg(long, value_parser = parse_age)]
+    pub since: Option<std::time::Duration>,
+    /// Lines to begin with
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub lines: usize,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `gust ls`
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `gust describe`
+#[derive(Debug, Args)]
+pub struct DescribeArgs {
+    /// Name or ARN of the function
+    pub name: String,
+    /// Version or alias
+    #[arg(short, long)]
+    pub qualifier: Option<String>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `gust rm`
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// Names of the functions
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// Only this published version
+    #[arg(short, long)]
+    pub qualifier: Option<String>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// `gust runtime`
+#[derive(Debug, Args)]
+pub struct RuntimeArgs {
+    /// Data directory
+    #[arg(long, env = paths::DATA_DIR_VARIABLE, global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// What to do
+    #[command(subcommand)]
+    pub command: RuntimeCommand,
+}
+
+/// What to do with runtimes.
+#[derive(Debug, Subcommand)]
+pub enum RuntimeCommand {
+    /// List the runtimes that are built
+    Ls {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Build runtimes from Debian's packages
+    Build {
+        /// python3.11, provided.al2023 or provided.al2
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Build again what is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Add a runtime from a directory, or from an OCI image layout
+    Add {
+        /// Name of the runtime
+        name: String,
+        /// Directory with a root file system and /.gust/runtime.json, or with an OCI image layout
+        source: PathBuf,
+    },
+    /// Remove runtimes
+    Rm {
+        /// Names of the runtimes
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// `gust doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Address that the server would listen on
+    #[arg(long, env = "GUST_LISTEN", default_value = "127.0.0.1:4566")]
+    pub listen: SocketAddr,
+    /// Data directory
+    #[arg(long, env = paths::DATA_DIR_VARIABLE)]
+    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+fn parse_age(text: &str) -> Result<std::time::Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..at]
+        .parse()
+        .map_err(|_| format!("{text:?} begins with no number"))?;
+    let unit_s = match &text[at..] {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        other => return Err(format!("{other:?} is no unit; use s, m, h or d")),
+    };
+    let seconds = number
+        .checked_mul(unit_s)
+        .ok_or_else(|| format!("{text:?} is too long"))?;
+    Ok(std::time::Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn ages_have_units() {
+        assert_eq!(parse_age("90").unwrap().as_secs(), 90);
+        assert_eq!(parse_age("2h").unwrap().as_secs(), 7200);
+        for text in ["", "h", "5 m", "5w", "99999999999999999999d"] {
+            assert!(parse_age(text).is_err(), "{text}");
+        }
+    }
+}

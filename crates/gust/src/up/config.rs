@@ -1,0 +1,249 @@
+//! The server's configuration: command line and environment, then a file, then the defaults.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use gust_control::{ids::Place, limits::AccountLimits};
+use gust_gateway::AuthConfig;
+use gust_worker::protocol::MemoryMode;
+use serde::Deserialize;
+
+use crate::{
+    cli::{IsolationChoice, MemoryChoice, UpArgs},
+    paths,
+};
+
+/// Most prepared workers.
+const POOL_MAX: usize = 256;
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<SocketAddr>,
+    data_dir: Option<PathBuf>,
+    isolation: Option<IsolationChoice>,
+    pool: Option<usize>,
+    armed: Option<usize>,
+    instances: Option<usize>,
+    memory_budget: Option<u64>,
+    idle_timeout: Option<u64>,
+    memory: Option<MemoryChoice>,
+    region: Option<String>,
+    account_id: Option<String>,
+    #[serde(default)]
+    access_keys: BTreeMap<String, String>,
+    require_auth: Option<bool>,
+    concurrency: Option<u32>,
+    code_storage: Option<u64>,
+    retry_wait_ms: Option<u64>,
+    grace: Option<u64>,
+    log: Option<String>,
+}
+
+/// The whole configuration of a server, checked.
+#[derive(Debug, Clone)]
+pub struct UpConfig {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Data directory.
+    pub data_dir: PathBuf,
+    /// The wall around each instance.
+    pub isolation: IsolationChoice,
+    /// Prepared workers.
+    pub pool: usize,
+    /// Armed instances of each recently used version.
+    pub armed: usize,
+    /// Most instances.
+    pub instances: usize,
+    /// Memory that instances may use together.
+    pub memory_budget_bytes: u64,
+    /// How long an idle instance is kept.
+    pub idle_timeout: Duration,
+    /// What becomes of memory between calls.
+    pub memory_mode: MemoryMode,
+    /// Region and account.
+    pub place: Place,
+    /// Who may call.
+    pub auth: AuthConfig,
+    /// Bounds.
+    pub limits: AccountLimits,
+    /// Wait before the first retry of an asynchronous event.
+    pub retry_wait: Duration,
+    /// How long running calls get when the server stops.
+    pub grace: Duration,
+    /// Filter of the server's own log.
+    pub log: String,
+}
+
+impl UpConfig {
+    /// Reads and checks the configuration.
+    pub fn read(arguments: UpArgs) -> Result<Self> {
+        let path = arguments.config.clone().unwrap_or_else(paths::config_file);
+        let file = match fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).with_context(|| format!("read {}", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && arguments.config.is_none() => {
+                File::default()
+            }
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        Self::combine(arguments, file)
+    }
+
+    fn combine(arguments: UpArgs, file: File) -> Result<Self> {
+        let defaults = AccountLimits::default();
+        let keys = match &arguments.access_keys {
+            Some(pairs) => pairs.iter().map(|pair| key_pair(pair)).collect::<Result<_>>()?,
+            None => file.access_keys,
+        };
+        let mib = |mib: u64, what: &str| {
+            mib.checked_mul(1 << 20)
+                .with_context(|| format!("{what} is too large"))
+        };
+        let memory_budget_bytes = match arguments.memory_budget.or(file.memory_budget) {
+            Some(budget) => mib(budget, "the memory budget")?,
+            None => three_quarters_of_memory(),
+        };
+        let code_storage_bytes = match arguments.code_storage.or(file.code_storage) {
+            Some(storage) => mib(storage, "the code storage")?,
+            None => defaults.code_storage_bytes,
+        };
+        let memory = arguments.memory.or(file.memory).unwrap_or(MemoryChoice::Reuse);
+        let config = Self {
+            listen: arguments
+                .listen
+                .or(file.listen)
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 4566))),
+            data_dir: arguments
+                .data_dir
+                .or(file.data_dir)
+                .unwrap_or_else(paths::data_dir),
+            isolation: arguments
+                .isolation
+                .or(file.isolation)
+                .unwrap_or(IsolationChoice::Auto),
+            pool: arguments.pool.or(file.pool).unwrap_or(4),
+            armed: arguments.armed.or(file.armed).unwrap_or(1),
+            instances: arguments.instances.or(file.instances).unwrap_or(1000),
+            memory_budget_bytes,
+            idle_timeout: Duration::from_secs(arguments.idle_timeout.or(file.idle_timeout).unwrap_or(300)),
+            memory_mode: match memory {
+                MemoryChoice::Reuse => MemoryMode::Reuse,
+                MemoryChoice::Fresh => MemoryMode::Fresh,
+            },
+            place: Place {
+                region: arguments
+                    .region
+                    .or(file.region)
+                    .unwrap_or_else(|| "us-east-1".to_owned()),
+                account_id: arguments
+                    .account_id
+                    .or(file.account_id)
+                    .unwrap_or_else(|| "0".repeat(12)),
+            },
+            auth: AuthConfig {
+                keys,
+                require: arguments.require_auth.or(file.require_auth).unwrap_or(false),
+            },
+            limits: AccountLimits {
+                concurrency: arguments
+                    .concurrency
+                    .or(file.concurrency)
+                    .unwrap_or(defaults.concurrency),
+                code_storage_bytes,
+                ..defaults
+            },
+            retry_wait: Duration::from_millis(
+                arguments.retry_wait_ms.or(file.retry_wait_ms).unwrap_or(60_000),
+            ),
+            grace: Duration::from_secs(arguments.grace.or(file.grace).unwrap_or(30)),
+            log: arguments.log.or(file.log).unwrap_or_else(|| "warn".to_owned()),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        let Place { region, account_id } = &self.place;
+        if account_id.len() != 12 || !account_id.bytes().all(|byte| byte.is_ascii_digit()) {
+            bail!("the account id {account_id:?} is not made of twelve digits");
+        }
+        let is_region = |text: &str| {
+            text.split('-').count() >= 3
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        };
+        if !is_region(region) {
+            bail!("the region {region:?} is not of the form us-east-1");
+        }
+        if self.pool > POOL_MAX {
+            bail!("the pool of {} workers is larger than {POOL_MAX}", self.pool);
+        }
+        if self.instances == 0 || self.limits.concurrency == 0 {
+            bail!("with no instance and no concurrency nothing could ever run");
+        }
+        if self.auth.require && self.auth.keys.is_empty() {
+            bail!("a signature is required of everyone, but no access key is set: nobody could call");
+        }
+        Ok(())
+    }
+}
+
+fn key_pair(pair: &str) -> Result<(String, String)> {
+    match pair.split_once(':') {
+        Some((id, secret)) if !id.is_empty() && !secret.is_empty() => Ok((id.to_owned(), secret.to_owned())),
+        // The text is not shown: it may be a secret.
+        Some(_) | None => bail!("an access key is not of the form ID:SECRET"),
+    }
+}
+
+fn three_quarters_of_memory() -> u64 {
+    let system = rustix::system::sysinfo();
+    let total = (system.totalram as u64).saturating_mul(system.mem_unit.into());
+    total / 4 * 3
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Arguments, Command};
+
+    fn combine(arguments: &[&str], file: &str) -> Result<UpConfig> {
+        let arguments = ["gust", "up"].iter().chain(arguments);
+        let Command::Up(arguments) = Arguments::parse_from(arguments).command else {
+            panic!("not up")
+        };
+        UpConfig::combine(arguments, toml::from_str(file)?)
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = "listen = '127.0.0.1:1'\npool = 7\nmemory = 'fresh'\n[access_keys]\nA = 's'\n";
+        let config = combine(&["--listen", "127.0.0.1:2", "--require-auth"], file).unwrap();
+        assert_eq!((config.listen.port(), config.pool), (2, 7));
+        assert_eq!(config.memory_mode, MemoryMode::Fresh);
+        assert!(config.auth.require && config.auth.keys.contains_key("A"));
+        let config = combine(&["--access-keys", "B:x:y,C:z", "--require-auth=false"], file).unwrap();
+        assert_eq!(config.auth.keys.get("B").map(String::as_str), Some("x:y"));
+        assert!(!config.auth.require);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        for (arguments, file) in [
+            (&["--account-id", "12"][..], ""),
+            (&["--region", "here"], ""),
+            (&["--require-auth"], ""),
+            (&["--access-keys", "nosecret"], ""),
+            (&["--pool", "100000"], ""),
+            (&["--concurrency", "0"], ""),
+            (&[], "lisen = 1"),
+            (&["--memory-budget", "18446744073709551615"], ""),
+        ] {
+            assert!(combine(arguments, file).is_err(), "{arguments:?} {file}");
+        }
+    }
+}

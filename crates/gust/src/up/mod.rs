@@ -1,0 +1,303 @@
+//! `gust up`: the whole server in one process.
+//!
+//! ```text
+//! configuration -> listener bound -> store -> node -> control plane -> calls are taken
+//! signal -> no new calls; running ones end within the grace period -> instances ended -> store closed
+//! ```
+//!
+//! The listener is bound first, so that a port in use is told before anything is touched, and what arrives while the
+//! rest starts waits in its queue. A second signal ends the process at once.
+
+mod config;
+
+use std::{
+    fs::OpenOptions,
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use gust_control::{Control, ControlConfig};
+use gust_gateway::GatewayConfig;
+use gust_node::{Isolation, Node, NodeConfig};
+use gust_store::{Store, StoreConfig, StoreError};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    cli::{IsolationChoice, UpArgs},
+    exit::Hinted,
+    paths,
+};
+pub use config::UpConfig;
+
+/// Threads that serve requests; what blocks has threads of its own, which come and go.
+const SERVING_THREADS_MAX: usize = 4;
+
+/// Stack of a thread, in bytes: futures are on the heap.
+const THREAD_STACK_BYTES: usize = 512 << 10;
+
+/// Threads for what blocks: unpacking packages, reading files.
+const BLOCKING_THREADS_MAX: usize = 32;
+
+/// How long an idle blocking thread stays.
+const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(2);
+
+/// Longest wait for a place when every instance is busy.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Exit code after a second signal.
+const INTERRUPTED: i32 = 130;
+
+/// Starts the server and serves until a signal comes.
+pub fn run(arguments: UpArgs) -> Result<ExitCode> {
+    let began = Instant::now();
+    let quiet = arguments.quiet;
+    let config = UpConfig::read(arguments)?;
+    let filter =
+        EnvFilter::try_new(&config.log).with_context(|| format!("read the log filter {:?}", config.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(SERVING_THREADS_MAX);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(BLOCKING_THREAD_IDLE)
+        .thread_stack_size(THREAD_STACK_BYTES)
+        .thread_name("gust-serve")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve(config, began, quiet))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(config: UpConfig, began: Instant, quiet: bool) -> Result<()> {
+    let stop_signals = (
+        signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+        signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+    );
+    let listener = bind(&config).await?;
+    let address = listener.local_addr().context("read the listener's address")?;
+    let store = open_store(&config)?;
+    let (isolation, remark) = isolation(&config)?;
+    let node = start_node(&config, isolation).await?;
+    let control = Control::start(control_config(&config), store, node).context("read the metadata")?;
+    let gateway = GatewayConfig {
+        auth: config.auth.clone(),
+        grace: config.grace,
+    };
+    announce(
+        &config,
+        address,
+        isolation,
+        remark.as_deref(),
+        &control,
+        began.elapsed(),
+        quiet,
+    );
+
+    let mut stopped = control.stopped();
+    let shutdown = async move {
+        // The control plane outlives this future.
+        let _closed = stopped.wait_for(|stopped| *stopped).await;
+    };
+    let serving = gust_gateway::run(listener, control.clone(), gateway, shutdown);
+    let stopping = stop_on_signal(&control, stop_signals, config.grace, quiet);
+    tokio::join!(serving, stopping);
+    if !quiet {
+        eprintln!("stopped");
+    }
+    Ok(())
+}
+
+async fn bind(config: &UpConfig) -> Result<TcpListener> {
+    let listen = config.listen;
+    TcpListener::bind(listen).await.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!(
+                    "another program listens there; see ss -ltnp, or use --listen {}:0",
+                    listen.ip()
+                )
+            }
+            _ => "choose another address with --listen".to_owned(),
+        };
+        Hinted {
+            message: format!("cannot listen on {listen}: {error}"),
+            hint,
+        }
+        .into()
+    })
+}
+
+fn open_store(config: &UpConfig) -> Result<Store> {
+    Store::open(&StoreConfig::new(&config.data_dir)).map_err(|error| {
+        let hint = match &error {
+            StoreError::Locked { .. } => {
+                Some("stop that server, or give this one another directory with --data-dir")
+            }
+            StoreError::DiskFull { .. } => Some("make room, or use another disk with --data-dir"),
+            StoreError::Io { .. } => Some("choose a directory that you may write to with --data-dir"),
+            StoreError::Database { .. }
+            | StoreError::Record { .. }
+            | StoreError::Busy
+            | StoreError::Closed => None,
+        };
+        match hint {
+            Some(hint) => Hinted {
+                message: with_causes(&error),
+                hint: hint.to_owned(),
+            }
+            .into(),
+            None => anyhow::Error::new(error),
+        }
+    })
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// The wall around instances, and what the user must know about it.
+fn isolation(config: &UpConfig) -> Result<(Isolation, Option<String>)> {
+    let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    match (config.isolation, kvm) {
+        (IsolationChoice::Process, _) => Ok((Isolation::Process, None)),
+        (IsolationChoice::Auto | IsolationChoice::Kvm, Ok(_)) => Ok((Isolation::Kvm, None)),
+        (IsolationChoice::Auto, Err(error)) => {
+            let remark = format!(
+                "/dev/kvm cannot be opened ({error}): functions run as processes in namespaces, without micro-VMs \
+                 and without snapshots. gust doctor says how to mend that."
+            );
+            Ok((Isolation::Process, Some(remark)))
+        }
+        (IsolationChoice::Kvm, Err(error)) => Err(Hinted {
+            message: format!("cannot open /dev/kvm: {error}"),
+            hint: "gust doctor says how to mend that; --isolation process runs functions without it"
+                .to_owned(),
+        }
+        .into()),
+    }
+}
+
+async fn start_node(config: &UpConfig, isolation: Isolation) -> Result<Node> {
+    let node = NodeConfig {
+        data_dir: config.data_dir.join("node"),
+        isolation,
+        pool_size: config.pool,
+        armed_per_version: config.armed,
+        instances_max: config.instances,
+        memory_budget_bytes: config.memory_budget_bytes,
+        idle_timeout: config.idle_timeout,
+        queue_timeout: QUEUE_TIMEOUT,
+        worker_program: None,
+    };
+    Node::start(node).await.context("start the node")
+}
+
+fn control_config(config: &UpConfig) -> ControlConfig {
+    ControlConfig {
+        place: config.place.clone(),
+        limits: config.limits,
+        memory_mode: config.memory_mode,
+        retry_wait: config.retry_wait,
+        runtimes_dir: paths::runtimes_dir(&config.data_dir),
+    }
+}
+
+fn announce(
+    config: &UpConfig,
+    address: std::net::SocketAddr,
+    isolation: Isolation,
+    remark: Option<&str>,
+    control: &Control,
+    took: Duration,
+    quiet: bool,
+) {
+    let mut text = format!(
+        "gust {} is ready at http://{address}\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    if !quiet {
+        let stats = control.stats();
+        let wall = match isolation {
+            Isolation::Kvm => "a KVM micro-VM for each instance",
+            Isolation::Process => "a process in namespaces for each instance (no KVM)",
+        };
+        let runtimes = crate::commands::runtime::built(&paths::runtimes_dir(&config.data_dir));
+        text.push_str(&format!("  after      {:.1} ms\n", took.as_secs_f64() * 1000.0));
+        text.push_str(&format!("  data       {}\n", config.data_dir.display()));
+        text.push_str(&format!("  isolation  {wall}\n"));
+        let names: Vec<String> = runtimes.into_iter().map(|runtime| runtime.name).collect();
+        let shown = if names.is_empty() {
+            "none yet".to_owned()
+        } else {
+            names.join(", ")
+        };
+        text.push_str(&format!("  runtimes   {shown}\n"));
+        text.push_str(&format!("  functions  {}", stats.functions));
+        if stats.events > 0 {
+            text.push_str(&format!(", {} asynchronous events waiting", stats.events));
+        }
+        text.push_str("\n\nnext:\n");
+        if names.is_empty() {
+            text.push_str("  gust runtime build python3.11\n");
+        }
+        text.push_str("  gust deploy DIR\n");
+        text.push_str(&format!(
+            "  aws --endpoint-url http://{address} lambda list-functions\n"
+        ));
+    }
+    if let Some(remark) = remark {
+        eprintln!("warning: {remark}");
+    }
+    if !address.ip().is_loopback() && config.auth.keys.is_empty() {
+        eprintln!(
+            "warning: {address} is reachable from elsewhere, but no access key is set: others are refused"
+        );
+    }
+    let mut out = std::io::stdout().lock();
+    // Whoever started the server may not read what it prints.
+    let _closed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+async fn stop_on_signal(
+    control: &Control,
+    (mut terminate, mut interrupt): (Signal, Signal),
+    grace: Duration,
+    quiet: bool,
+) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    if !quiet {
+        eprintln!(
+            "stopping; running calls get {} s (a second signal ends them)",
+            grace.as_secs()
+        );
+    }
+    let stop = control.stop(grace);
+    tokio::pin!(stop);
+    tokio::select! {
+        () = &mut stop => {}
+        _ = terminate.recv() => std::process::exit(INTERRUPTED),
+        _ = interrupt.recv() => std::process::exit(INTERRUPTED),
+    }
+}

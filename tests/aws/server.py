@@ -1,0 +1,100 @@
+"""Starts the real `gust` program for tests: own data directory, own port, stopped at the end."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+
+import boto3
+from botocore.config import Config
+
+GUST = os.environ.get("GUST_BIN", "gust")
+RUNTIMES = os.environ.get("GUST_TEST_RUNTIMES")
+ISOLATION = os.environ.get("GUST_TEST_ISOLATION", "auto")
+REGION = "us-east-1"
+ACCOUNT = "000000000000"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/test"
+START_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 60
+
+
+class Server:
+    """One running server."""
+
+    def __init__(self, *arguments, data_dir=None, environment=None):
+        self.arguments = arguments
+        self.environment = environment or {}
+        self.own_dir = data_dir is None
+        self.data_dir = pathlib.Path(data_dir or tempfile.mkdtemp(prefix="gust-test-"))
+        self.process = None
+        self.endpoint = None
+        self.errors = []
+
+    def start(self):
+        runtimes = self.data_dir / "runtimes"
+        if RUNTIMES and not runtimes.exists():
+            runtimes.symlink_to(RUNTIMES)
+        command = [GUST, "up", "--listen", "127.0.0.1:0", "--data-dir", str(self.data_dir), "--quiet"]
+        self.process = subprocess.Popen(
+            [*command, *self.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "GUST_CONFIG": "/dev/null", "GUST_ISOLATION": ISOLATION, **self.environment},
+        )
+        # Read to its end, so that a chatty server never waits for us; shown when a test fails.
+        threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True).start()
+        watchdog = threading.Timer(START_TIMEOUT_S, self.process.kill)
+        watchdog.start()
+        line = self.process.stdout.readline()
+        watchdog.cancel()
+        found = re.search(r"http://\S+", line)
+        assert found, f"the server did not start: {line!r} {''.join(self.errors)}"
+        self.endpoint = found.group()
+        return self
+
+    def stop(self, number=signal.SIGTERM):
+        """Ends the server with a signal and answers its exit code."""
+        if self.process is None:
+            return None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(STOP_TIMEOUT_S)
+        self.process.stdout.close()
+        self.process = None
+        return code
+
+    def close(self):
+        self.stop()
+        if self.own_dir:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+
+    def client(self, key="test", secret="test", token=None, region=REGION, **config):
+        """An unmodified boto3 client of this server."""
+        config.setdefault("retries", {"max_attempts": 0})
+        config.setdefault("read_timeout", 120)
+        return boto3.client(
+            "lambda",
+            endpoint_url=self.endpoint,
+            region_name=region,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_session_token=token,
+            config=Config(**config),
+        )
+
+
+@contextlib.contextmanager
+def running(*arguments, **options):
+    """A server for the length of a block."""
+    server = Server(*arguments, **options)
+    try:
+        yield server.start()
+    finally:
+        server.close()
