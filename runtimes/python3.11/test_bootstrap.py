@@ -381,22 +381,6 @@ class Restores(Case):
             numbers.append(runtime.call(1, restore=(b"\x07" * 32, {}))[1])
         self.assertEqual(numbers[0], numbers[1])
 
-    def test_openssl_is_given_the_entropy(self):
-        runtime = self.started(
-            """
-            import _ssl
-            class Spy:
-                added = []
-                def RAND_add(self, data, entropy):
-                    self.added.append([len(data), entropy])
-            import sys
-            sys.modules["_ssl"] = Spy()
-            def handler(event, context):
-                return Spy.added
-            """
-        )
-        self.assertEqual(runtime.call(1, restore=(bytes(32), {}))[1], [[39, 32.0]])
-
     def test_hooks_run_after_a_restore_in_order(self):
         runtime = self.started(
             """

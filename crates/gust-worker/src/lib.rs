@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod cgroup;
 pub mod channel;
 pub mod frame;
 pub mod jail;
