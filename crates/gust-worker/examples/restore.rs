@@ -16,7 +16,11 @@ use gust_worker::{
     runtime_api::Said,
 };
 
-const LIMITS: Limits = Limits { memory_bytes: 512 << 20, tmp_bytes: 512 << 20, cpus: 1 };
+const LIMITS: Limits = Limits {
+    memory_bytes: 512 << 20,
+    tmp_bytes: 512 << 20,
+    cpus: 1,
+};
 
 fn image(path: &str) -> Image {
     let file = File::open(path).expect("open the image");
@@ -34,7 +38,8 @@ fn scratch() -> OwnedFd {
     match std::env::var("GUST_HUGE") {
         Ok(directory) => {
             let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::RDWR;
-            rustix::fs::open(directory, flags, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).expect("open a file")
+            rustix::fs::open(directory, flags, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+                .expect("open a file")
         }
         Err(_) => rustix::fs::memfd_create("snapshot", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd"),
     }
@@ -47,7 +52,10 @@ fn outside() -> Outside {
 fn identity(n: u64) -> Identity {
     let mut seed = [3; 32];
     seed[..8].copy_from_slice(&n.to_le_bytes());
-    Identity { instance_id: n.to_string(), seed }
+    Identity {
+        instance_id: n.to_string(),
+        seed,
+    }
 }
 
 fn until_waits(sandbox: &mut Sandbox) {
@@ -91,7 +99,13 @@ fn answer(sandbox: &mut Sandbox, n: u64, event: &str) -> Vec<u8> {
 fn report(name: &str, mut us: Vec<u64>) {
     us.sort_unstable();
     let at = |p: usize| us[(us.len() - 1) * p / 100] as f64 / 1000.0;
-    println!("{name:<34} p50 {:.3} p90 {:.3} p99 {:.3} min {:.3} ms", at(50), at(90), at(99), at(0));
+    println!(
+        "{name:<34} p50 {:.3} p90 {:.3} p99 {:.3} min {:.3} ms",
+        at(50),
+        at(90),
+        at(99),
+        at(0)
+    );
 }
 
 fn micros(began: Instant) -> u64 {
@@ -101,13 +115,23 @@ fn micros(began: Instant) -> u64 {
 fn main() {
     if std::env::var_os("GUST_LOG").is_some() {
         let filter = tracing_subscriber::EnvFilter::from_env("GUST_LOG");
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [path, code, handler, event] = &arguments[..4] else { panic!("IMAGE CODE_DIR HANDLER EVENT [ROUNDS]") };
-    let rounds: u64 = arguments.get(4).map_or(100, |rounds| rounds.parse().expect("a number"));
+    let [path, code, handler, event] = &arguments[..4] else {
+        panic!("IMAGE CODE_DIR HANDLER EVENT [ROUNDS]")
+    };
+    let rounds: u64 = arguments
+        .get(4)
+        .map_or(100, |rounds| rounds.parse().expect("a number"));
     let root = image(path);
-    let description = root.find(b"/.gust/runtime.json").and_then(|node| root.file(node)).expect("a runtime");
+    let description = root
+        .find(b"/.gust/runtime.json")
+        .and_then(|node| root.file(node))
+        .expect("a runtime");
     let description = RuntimeDescription::parse(description).expect("a description");
     let mut tree = Tree::new(&std::env::temp_dir()).expect("tree");
     directory::add(&mut tree, code.as_ref(), b"", directory::Ownership::Root).expect("code");
@@ -148,23 +172,29 @@ fn main() {
     drop(sandbox);
 
     let pooled = || {
-        let mut vm = hypervisor.create_vm(SlotSizes::POOLED, false).expect("create a VM");
+        let mut vm = hypervisor
+            .create_vm(SlotSizes::POOLED, false)
+            .expect("create a VM");
         vm.warm_up().expect("warm up");
         vm
     };
     let clone = |file: &OwnedFd| file.as_fd().try_clone_to_owned().expect("clone");
-    let restore = |n: u64, layout: Option<&OwnedFd>, arm: bool, record: bool, memory_mode: MemoryMode| Restore {
-        memory: clone(&memory),
-        state: clone(&state),
-        layout: layout.map(clone),
-        images: Images { root: root.clone(), mounted: vec![code.clone()] },
-        arm,
-        record,
-        memory_mode,
-        limits: LIMITS,
-        identity: identity(n),
-        environment: Vec::new(),
-    };
+    let restore =
+        |n: u64, layout: Option<&OwnedFd>, arm: bool, record: bool, memory_mode: MemoryMode| Restore {
+            memory: clone(&memory),
+            state: clone(&state),
+            layout: layout.map(clone),
+            images: Images {
+                root: root.clone(),
+                mounted: vec![code.clone()],
+            },
+            arm,
+            record,
+            memory_mode,
+            limits: LIMITS,
+            identity: identity(n),
+            environment: Vec::new(),
+        };
     let costs = Costs {
         fault_ns: std::env::var("FAULT_NS").map_or(22_000, |ns| ns.parse().expect("a number")),
         copy_chunk_ns: 120_000,
@@ -173,10 +203,18 @@ fn main() {
     for n in 0..3 {
         let vm = pooled();
         let began = Instant::now();
-        let mut sandbox =
-            Sandbox::restore(vm, outside(), restore(n, layout.as_ref(), false, true, MemoryMode::Reuse)).expect("restore");
+        let mut sandbox = Sandbox::restore(
+            vm,
+            outside(),
+            restore(n, layout.as_ref(), false, true, MemoryMode::Reuse),
+        )
+        .expect("restore");
         let body = answer(&mut sandbox, n, event);
-        println!("recorded in {:?}: {}", began.elapsed(), String::from_utf8_lossy(&body));
+        println!(
+            "recorded in {:?}: {}",
+            began.elapsed(),
+            String::from_utf8_lossy(&body)
+        );
         let file = scratch();
         let (bytes, hot) = sandbox.replan(&file, &memory, costs).expect("replan");
         println!("  layout of {bytes} bytes, {hot} hot pages");
@@ -188,8 +226,12 @@ fn main() {
     for n in 0..rounds {
         let vm = pooled();
         let began = Instant::now();
-        let mut sandbox =
-            Sandbox::restore(vm, outside(), restore(n, Some(&layout), false, false, MemoryMode::Reuse)).expect("restore");
+        let mut sandbox = Sandbox::restore(
+            vm,
+            outside(),
+            restore(n, Some(&layout), false, false, MemoryMode::Reuse),
+        )
+        .expect("restore");
         answer(&mut sandbox, n, event);
         times.push(micros(began));
         let timings = sandbox.take_timings();
@@ -206,8 +248,12 @@ fn main() {
     for n in 0..rounds {
         let vm = pooled();
         let began = Instant::now();
-        let mut sandbox =
-            Sandbox::restore(vm, outside(), restore(n, Some(&layout), true, false, MemoryMode::Reuse)).expect("restore");
+        let mut sandbox = Sandbox::restore(
+            vm,
+            outside(),
+            restore(n, Some(&layout), true, false, MemoryMode::Reuse),
+        )
+        .expect("restore");
         arm.push(micros(began));
         let began = Instant::now();
         answer(&mut sandbox, n, event);
@@ -218,8 +264,12 @@ fn main() {
     }
     report("arming", arm);
     report("armed", run);
-    let mut sandbox =
-        Sandbox::restore(pooled(), outside(), restore(1, Some(&layout), true, false, MemoryMode::Fresh)).expect("restore");
+    let mut sandbox = Sandbox::restore(
+        pooled(),
+        outside(),
+        restore(1, Some(&layout), true, false, MemoryMode::Fresh),
+    )
+    .expect("restore");
     let (mut run, mut back) = (Vec::new(), Vec::new());
     for n in 0..rounds {
         let began = Instant::now();
@@ -233,8 +283,12 @@ fn main() {
     report("rewound", run);
     report("rewinding", back);
     let mut run = Vec::new();
-    let mut sandbox =
-        Sandbox::restore(pooled(), outside(), restore(1, Some(&layout), true, false, MemoryMode::Reuse)).expect("restore");
+    let mut sandbox = Sandbox::restore(
+        pooled(),
+        outside(),
+        restore(1, Some(&layout), true, false, MemoryMode::Reuse),
+    )
+    .expect("restore");
     for n in 0..rounds {
         let began = Instant::now();
         answer(&mut sandbox, n, event);

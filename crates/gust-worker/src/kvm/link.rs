@@ -37,21 +37,32 @@ impl Link {
             Interface::Device => Self::Device,
             Interface::RuntimeApi => {
                 kernel.offer_service(runtime_api::PORT);
-                Self::Api { api: Box::default(), connections: BTreeMap::new() }
+                Self::Api {
+                    api: Box::default(),
+                    connections: BTreeMap::new(),
+                }
             }
         }
     }
 
     /// Gives a runtime of our own its function.
     pub(super) fn send_function(kernel: &mut Kernel, init: &InitSpec) {
-        let environment: serde_json::Map<String, serde_json::Value> =
-            init.environment.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+        let environment: serde_json::Map<String, serde_json::Value> = init
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone().into()))
+            .collect();
         let function = serde_json::json!({
             "handler": init.handler,
             "environment": environment,
             "task_root": init.task_root,
         });
-        kernel.device_send(DeviceMessageKind::Function, false, function.to_string().as_bytes(), b"");
+        kernel.device_send(
+            DeviceMessageKind::Function,
+            false,
+            function.to_string().as_bytes(),
+            b"",
+        );
     }
 
     /// Delivers an event.
@@ -65,7 +76,12 @@ impl Link {
         match self {
             Self::Device => {
                 let meta = event_meta(&event, renewal);
-                kernel.device_send(DeviceMessageKind::Event, renewal.is_some(), meta.as_bytes(), &event.payload);
+                kernel.device_send(
+                    DeviceMessageKind::Event,
+                    renewal.is_some(),
+                    meta.as_bytes(),
+                    &event.payload,
+                );
             }
             Self::Api { api, connections } => {
                 api.deliver(event, said);
@@ -123,7 +139,9 @@ fn take_in(
             None => kernel.service_close(connection),
         },
         ServiceEvent::Data { connection, bytes } => {
-            let Some(id) = connections.get(&connection).copied() else { return };
+            let Some(id) = connections.get(&connection).copied() else {
+                return;
+            };
             let mut taken = 0;
             // The machine takes what it has room for; an answer frees room.
             while taken < bytes.len() {
@@ -178,8 +196,11 @@ fn event_meta(event: &Event, renewal: Option<&Renewal>) -> String {
     );
     if let Some(renewal) = renewal {
         let entropy: String = renewal.entropy.iter().map(|byte| format!("{byte:02x}")).collect();
-        let changes: serde_json::Map<String, serde_json::Value> =
-            renewal.environment.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect();
+        let changes: serde_json::Map<String, serde_json::Value> = renewal
+            .environment
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone().into()))
+            .collect();
         meta.push_str(&entropy);
         meta.push('\n');
         meta.push_str(&serde_json::Value::Object(changes).to_string());

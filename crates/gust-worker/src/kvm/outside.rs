@@ -27,7 +27,14 @@ pub struct Outside {
 impl Outside {
     /// The world of a guest to come; `statm` is `/proc/self/statm`.
     pub fn new(statm: Option<File>) -> Self {
-        let mut outside = Self { began: Instant::now(), statm, own_bytes: 0, log: Vec::new(), logged: 0, dropped: 0 };
+        let mut outside = Self {
+            began: Instant::now(),
+            statm,
+            own_bytes: 0,
+            log: Vec::new(),
+            logged: 0,
+            dropped: 0,
+        };
         outside.own_bytes = outside.process_bytes();
         outside
     }
@@ -55,9 +62,17 @@ impl Outside {
     fn process_bytes(&self) -> u64 {
         const PAGE_BYTES: u64 = 4096;
         let mut raw = [0; 128];
-        let read = self.statm.as_ref().and_then(|file| file.read_at(&mut raw, 0).ok()).unwrap_or(0);
+        let read = self
+            .statm
+            .as_ref()
+            .and_then(|file| file.read_at(&mut raw, 0).ok())
+            .unwrap_or(0);
         let text = str::from_utf8(&raw[..read]).unwrap_or_default();
-        text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * PAGE_BYTES
+        text.split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse::<u64>().ok())
+            .unwrap_or(0)
+            * PAGE_BYTES
     }
 }
 
@@ -67,7 +82,10 @@ impl Host for Outside {
     }
 
     fn realtime_ns(&mut self) -> u64 {
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_nanos() as u64
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO)
+            .as_nanos() as u64
     }
 
     fn output(&mut self, _stream: Stream, bytes: &[u8]) {

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        BootSpec, Captured, Identity, InitSpec, Interface, InvokeSpec, Limits, MemoryMode, WaitsFor, WorkerTimings,
+        BootSpec, Captured, Identity, InitSpec, Interface, InvokeSpec, Limits, MemoryMode, WaitsFor,
+        WorkerTimings,
     },
     runtime_api::{self, Event, Said},
 };
@@ -173,7 +174,14 @@ impl Sandbox {
             None => (Kernel::empty(&root), Some((spec.clone(), root))),
         };
         let link = Link::new(spec.interface, &mut kernel);
-        Ok(Self::assemble(vm, kernel, link, outside, boot, WaitsFor::Function))
+        Ok(Self::assemble(
+            vm,
+            kernel,
+            link,
+            outside,
+            boot,
+            WaitsFor::Function,
+        ))
     }
 
     fn assemble(
@@ -215,12 +223,19 @@ impl Sandbox {
                 for (path, image) in paths.into_iter().zip(mounted) {
                     self.kernel.mount_image(path, image)?;
                 }
-                let Limits { memory_bytes, tmp_bytes, cpus } = spec.limits;
+                let Limits {
+                    memory_bytes,
+                    tmp_bytes,
+                    cpus,
+                } = spec.limits;
                 self.kernel.set_limits(memory_bytes, tmp_bytes, cpus);
                 Link::send_function(&mut self.kernel, spec);
             }
             Some((boot, root)) => {
-                let boot = BootSpec { limits: spec.limits, ..boot };
+                let boot = BootSpec {
+                    limits: spec.limits,
+                    ..boot
+                };
                 let mut environment = boot.environment.clone();
                 environment.extend(spec.environment.iter().cloned());
                 environment.push(("AWS_LAMBDA_RUNTIME_API".into(), runtime_api::ADDRESS.into()));
@@ -252,8 +267,16 @@ impl Sandbox {
         let recording = layout.is_none();
         let times = vm.restore(&stored.machine, restore.memory.as_fd(), source)?;
         let images = restore.images.in_order();
-        let waits_for = if stored.waits_for_function { WaitsFor::Function } else { WaitsFor::Event };
-        let Limits { memory_bytes, tmp_bytes, cpus } = restore.limits;
+        let waits_for = if stored.waits_for_function {
+            WaitsFor::Function
+        } else {
+            WaitsFor::Event
+        };
+        let Limits {
+            memory_bytes,
+            tmp_bytes,
+            cpus,
+        } = restore.limits;
         let mut kernel = stored.kernel.clone();
         kernel.resume(&mut outside, images.clone(), stored.clock_ns);
         kernel.set_limits(memory_bytes, tmp_bytes, cpus);
@@ -312,7 +335,8 @@ impl Sandbox {
             payload,
         };
         let renewal = self.renewal.take();
-        self.link.deliver(&mut self.kernel, event, renewal.as_ref(), &mut self.said);
+        self.link
+            .deliver(&mut self.kernel, event, renewal.as_ref(), &mut self.said);
         Ok(())
     }
 
@@ -328,7 +352,8 @@ impl Sandbox {
             if let Some(heard) = self.step()? {
                 return Ok(heard);
             }
-            self.link.turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
+            self.link
+                .turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
         }
     }
 
@@ -359,7 +384,9 @@ impl Sandbox {
 
     /// Lets a runtime that has asked for its next event come to rest, so that what is captured is as calm as can be.
     pub fn quiesce(&mut self) -> Result<(), SandboxError> {
-        let Link::Api { .. } = self.link else { return Ok(()) };
+        let Link::Api { .. } = self.link else {
+            return Ok(());
+        };
         let deadline = Instant::now() + QUIESCE;
         while Instant::now() < deadline {
             match self.kernel.schedule(&mut self.vm, &mut self.outside) {
@@ -370,7 +397,8 @@ impl Sandbox {
                     let exit = self.vm.run(slot, &mut registers, Some(quantum))?;
                     *self.kernel.registers_mut(slot) = registers;
                     self.kernel.on_exit(&mut self.vm, &mut self.outside, slot, exit);
-                    self.link.turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
+                    self.link
+                        .turn(&mut self.kernel, &mut self.handler_ns, &mut self.said);
                 }
                 Step::Sleep { .. } | Step::Idle | Step::Ended => break,
             }
@@ -423,18 +451,32 @@ impl Sandbox {
             waits_for_function: self.waits_for == WaitsFor::Function,
         };
         let state_bytes = stored.write(state)?;
-        Ok(Captured { memory_bytes, state_bytes })
+        Ok(Captured {
+            memory_bytes,
+            state_bytes,
+        })
     }
 
     /// Writes a layout learned from this guest's run; gives its bytes and hot pages.
-    pub fn replan(&mut self, layout: &OwnedFd, memory: &OwnedFd, costs: Costs) -> Result<(u64, u64), SandboxError> {
+    pub fn replan(
+        &mut self,
+        layout: &OwnedFd,
+        memory: &OwnedFd,
+        costs: Costs,
+    ) -> Result<(u64, u64), SandboxError> {
         let origin = self.origin.as_ref().ok_or(SandboxError::OutOfOrder("Replan"))?;
         let mut set = match &origin.layout {
             Some(file) => Layout::open(file.as_fd())?.working_set()?,
             None => WorkingSet::empty(origin.pristine.machine.chunks.len()),
         };
         set.merge(&self.vm.working_set().ok_or(SandboxError::OutOfOrder("Replan"))?);
-        Ok(Layout::write(&origin.pristine.machine, &set, costs, memory.as_fd(), layout.as_fd())?)
+        Ok(Layout::write(
+            &origin.pristine.machine,
+            &set,
+            costs,
+            memory.as_fd(),
+            layout.as_fd(),
+        )?)
     }
 
     /// Whether the guest goes back to its snapshot after every call, and can.
@@ -471,7 +513,10 @@ fn config(
         images,
         program: spec.argv.first().cloned().unwrap_or_default(),
         arguments: spec.argv.clone(),
-        environment: environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        environment: environment
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
         directory: spec.directory.clone(),
         uid: GUEST_UID,
         gid: GUEST_GID,

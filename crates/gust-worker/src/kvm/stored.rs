@@ -43,14 +43,21 @@ impl Stored {
     }
 
     pub(super) fn read(file: &OwnedFd) -> Result<Self, SandboxError> {
-        let clone = file.as_fd().try_clone_to_owned().map_err(|error| SandboxError::io("read the state", error))?;
+        let clone = file
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| SandboxError::io("read the state", error))?;
         let file = File::from(clone);
-        let bytes = file.metadata().map_err(|error| SandboxError::io("read the state", error))?.len();
+        let bytes = file
+            .metadata()
+            .map_err(|error| SandboxError::io("read the state", error))?
+            .len();
         if bytes > STATE_BYTES_MAX {
             return Err(SandboxError::State(format!("the state file has {bytes} bytes")));
         }
         let mut raw = vec![0; bytes as usize];
-        file.read_exact_at(&mut raw, 0).map_err(|error| SandboxError::io("read the state", error))?;
+        file.read_exact_at(&mut raw, 0)
+            .map_err(|error| SandboxError::io("read the state", error))?;
         postcard::from_bytes(&raw).map_err(|error| SandboxError::State(error.to_string()))
     }
 }
