@@ -1,10 +1,12 @@
 //! What the control plane asks of a node, and what it gets.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gust_worker::protocol::{GuestExit, MemoryMode};
 use tokio::sync::mpsc;
+
+use crate::node::Inner;
 
 /// Names one immutable combination of code, runtime and configuration. A changed configuration is another id, so a
 /// snapshot never serves a configuration that it was not made with.
@@ -264,42 +266,59 @@ pub struct NodeStats {
     pub instances_started: u64,
 }
 
-/// Handle to a running node; clones are the same node.
+/// Handle to a running node; clones are the same node. When the last is dropped without [`Node::stop`], its workers end.
 #[derive(Debug, Clone)]
-pub struct Node {}
+pub struct Node(Arc<Inner>);
 
 impl Node {
     /// Starts the node. Returns once calls can be taken; the pool of workers fills in the background.
-    pub async fn start(_config: NodeConfig) -> Result<Self, NodeError> {
-        Ok(Self {})
+    ///
+    /// # Errors
+    /// When the node's directory cannot be used, or the host does not allow the isolation.
+    pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        Inner::start(config).await.map(Self)
     }
 
-    /// Makes a version ready: boots it once and keeps its snapshot. A version that has a valid snapshot on disk is
-    /// not booted again.
-    pub async fn deploy(&self, _spec: VersionSpec) -> Result<Deployed, NodeError> {
-        Err(NodeError::Stopping)
+    /// Makes a version ready: boots it once and keeps its snapshot, or, without snapshots, its first instance. A version
+    /// that has a valid snapshot on disk is not booted again.
+    ///
+    /// # Errors
+    /// See [`NodeError`]; after [`NodeError::Init`] the version is known all the same.
+    pub async fn deploy(&self, spec: VersionSpec) -> Result<Deployed, NodeError> {
+        self.0.deploy(spec).await
     }
 
     /// Makes a version known again after a restart, without booting it: its snapshot is read at the first call, and
     /// rebuilt if it is missing, damaged or from another CPU.
-    pub fn register(&self, _spec: VersionSpec) {}
+    pub fn register(&self, spec: VersionSpec) {
+        self.0.register(spec);
+    }
 
     /// Forgets a version: its idle instances end at once, its running calls finish, its snapshot is deleted.
-    pub async fn remove(&self, _id: &VersionId) {}
+    pub async fn remove(&self, id: &VersionId) {
+        self.0.remove(id).await;
+    }
 
-    /// Runs one event.
-    pub async fn invoke(&self, _id: &VersionId, _invocation: Invocation) -> Result<Outcome, InvokeError> {
-        Err(InvokeError::Stopping)
+    /// Runs one event. When the returned future is dropped, the function runs to its end all the same.
+    ///
+    /// # Errors
+    /// See [`InvokeError`]. What the function itself does wrong is an outcome.
+    pub async fn invoke(&self, id: &VersionId, invocation: Invocation) -> Result<Outcome, InvokeError> {
+        self.0.invoke(id, invocation).await
     }
 
     /// Ends the idle instances of a version, and its armed ones too unless `keep_armed`; for measurements.
-    pub async fn evict(&self, _id: &VersionId, _keep_armed: bool) {}
+    pub async fn evict(&self, id: &VersionId, keep_armed: bool) {
+        self.0.evict(id, keep_armed);
+    }
 
     /// What the node holds now.
     pub fn stats(&self) -> NodeStats {
-        NodeStats::default()
+        self.0.stats()
     }
 
     /// Stops: refuses new calls, lets running ones finish for at most `grace`, then ends every worker.
-    pub async fn stop(&self, _grace: Duration) {}
+    pub async fn stop(&self, grace: Duration) {
+        self.0.stop(grace).await;
+    }
 }

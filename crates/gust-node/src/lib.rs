@@ -3,7 +3,30 @@
 //! It keeps a pool of prepared workers, a cache of snapshots and the life cycle of every instance. It knows function
 //! versions and events; it does not know the AWS API, and it never waits for the control plane.
 
+#![forbid(unsafe_code)]
+
 mod api;
+mod call;
+mod capture;
+mod desk;
+mod files;
+mod host;
+mod identity;
+mod instance;
+mod link;
+mod log;
+mod node;
+mod outcome;
+mod places;
+mod pool;
+mod restore;
+mod snapshot;
+mod source;
+mod start;
+mod users;
+mod version;
+mod worker;
+mod zygote;
 
 pub use api::{
     Deployed, Failure, Invocation, InvokeError, InvokeResult, Isolation, Node, NodeConfig, NodeError,

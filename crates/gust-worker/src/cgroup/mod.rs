@@ -4,7 +4,7 @@
 //! host does not allow is reported and left out; a worker then runs without that bound.
 //!
 //! ```text
-//!  this process's group / gust-<process id> / worker-<n>
+//!  this process's group / gust-<process id>-<n> / worker-<n>
 //! ```
 //!
 //! Groups are removed when they are dropped; those of a node that was killed are removed by the next one.
@@ -16,6 +16,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 pub use mounts::Controller;
@@ -48,20 +49,29 @@ enum Version {
 /// The groups of one node.
 #[derive(Debug)]
 pub struct Groups {
+    /// Name of the node's groups, unlike any other node's on the machine.
+    name: String,
     /// The node's group for each controller that can be used.
     nodes: BTreeMap<Controller, (Version, PathBuf)>,
     missing: Vec<(Controller, String)>,
 }
 
 impl Groups {
+    fn new() -> Self {
+        static NODES: AtomicU64 = AtomicU64::new(0);
+        let number = NODES.fetch_add(1, Ordering::Relaxed);
+        Self {
+            name: format!("{NODE_PREFIX}{}-{number}", std::process::id()),
+            nodes: BTreeMap::new(),
+            missing: Vec::new(),
+        }
+    }
+
     /// Finds out which controllers this process may use, and makes the node's groups.
     pub fn prepare() -> Self {
         let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mut groups = Self {
-            nodes: BTreeMap::new(),
-            missing: Vec::new(),
-        };
+        let mut groups = Self::new();
         for controller in Controller::ALL {
             match mounts::find(controller, &membership, &mounts) {
                 Some(place) => groups.add(controller, &place),
@@ -75,8 +85,8 @@ impl Groups {
 
     fn add(&mut self, controller: Controller, place: &Place) {
         let made = match place {
-            Place::V1(group) => prepare_v1(group).map(|node| (Version::V1, node)),
-            Place::V2(group) => prepare_v2(controller, group).map(|node| (Version::V2, node)),
+            Place::V1(group) => make_node_group(group, &self.name).map(|node| (Version::V1, node)),
+            Place::V2(group) => prepare_v2(controller, group, &self.name).map(|node| (Version::V2, node)),
         };
         match made {
             Ok(node) => drop(self.nodes.insert(controller, node)),
@@ -188,14 +198,9 @@ impl Drop for Group {
     }
 }
 
-/// Makes the node's group in a version 1 hierarchy.
-fn prepare_v1(group: &Path) -> io::Result<PathBuf> {
-    make_node_group(group)
-}
-
 /// Makes the node's group in the version 2 hierarchy and has the controller handed down to its children. A group that
 /// hands controllers down may hold no process, so this process moves out of the way when it has to.
-fn prepare_v2(controller: Controller, group: &Path) -> io::Result<PathBuf> {
+fn prepare_v2(controller: Controller, group: &Path, name: &str) -> io::Result<PathBuf> {
     let available = fs::read_to_string(group.join("cgroup.controllers"))?;
     if !available.split_whitespace().any(|name| name == controller.name()) {
         return Err(io::Error::other(format!(
@@ -203,7 +208,7 @@ fn prepare_v2(controller: Controller, group: &Path) -> io::Result<PathBuf> {
             group.display()
         )));
     }
-    let node = make_node_group(group)?;
+    let node = make_node_group(group, name)?;
     let enable = format!("+{}", controller.name());
     match put(group, "cgroup.subtree_control", &enable) {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
@@ -219,17 +224,18 @@ fn prepare_v2(controller: Controller, group: &Path) -> io::Result<PathBuf> {
 }
 
 /// Makes this node's group, and removes those of nodes that are no more.
-fn make_node_group(group: &Path) -> io::Result<PathBuf> {
+fn make_node_group(group: &Path, name: &str) -> io::Result<PathBuf> {
     for entry in fs::read_dir(group)?.flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(NODE_PREFIX)) else {
+        let found = entry.file_name();
+        let Some(rest) = found.to_str().and_then(|found| found.strip_prefix(NODE_PREFIX)) else {
             continue;
         };
+        let pid = rest.split('-').next().unwrap_or_default();
         if !Path::new("/proc").join(pid).exists() {
             remove_groups(&entry.path());
         }
     }
-    let node = group.join(format!("{NODE_PREFIX}{}", std::process::id()));
+    let node = group.join(name);
     match fs::create_dir(&node) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(node),
         made => made
@@ -306,18 +312,15 @@ mod tests {
     #[test]
     fn version_2_is_written_as_the_kernel_reads_it() {
         let top = tempfile::tempdir().unwrap();
-        let node = top.path().join(format!("{NODE_PREFIX}{}", std::process::id()));
+        let mut groups = Groups::new();
+        let node = top.path().join(&groups.name);
         fs::create_dir(&node).unwrap();
         fake(&node, &["cgroup.subtree_control"]);
         fake(top.path(), &["cgroup.subtree_control"]);
         fs::write(top.path().join("cgroup.controllers"), "cpuset cpu memory pids\n").unwrap();
-        let gone = top.path().join(format!("{NODE_PREFIX}999999999"));
+        let gone = top.path().join(format!("{NODE_PREFIX}999999999-0"));
         fs::create_dir_all(gone.join("worker-1")).unwrap();
 
-        let mut groups = Groups {
-            nodes: BTreeMap::new(),
-            missing: Vec::new(),
-        };
         for controller in Controller::ALL {
             groups.add(controller, &Place::V2(top.path().to_path_buf()));
         }
@@ -356,10 +359,7 @@ mod tests {
     #[test]
     fn what_the_host_does_not_allow_is_reported() {
         let top = tempfile::tempdir().unwrap();
-        let mut groups = Groups {
-            nodes: BTreeMap::new(),
-            missing: Vec::new(),
-        };
+        let mut groups = Groups::new();
         fs::write(top.path().join("cgroup.controllers"), "cpu\n").unwrap();
         groups.add(Controller::Memory, &Place::V2(top.path().to_path_buf()));
         groups.add(Controller::Pids, &Place::V1(top.path().join("missing")));

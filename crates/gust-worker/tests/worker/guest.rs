@@ -11,10 +11,21 @@ use std::{
 };
 
 /// One call: the fields of its event, joined by `|`, and its payload.
-struct Call {
+struct Call<'a> {
     meta: String,
     payload: Vec<u8>,
     id: String,
+    /// The function as the device gave it; nothing from the Runtime API.
+    function: &'a serde_json::Value,
+}
+
+impl Call<'_> {
+    fn environment(&self, name: &str) -> Vec<u8> {
+        self.function["environment"][name]
+            .as_str()
+            .unwrap_or_default()
+            .into()
+    }
 }
 
 enum Answer {
@@ -47,7 +58,8 @@ fn serve_device(mut device: fs::File) -> ExitCode {
     };
     ready(&mut device);
     let (_, meta, _) = message(&mut device);
-    match initialise(handler_of(&meta)) {
+    let function = function(&meta);
+    match initialise(function["handler"].as_str().unwrap().to_owned()) {
         Ok(()) => ready(&mut device),
         Err(document) => {
             answer(&mut device, 3, document);
@@ -79,18 +91,23 @@ fn serve_device(mut device: fs::File) -> ExitCode {
             }
             _ => {}
         }
-        match call(&Call { meta, payload, id }) {
+        match call(&Call {
+            meta,
+            payload,
+            id,
+            function: &function,
+        }) {
             Answer::Response(body) => answer(&mut device, 1, &body),
             Answer::Error(body) => answer(&mut device, 2, &body),
         }
     }
 }
 
-fn handler_of(meta: &[u8]) -> String {
+fn function(meta: &[u8]) -> serde_json::Value {
     let function: serde_json::Value = serde_json::from_slice(meta).unwrap();
     assert_eq!(function["task_root"], "/var/task");
     assert_eq!(function["environment"]["OWN"], "value");
-    function["handler"].as_str().unwrap().to_owned()
+    function
 }
 
 fn message(device: &mut fs::File) -> (u32, Vec<u8>, Vec<u8>) {
@@ -148,10 +165,12 @@ fn serve_api(address: &str) -> ExitCode {
             .map(|name| field(&format!("Lambda-Runtime-{name}")))
             .collect();
         let meta = format!("{id}|{}", rest.join("|"));
+        let function = &serde_json::Value::Null;
         match call(&Call {
             meta,
             payload,
             id: id.clone(),
+            function,
         }) {
             Answer::Response(body) => post(&mut connection, &format!("invocation/{id}/response"), &body),
             Answer::Error(body) => post(&mut connection, &format!("invocation/{id}/error"), &body),
@@ -194,11 +213,17 @@ fn initialise(handler: String) -> Result<(), &'static [u8]> {
             Err(b"{\"errorType\":\"Init\"}")
         }
         "exit-at-init" => exit(3),
+        "spin-at-init" => {
+            println!("about to spin");
+            loop {
+                std::hint::spin_loop();
+            }
+        }
         _ => Ok(()),
     }
 }
 
-fn call(call: &Call) -> Answer {
+fn call(call: &Call<'_>) -> Answer {
     assert!(!call.id.is_empty());
     let text = String::from_utf8_lossy(&call.payload[..call.payload.len().min(100)]).into_owned();
     let (verb, number) = match text.split_once(' ') {
@@ -215,6 +240,20 @@ fn call(call: &Call) -> Answer {
         "spin" => loop {
             std::hint::spin_loop();
         },
+        "log-and-spin" => {
+            println!("about to spin");
+            loop {
+                std::hint::spin_loop();
+            }
+        }
+        "wait" => {
+            let start = std::time::Instant::now();
+            while start.elapsed().as_millis() < u128::from(number) {
+                std::hint::spin_loop();
+            }
+        }
+        "read" => return Answer::Response(fs::read(text.trim_start_matches("read ")).unwrap()),
+        "environment" => return Answer::Response(call.environment(text.trim_start_matches("environment "))),
         "log" => {
             println!("out {number}");
             eprintln!("err {number}");

@@ -1,0 +1,238 @@
+//! The places of a node with real instances in them: carries out what [`Places`] decides.
+//!
+//! Two rules keep it free of deadlocks: an instance is never dropped and no call is told anything while the lock is held.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    api::{InvokeError, NodeError, StartKind, VersionId},
+    instance::Instance,
+    places::{Bounds, Claim, Consequences, Counts, Grant, PlaceId, Places, Rested},
+    version::Version,
+};
+
+/// Claims of a call that meet an instance that has just died, before it starts one of its own.
+const DEAD_INSTANCES_MAX: usize = 16;
+
+/// What a call is told whose turn did not come in time.
+const FULL: InvokeError = InvokeError::NoCapacity {
+    reason: "every place for an instance is taken",
+};
+
+/// The places of one node.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    places: Mutex<Places<Instance, Granted>>,
+    /// How long a call waits for an instance that has answered to be ready again, before it starts another.
+    settle_time: Duration,
+}
+
+/// What a call gets.
+#[derive(Debug)]
+pub(crate) enum Granted {
+    /// An instance that is ready.
+    Use(Box<Instance>, StartKind),
+    /// A place to start one in.
+    Start(Place),
+}
+
+/// A place that is taken; free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    desk: Arc<Desk>,
+    id: PlaceId,
+}
+
+impl Place {
+    /// The start in it has ended well.
+    pub(crate) fn started(&self) {
+        let consequences = self.desk.places().started(self.id);
+        self.desk.carry_out(consequences);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let consequences = self.desk.places().leave(self.id);
+        self.desk.carry_out(consequences);
+    }
+}
+
+/// An instance that has answered and is about to be ready again. Calls of its version wait for it for a moment.
+#[derive(Debug)]
+pub(crate) struct Settling {
+    desk: Arc<Desk>,
+    version: Arc<Version>,
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        let consequences = self
+            .desk
+            .places()
+            .unsettle(self.version.id(), self.version.generation);
+        self.desk.carry_out(consequences);
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(bounds: Bounds, settle_time: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            places: Mutex::new(Places::new(bounds)),
+            settle_time,
+        })
+    }
+
+    /// Makes a version known; returns its generation.
+    pub(crate) fn register(self: &Arc<Self>, id: VersionId, expected_bytes: u64) -> u64 {
+        let (generation, consequences) = self.places().register(id, expected_bytes);
+        self.carry_out(consequences);
+        generation
+    }
+
+    /// Forgets a version.
+    pub(crate) fn remove(self: &Arc<Self>, id: &VersionId) {
+        let consequences = self.places().remove(id);
+        self.carry_out(consequences);
+    }
+
+    /// Claims an instance of a version, or a place to start one in, and waits for its turn for at most `timeout`.
+    pub(crate) async fn claim(
+        self: &Arc<Self>,
+        id: &VersionId,
+        timeout: Duration,
+    ) -> Result<Granted, InvokeError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut patient = true;
+        for _ in 0..DEAD_INSTANCES_MAX {
+            let (claim, consequences) = self.places().claim(id, patient);
+            self.carry_out(consequences);
+            let granted = match claim {
+                Claim::Use(instance, kind) => Granted::Use(Box::new(instance), kind),
+                Claim::Queued { mut turn, settling } => {
+                    let short = deadline.min(tokio::time::Instant::now() + self.settle_time);
+                    let wait = if settling { short } else { deadline };
+                    let told = tokio::time::timeout_at(wait, &mut turn).await;
+                    // What was granted in the last moment must not get lost with the receiver.
+                    turn.close();
+                    match (told, turn.try_recv()) {
+                        (Ok(Ok(granted)), _) | (Err(_), Ok(granted)) => granted,
+                        // The version has been removed, or the node stops.
+                        (Ok(Err(_)), _) => return Err(InvokeError::UnknownVersion(id.clone())),
+                        (Err(_), Err(_)) if settling => {
+                            patient = false;
+                            continue;
+                        }
+                        (Err(_), Err(_)) => return Err(FULL),
+                    }
+                }
+                Claim::Unknown => return Err(InvokeError::UnknownVersion(id.clone())),
+                Claim::Full => {
+                    return Err(InvokeError::NoCapacity {
+                        reason: "the queue is full",
+                    });
+                }
+            };
+            match granted {
+                // Something outside has ended it while it rested.
+                Granted::Use(instance, _) if instance.has_ended() => drop(instance),
+                granted => return Ok(granted),
+            }
+        }
+        Err(NodeError::Io {
+            action: "finding an instance".to_owned(),
+            source: std::io::Error::other("one instance after the other has died"),
+        }
+        .into())
+    }
+
+    /// A place for an armed instance of a version, if `wanted` are not there yet and nothing has to give way.
+    pub(crate) fn claim_armed(self: &Arc<Self>, version: &Version, wanted: usize) -> Option<Place> {
+        let id = self
+            .places()
+            .claim_armed(version.id(), version.generation, wanted)?;
+        Some(Place {
+            desk: Arc::clone(self),
+            id,
+        })
+    }
+
+    /// An armed instance is ready or will not be.
+    pub(crate) fn armed(&self, version: &Version) {
+        self.places().armed(version.id(), version.generation);
+    }
+
+    /// An instance of the version has answered. Dropped when it is ready again, or will not be.
+    pub(crate) fn settle(self: &Arc<Self>, version: &Arc<Version>) -> Settling {
+        self.places().settle(version.id(), version.generation);
+        Settling {
+            desk: Arc::clone(self),
+            version: Arc::clone(version),
+        }
+    }
+
+    /// Takes an instance to rest: for the next call, or as an armed one.
+    pub(crate) fn rest(self: &Arc<Self>, instance: Instance, armed: bool) {
+        let rested = Rested {
+            id: instance.version.id().clone(),
+            generation: instance.version.generation,
+            place: instance.place.id,
+            bytes: instance.memory_bytes,
+            instance,
+            armed,
+        };
+        let consequences = self.places().rest(rested, Instant::now());
+        self.carry_out(consequences);
+    }
+
+    /// Lets go of what has been at rest too long, or has died.
+    pub(crate) fn expire(&self, idle_timeout: Duration) {
+        let gone = self
+            .places()
+            .expire(Instant::now(), idle_timeout, Instance::has_ended);
+        drop(gone);
+    }
+
+    /// Lets go of the idle instances of a version, and its armed ones too unless `keep_armed`.
+    pub(crate) fn evict(&self, id: &VersionId, keep_armed: bool) {
+        let gone = self.places().evict(id, keep_armed);
+        drop(gone);
+    }
+
+    /// Lets go of everything at rest and of every version.
+    pub(crate) fn close(&self) {
+        let gone = self.places().close();
+        drop(gone);
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.places().counts()
+    }
+
+    fn carry_out(self: &Arc<Self>, consequences: Consequences<Instance, Granted>) {
+        let Consequences { turns, dropped } = consequences;
+        for (sender, grant) in turns {
+            let granted = match grant {
+                Grant::Use(instance, kind) => Granted::Use(Box::new(instance), kind),
+                Grant::Start(id) => Granted::Start(Place {
+                    desk: Arc::clone(self),
+                    id,
+                }),
+            };
+            // The call was given up in this moment: the instance rests, the place is free again.
+            match sender.send(granted) {
+                Err(Granted::Use(instance, kind)) => self.rest(*instance, kind == StartKind::Armed),
+                Err(Granted::Start(place)) => drop(place),
+                Ok(()) => {}
+            }
+        }
+        drop(dropped);
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places<Instance, Granted>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

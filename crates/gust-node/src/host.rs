@@ -1,0 +1,48 @@
+//! What the node needs of its host for an isolation.
+
+use std::time::Duration;
+
+use gust_worker::zygote::wire::WorkerKind;
+
+use crate::{
+    api::{Isolation, NodeConfig, NodeError},
+    source::Source,
+    version::io_error,
+    zygote::Zygote,
+};
+
+/// How long a call may wait for an instance that has answered: no longer than a start of its own would take.
+pub(crate) fn settle_time(isolation: Isolation) -> Duration {
+    match isolation {
+        Isolation::Kvm => Duration::from_millis(2),
+        Isolation::Process => Duration::from_millis(50),
+    }
+}
+
+/// Starts the zygote, and checks that it can make workers of the isolation's kind.
+pub(crate) async fn start_source(config: &NodeConfig) -> Result<Source, NodeError> {
+    let program = match &config.worker_program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().map_err(|error| io_error("finding the running program", error))?,
+    };
+    let kind = match config.isolation {
+        Isolation::Kvm => WorkerKind::Kvm,
+        Isolation::Process => WorkerKind::Process,
+    };
+    let action = format!("starting the zygote, {} zygote,", program.display());
+    let (zygote, host) = Zygote::start(program, kind)
+        .await
+        .map_err(|error| io_error(action, error))?;
+    let missing = match config.isolation {
+        Isolation::Kvm if !host.kvm => Some("/dev/kvm cannot be opened"),
+        Isolation::Process if !host.processes => Some("this host lets no user namespaces be made"),
+        Isolation::Kvm | Isolation::Process => None,
+    };
+    match missing {
+        None => Ok(Source::Zygote(zygote)),
+        Some(reason) => {
+            zygote.stop().await;
+            Err(io_error("preparing sandboxes", std::io::Error::other(reason)))
+        }
+    }
+}

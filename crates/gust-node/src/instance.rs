@@ -1,0 +1,73 @@
+//! One running copy of a version, from its start to its end.
+
+use std::{sync::Arc, time::Duration};
+
+use gust_worker::protocol::{Report, Waiting};
+
+use crate::{
+    desk::Place,
+    snapshot::Snapshot,
+    version::Version,
+    worker::{Worker, WorkerError, unexpected},
+};
+
+/// Longest time for an instance to be ready again after its answer, beside what it may log.
+pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An instance. Dropping it ends its worker and frees its place.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub id: String,
+    pub version: Arc<Version>,
+    pub worker: Worker,
+    pub place: Place,
+    /// Memory that it used when it last reported, in bytes.
+    pub memory_bytes: u64,
+    /// It records its runs for a layout.
+    pub recording: Option<Recording>,
+}
+
+/// The runs of one instance, from which a layout is made.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    pub snapshot: Arc<Snapshot>,
+    /// Runs that have ended.
+    pub runs: u32,
+    /// A layout has come of it.
+    pub kept: bool,
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.snapshot.give_recording_back();
+        }
+    }
+}
+
+impl Instance {
+    /// Whether its worker has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.worker.has_ended()
+    }
+
+    /// Waits until it is ready for the next event. What it logs meanwhile belongs to no call and is dropped.
+    pub(crate) async fn settle(&mut self) -> Result<Waiting, WorkerError> {
+        let settled = async {
+            loop {
+                let frame = self.worker.receive().await?;
+                match frame.message {
+                    Report::Waiting(waiting) => return Ok(waiting),
+                    Report::Log => {}
+                    other => return Err(unexpected(&other)),
+                }
+            }
+        };
+        let waiting = match tokio::time::timeout(SETTLE_TIMEOUT, settled).await {
+            Ok(settled) => settled?,
+            Err(_) => return Err(WorkerError::Late(SETTLE_TIMEOUT)),
+        };
+        self.memory_bytes = waiting.memory_bytes;
+        Ok(waiting)
+    }
+}

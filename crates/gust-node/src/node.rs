@@ -1,0 +1,399 @@
+//! The node itself: its handle, and the way of one call.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    api::{
+        Deployed, Invocation, InvokeError, Isolation, NodeConfig, NodeError, NodeStats, Outcome, StartKind,
+        VersionId, VersionSpec,
+    },
+    call::CallError,
+    desk::{Desk, Granted, Place},
+    files::FileStore,
+    host::{settle_time, start_source},
+    instance::Instance,
+    log::LogSink,
+    outcome::{not_initialised, outcome},
+    places::Bounds,
+    pool::Pool,
+    restore::Restoring,
+    snapshot::{SnapshotStore, processor_fingerprint},
+    source::Source,
+    start::{StartError, failed},
+    version::{Version, io_error},
+};
+
+/// Instances that a call may lose before its event reaches one.
+const DELIVERIES_MAX: u32 = 3;
+
+/// Part of the memory budget that snapshots may take while they lie in memory.
+const SNAPSHOTS_PART: u64 = 4;
+
+/// Starts at a time for each processor.
+const STARTS_PER_CPU: usize = 2;
+
+/// How often instances that have been idle too long are looked for, at most and at least.
+const SWEEP_PERIOD: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// A node without its handle.
+pub(crate) struct Inner {
+    pub config: NodeConfig,
+    pub desk: Arc<Desk>,
+    pub pool: Arc<Pool>,
+    pub files: Arc<FileStore>,
+    /// Where the isolation has any.
+    pub snapshots: Option<Arc<SnapshotStore>>,
+    /// Guards the making of runtimes' base snapshots.
+    pub base: tokio::sync::Mutex<()>,
+    source: Source,
+    versions: Mutex<HashMap<VersionId, Arc<Version>>>,
+    instances_started: AtomicU64,
+    stopping: AtomicBool,
+    calls: watch::Sender<usize>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.desk.close();
+        self.pool.close();
+    }
+}
+
+/// A call that counts as running, until it is dropped.
+struct Counted<'a>(&'a Inner);
+
+impl<'a> Counted<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        inner.calls.send_modify(|calls| *calls += 1);
+        Self(inner)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.calls.send_modify(|calls| *calls -= 1);
+    }
+}
+
+/// An instance for a call, and how it came to be.
+struct Ready {
+    instance: Box<Instance>,
+    kind: StartKind,
+    restoring: Option<Restoring>,
+    /// Duration of its initialisation, when it has just had one.
+    init: Option<Duration>,
+}
+
+impl Inner {
+    pub(crate) async fn start(config: NodeConfig) -> Result<Arc<Self>, NodeError> {
+        let data_dir = config.data_dir.clone();
+        let failed_dir = |error| {
+            io_error(
+                format!("preparing the node's directory {}", data_dir.display()),
+                error,
+            )
+        };
+        std::fs::create_dir_all(&config.data_dir).map_err(failed_dir)?;
+        let files = FileStore::new(&config.data_dir, config.isolation).map_err(failed_dir)?;
+        let snapshots = match config.isolation {
+            Isolation::Kvm => {
+                let fingerprint = processor_fingerprint()
+                    .map_err(|error| io_error("finding out the processor's features", error))?;
+                let held_bytes_max = config.memory_budget_bytes / SNAPSHOTS_PART;
+                let store = SnapshotStore::new(&config.data_dir, fingerprint, held_bytes_max);
+                Some(Arc::new(store.map_err(failed_dir)?))
+            }
+            Isolation::Process => None,
+        };
+        let source = start_source(&config).await?;
+        Ok(Self::assemble(config, source, files, snapshots))
+    }
+
+    /// Puts a node together around a source of workers.
+    pub(crate) fn assemble(
+        config: NodeConfig,
+        source: Source,
+        files: FileStore,
+        snapshots: Option<Arc<SnapshotStore>>,
+    ) -> Arc<Self> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let bounds = Bounds {
+            instances_max: config.instances_max.max(1),
+            memory_bytes_max: config.memory_budget_bytes,
+            starts_max: cpus * STARTS_PER_CPU,
+        };
+        let inner = Arc::new(Self {
+            desk: Desk::new(bounds, settle_time(config.isolation)),
+            pool: Pool::start(source.clone(), config.pool_size),
+            files: Arc::new(files),
+            snapshots,
+            base: tokio::sync::Mutex::default(),
+            source,
+            versions: Mutex::default(),
+            instances_started: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            calls: watch::Sender::new(0),
+            config,
+        });
+        let (weak, idle_timeout) = (Arc::downgrade(&inner), inner.config.idle_timeout);
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval((idle_timeout / 4).clamp(SWEEP_PERIOD.0, SWEEP_PERIOD.1));
+            loop {
+                ticks.tick().await;
+                let Some(inner) = weak.upgrade() else { return };
+                inner.desk.expire(idle_timeout);
+            }
+        });
+        inner
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_started(&self) {
+        self.instances_started.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Makes a version known. One that is known already is the same: an id names one combination for ever.
+    pub(crate) fn register(&self, spec: VersionSpec) -> Arc<Version> {
+        let mut versions = self.versions();
+        if let Some(known) = versions.get(&spec.id) {
+            return Arc::clone(known);
+        }
+        let generation = self
+            .desk
+            .register(spec.id.clone(), Version::expected_bytes(&spec));
+        let version = Arc::new(Version::new(spec, generation));
+        versions.insert(version.id().clone(), Arc::clone(&version));
+        version
+    }
+
+    pub(crate) async fn deploy(self: &Arc<Self>, spec: VersionSpec) -> Result<Deployed, NodeError> {
+        if self.is_stopping() {
+            return Err(NodeError::Stopping);
+        }
+        let _counted = Counted::new(self);
+        let version = self.register(spec);
+        let mut log = LogSink::Collected(Vec::new());
+        let deployed = match &self.snapshots {
+            Some(store) => self.snapshot(store, &version, &mut log).await.map(|made| {
+                self.arm(&version);
+                let snapshot = made.snapshot;
+                (made.init, snapshot.guest_bytes, snapshot.stored_bytes)
+            }),
+            None => self.try_out(&version, &mut log).await,
+        };
+        let log = log.into_collected();
+        match deployed {
+            Ok((init, memory_bytes, snapshot_bytes)) => Ok(Deployed {
+                init,
+                memory_bytes,
+                snapshot_bytes,
+                log,
+            }),
+            Err(error) => Err(match error.told() {
+                Ok(failure) => NodeError::Init { failure, log },
+                Err(error) => error,
+            }),
+        }
+    }
+
+    /// Starts one instance, which is then the first idle one: how a version is made ready without snapshots.
+    async fn try_out(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        log: &mut LogSink,
+    ) -> Result<(Duration, u64, u64), StartError> {
+        let _only_one = version.making.lock().await;
+        let claimed = self.desk.claim(version.id(), self.config.queue_timeout).await;
+        match claimed {
+            Ok(Granted::Use(instance, kind)) => {
+                // Deployed twice: there is one already.
+                let memory_bytes = instance.memory_bytes;
+                self.desk.rest(*instance, kind == StartKind::Armed);
+                Ok((Duration::ZERO, memory_bytes, 0))
+            }
+            Ok(Granted::Start(place)) => {
+                let booted = self.boot(version, place, log).await?;
+                let memory_bytes = booted.instance.memory_bytes;
+                if version.keeps_memory() {
+                    self.desk.rest(booted.instance, false);
+                }
+                Ok((booted.took, memory_bytes, 0))
+            }
+            Err(error) => Err(failed("finding room for an instance", error).into()),
+        }
+    }
+
+    pub(crate) async fn remove(self: &Arc<Self>, id: &VersionId) {
+        let version = self.versions().remove(id);
+        self.desk.remove(id);
+        let Some(version) = version else { return };
+        let inner = Arc::clone(self);
+        let removed = tokio::task::spawn_blocking(move || {
+            if let Some(store) = &inner.snapshots {
+                store.remove(&version.id().0);
+            }
+            drop(version);
+            inner.files.prune();
+        });
+        // It blocks on nothing but the disk, and a panic there is logged by its thread.
+        let _ = removed.await;
+    }
+
+    pub(crate) async fn invoke(
+        self: &Arc<Self>,
+        id: &VersionId,
+        invocation: Invocation,
+    ) -> Result<Outcome, InvokeError> {
+        let _counted = Counted::new(self);
+        let outcome = self.serve(id, invocation).await;
+        match outcome {
+            // Whatever happened to it, it happened because of the stop.
+            Err(_) if self.is_stopping() => Err(InvokeError::Stopping),
+            outcome => outcome,
+        }
+    }
+
+    async fn serve(self: &Arc<Self>, id: &VersionId, invocation: Invocation) -> Result<Outcome, InvokeError> {
+        let version = self
+            .versions()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| InvokeError::UnknownVersion(id.clone()))?;
+        let mut log = LogSink::Sent(invocation.log.clone());
+        for _ in 0..DELIVERIES_MAX {
+            if self.is_stopping() {
+                return Err(InvokeError::Stopping);
+            }
+            let arrived = Instant::now();
+            let granted = self.desk.claim(id, self.config.queue_timeout).await?;
+            let queued = arrived.elapsed();
+            let ready = match granted {
+                Granted::Use(instance, kind) => Ready {
+                    instance,
+                    kind,
+                    restoring: None,
+                    init: None,
+                },
+                Granted::Start(place) => match self.make_ready(&version, place, &mut log).await {
+                    Ok(ready) => ready,
+                    Err(error) => {
+                        return match error.told() {
+                            Ok(failure) => Ok(not_initialised(failure, queued, arrived)),
+                            Err(NodeError::Stopping) => Err(InvokeError::Stopping),
+                            Err(error) => Err(error.into()),
+                        };
+                    }
+                },
+            };
+            let Ready {
+                instance,
+                kind,
+                restoring,
+                init,
+            } = ready;
+            let (instance_id, is_armed) = (instance.id.clone(), kind == StartKind::Armed);
+            let ran = self
+                .call(instance, restoring.as_ref(), &invocation, &mut log)
+                .await;
+            if is_armed || restoring.is_some() {
+                self.arm(&version);
+            }
+            match ran {
+                Ok(ran) => return Ok(outcome(ran, kind, instance_id, init, queued, arrived.elapsed())),
+                Err(CallError::NotDelivered) => {}
+                Err(CallError::Lost(error)) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(instance = instance_id, error, "a worker was lost during a call");
+                    return Err(InvokeError::WorkerLost { instance_id });
+                }
+            }
+        }
+        let source = std::io::Error::other("one worker after the other was lost");
+        Err(io_error("delivering an event", source).into())
+    }
+
+    /// Starts an instance in a place, as far as that goes before its event is there.
+    async fn make_ready(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        place: Place,
+        log: &mut LogSink,
+    ) -> Result<Ready, StartError> {
+        let Some(store) = &self.snapshots else {
+            let booted = self.boot(version, place, log).await?;
+            let instance = Box::new(booted.instance);
+            return Ok(Ready {
+                instance,
+                kind: StartKind::Booted,
+                restoring: None,
+                init: Some(booted.took),
+            });
+        };
+        let made = self.snapshot(store, version, log).await?;
+        let (instance, restoring) = self.restore(version, made.snapshot, place).await?;
+        instance.place.started();
+        self.count_started();
+        let (kind, init) = match made.init {
+            Duration::ZERO => (StartKind::Restored, None),
+            // Its snapshot was missing or damaged, and this call has waited for another.
+            init => (StartKind::Booted, Some(init)),
+        };
+        Ok(Ready {
+            instance: Box::new(instance),
+            kind,
+            restoring: Some(restoring),
+            init,
+        })
+    }
+
+    pub(crate) fn evict(&self, id: &VersionId, keep_armed: bool) {
+        self.desk.evict(id, keep_armed);
+    }
+
+    pub(crate) fn stats(&self) -> NodeStats {
+        let counts = self.desk.counts();
+        NodeStats {
+            pooled: self.pool.len(),
+            armed: counts.armed,
+            idle: counts.idle,
+            busy: counts.busy,
+            queued: counts.queued,
+            instances_started: self.instances_started.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) async fn stop(&self, grace: Duration) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let mut calls = self.calls.subscribe();
+        // Past the grace, the calls that still run are ended with their workers.
+        let _ = tokio::time::timeout(grace, calls.wait_for(|calls| *calls == 0)).await;
+        self.desk.close();
+        self.pool.close();
+        self.source.stop().await;
+    }
+
+    fn versions(&self) -> MutexGuard<'_, HashMap<VersionId, Arc<Version>>> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,81 @@
+//! What a call's caller is told.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    api::{Failure, InvokeResult, Outcome, StartKind, Timings},
+    call::{Ran, is_restore},
+    worker::nanoseconds,
+};
+
+/// The outcome of a call that reached an instance. `total` is the time since its arrival, `queued` the part of it spent
+/// waiting for a place.
+pub(crate) fn outcome(
+    ran: Ran,
+    start: StartKind,
+    instance_id: String,
+    init: Option<Duration>,
+    queued: Duration,
+    total: Duration,
+) -> Outcome {
+    let Ran {
+        result,
+        took,
+        timings,
+        memory_bytes_max,
+        log_bytes_dropped,
+    } = ran;
+    let restore = Duration::from_nanos(timings.map_ns + timings.fill_ns);
+    let inside = timings.map_ns
+        + timings.fill_ns
+        + timings.faults_ns
+        + timings.runtime_ns
+        + timings.handler_ns
+        + timings.boot_ns.max(init.map_or(0, nanoseconds));
+    let start_duration = init.or_else(|| is_restore(start).then_some(restore));
+    Outcome {
+        result,
+        start,
+        instance_id,
+        duration: took.saturating_sub(restore),
+        start_duration,
+        memory_bytes_max,
+        log_bytes_dropped,
+        timings: Timings {
+            queue_ns: nanoseconds(queued),
+            worker_ns: nanoseconds(total)
+                .saturating_sub(nanoseconds(queued))
+                .saturating_sub(inside),
+            map_ns: timings.map_ns,
+            fill_ns: timings.fill_ns,
+            faults_ns: timings.faults_ns,
+            boot_ns: timings.boot_ns,
+            runtime_ns: timings.runtime_ns,
+            handler_ns: timings.handler_ns,
+        },
+    }
+}
+
+/// The outcome of a call whose instance could not be initialised.
+pub(crate) fn not_initialised(failure: Failure, queued: Duration, arrived: Instant) -> Outcome {
+    let result = match failure {
+        Failure::InitFailed(document) => InvokeResult::InitFailed(document),
+        Failure::InitTimedOut => InvokeResult::InitTimedOut,
+        Failure::Exited(exit) => InvokeResult::Exited(exit),
+    };
+    let took = arrived.elapsed().saturating_sub(queued);
+    Outcome {
+        result,
+        start: StartKind::Booted,
+        instance_id: String::new(),
+        duration: took,
+        start_duration: Some(took),
+        memory_bytes_max: 0,
+        log_bytes_dropped: 0,
+        timings: Timings {
+            queue_ns: nanoseconds(queued),
+            boot_ns: nanoseconds(took),
+            ..Timings::default()
+        },
+    }
+}

@@ -1,0 +1,395 @@
+//! Who may have an instance now: the places of a node, as a plain object without a clock or I/O.
+//!
+//! A place is the right to have one worker serve one version. There are `instances_max` of them, and together they may
+//! hold `memory_bytes_max`. A call gets, in this order: an idle instance of its version, an armed one, an instance that is
+//! about to be idle again, a place to start one, or its turn in one queue of all versions.
+//!
+//! ```text
+//!             claim                       settle (answered)         idle again
+//!  (place) ──────────> starting ─> busy ────────────────> settling ───────────> idle ──> busy ...
+//!                                                                                └─ evicted, expired
+//! ```
+//!
+//! What is given back goes to the first in the queue that it fits: an instance to a call of its version, a place to the
+//! very first. Nobody waits while an idle instance of another version keeps a place: the one that has been idle longest
+//! goes. Generic in the instance `I`, so that tests need no processes, and in what the queue's channels carry, `T`.
+
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use crate::api::{StartKind, VersionId};
+pub(crate) use types::{Bounds, Claim, Consequences, Counts, Grant, PlaceId, Rested};
+use types::{Entry, QUEUE_MAX, Resting, Taken, Waiter};
+
+/// The places of one node.
+#[derive(Debug)]
+pub(crate) struct Places<I, T> {
+    bounds: Bounds,
+    versions: HashMap<VersionId, Entry<I>>,
+    taken: HashMap<PlaceId, Taken>,
+    bytes: u64,
+    starting: usize,
+    /// Places whose instances have been told to go.
+    leaving: usize,
+    queue: VecDeque<Waiter<T>>,
+    counter: u64,
+}
+
+impl<I, T> Places<I, T> {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            versions: HashMap::new(),
+            taken: HashMap::new(),
+            bytes: 0,
+            starting: 0,
+            leaving: 0,
+            queue: VecDeque::new(),
+            counter: 0,
+        }
+    }
+
+    /// Makes a version known; returns its generation, and the instances of an earlier registration, which must go.
+    pub(crate) fn register(&mut self, id: VersionId, expected_bytes: u64) -> (u64, Consequences<I, T>) {
+        let generation = self.next_count();
+        let entry = Entry {
+            generation,
+            idle: Vec::new(),
+            armed: Vec::new(),
+            settling: 0,
+            arming: 0,
+            expected_bytes,
+        };
+        let old = self.versions.insert(id, entry);
+        let mut consequences = self.serve_queue();
+        consequences
+            .dropped
+            .extend(old.into_iter().flat_map(Entry::into_instances));
+        (generation, consequences)
+    }
+
+    /// Forgets a version: its instances at rest must go, its waiting calls are told by their closed channel.
+    pub(crate) fn remove(&mut self, id: &VersionId) -> Consequences<I, T> {
+        let old = self.versions.remove(id);
+        self.queue.retain(|waiter| waiter.version != *id);
+        let mut consequences = self.serve_queue();
+        consequences
+            .dropped
+            .extend(old.into_iter().flat_map(Entry::into_instances));
+        consequences
+    }
+
+    /// Claims an instance for a call. `patient` says that the call would rather wait for an instance that is about to
+    /// be idle than start another.
+    pub(crate) fn claim(&mut self, id: &VersionId, patient: bool) -> (Claim<I, T>, Consequences<I, T>) {
+        let Some(entry) = self.versions.get_mut(id) else {
+            return (Claim::Unknown, Consequences::none());
+        };
+        for (list, kind) in [
+            (&mut entry.idle, StartKind::Warm),
+            (&mut entry.armed, StartKind::Armed),
+        ] {
+            if let Some(resting) = list.pop() {
+                return (Claim::Use(resting.instance, kind), Consequences::none());
+            }
+        }
+        if self.queue.len() >= QUEUE_MAX {
+            return (Claim::Full, Consequences::none());
+        }
+        let ahead = self
+            .queue
+            .iter()
+            .filter(|waiter| waiter.patient && waiter.version == *id)
+            .count();
+        let settling = patient && entry.settling > ahead;
+        let (sender, turn) = oneshot::channel();
+        self.queue.push_back(Waiter {
+            version: id.clone(),
+            sender,
+            patient: settling,
+        });
+        // Whether it is the call's turn already is decided in one place.
+        (Claim::Queued { turn, settling }, self.serve_queue())
+    }
+
+    /// The start in a place has ended well: another may begin.
+    pub(crate) fn started(&mut self, place: PlaceId) -> Consequences<I, T> {
+        if let Some(taken) = self.taken.get_mut(&place)
+            && std::mem::take(&mut taken.starting)
+        {
+            self.starting -= 1;
+        }
+        self.serve_queue()
+    }
+
+    /// A place is free again, whatever became of what was in it.
+    pub(crate) fn leave(&mut self, place: PlaceId) -> Consequences<I, T> {
+        if let Some(taken) = self.taken.remove(&place) {
+            self.bytes -= taken.bytes;
+            self.starting -= usize::from(taken.starting);
+            self.leaving -= usize::from(taken.leaving);
+        }
+        self.serve_queue()
+    }
+
+    /// An instance has answered and is about to be idle.
+    pub(crate) fn settle(&mut self, id: &VersionId, generation: u64) {
+        if let Some(entry) = self.current(id, generation) {
+            entry.settling += 1;
+        }
+    }
+
+    /// An instance that was about to be idle will not be.
+    pub(crate) fn unsettle(&mut self, id: &VersionId, generation: u64) -> Consequences<I, T> {
+        if let Some(entry) = self.current(id, generation) {
+            entry.settling = entry.settling.saturating_sub(1);
+        }
+        self.serve_queue()
+    }
+
+    /// Takes an instance to rest, whose memory is `bytes` now: to the first waiting call of its version, or to the idle
+    /// or armed ones.
+    pub(crate) fn rest(&mut self, rested: Rested<I>, now: Instant) -> Consequences<I, T> {
+        let Rested {
+            id,
+            generation,
+            place,
+            instance,
+            bytes,
+            armed,
+        } = rested;
+        if let Some(taken) = self.taken.get_mut(&place) {
+            self.bytes = self.bytes - taken.bytes + bytes;
+            taken.bytes = bytes;
+        }
+        let tick = self.next_count();
+        let Some(entry) = self.current(&id, generation) else {
+            let mut consequences = self.serve_queue();
+            consequences.dropped.push(instance);
+            return consequences;
+        };
+        entry.expected_bytes = entry.expected_bytes.max(bytes);
+        let kind = if armed { StartKind::Armed } else { StartKind::Warm };
+        let waiting = self
+            .queue
+            .iter()
+            .position(|waiter| waiter.version == id && !waiter.sender.is_closed());
+        if let Some(waiter) = waiting.and_then(|at| self.queue.remove(at)) {
+            let mut consequences = self.serve_queue();
+            consequences
+                .turns
+                .push((waiter.sender, Grant::Use(instance, kind)));
+            return consequences;
+        }
+        let resting = Resting {
+            instance,
+            place,
+            since: now,
+            tick,
+        };
+        // The borrow above had to end for the queue.
+        if let Some(entry) = self.versions.get_mut(&id) {
+            if armed {
+                entry.armed.push(resting)
+            } else {
+                entry.idle.push(resting)
+            }
+        }
+        let mut consequences = self.serve_queue();
+        consequences.dropped.extend(self.trim());
+        consequences
+    }
+
+    /// Takes a place for an armed instance of a version, if fewer than `wanted` are there or in the making and nothing
+    /// has to give way.
+    pub(crate) fn claim_armed(&mut self, id: &VersionId, generation: u64, wanted: usize) -> Option<PlaceId> {
+        let room = self.queue.is_empty();
+        let entry = self.current(id, generation)?;
+        let expected = entry.expected_bytes;
+        if !room || entry.armed.len() + entry.arming >= wanted || !self.fits(expected) {
+            return None;
+        }
+        if let Some(entry) = self.versions.get_mut(id) {
+            entry.arming += 1;
+        }
+        Some(self.take(expected))
+    }
+
+    /// An armed instance is ready or will not be.
+    pub(crate) fn armed(&mut self, id: &VersionId, generation: u64) {
+        if let Some(entry) = self.current(id, generation) {
+            entry.arming = entry.arming.saturating_sub(1);
+        }
+    }
+
+    /// Takes out what has been at rest longer than `idle_timeout`, and what `is_dead`.
+    pub(crate) fn expire(
+        &mut self,
+        now: Instant,
+        idle_timeout: Duration,
+        is_dead: impl Fn(&I) -> bool,
+    ) -> Vec<I> {
+        let over = |resting: &mut Resting<I>| {
+            now.saturating_duration_since(resting.since) >= idle_timeout || is_dead(&resting.instance)
+        };
+        let mut gone = Vec::new();
+        for entry in self.versions.values_mut() {
+            gone.extend(entry.idle.extract_if(.., over));
+            gone.extend(entry.armed.extract_if(.., over));
+        }
+        gone.into_iter().map(|resting| resting.instance).collect()
+    }
+
+    /// Takes out the idle instances of a version, and its armed ones too unless `keep_armed`.
+    pub(crate) fn evict(&mut self, id: &VersionId, keep_armed: bool) -> Vec<I> {
+        let Some(entry) = self.versions.get_mut(id) else {
+            return Vec::new();
+        };
+        let armed = if keep_armed {
+            Vec::new()
+        } else {
+            std::mem::take(&mut entry.armed)
+        };
+        let idle = std::mem::take(&mut entry.idle);
+        idle.into_iter()
+            .chain(armed)
+            .map(|resting| resting.instance)
+            .collect()
+    }
+
+    /// Takes out everything at rest, and lets go of the queue: its calls are told by their closed channel.
+    pub(crate) fn close(&mut self) -> Vec<I> {
+        self.queue.clear();
+        self.versions
+            .drain()
+            .flat_map(|(_, entry)| entry.into_instances())
+            .collect()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let sum = |of: fn(&Entry<I>) -> usize| self.versions.values().map(of).sum::<usize>();
+        let (armed, idle) = (sum(|entry| entry.armed.len()), sum(|entry| entry.idle.len()));
+        Counts {
+            armed,
+            idle,
+            busy: self.taken.len() - armed - idle,
+            queued: self
+                .queue
+                .iter()
+                .filter(|waiter| !waiter.sender.is_closed())
+                .count(),
+            memory_bytes: self.bytes,
+        }
+    }
+
+    /// Grants what can be granted, first come first served.
+    fn serve_queue(&mut self) -> Consequences<I, T> {
+        let mut consequences = Consequences::none();
+        let versions = &self.versions;
+        // Calls that were given up, and calls of versions that are gone.
+        self.queue
+            .retain(|waiter| !waiter.sender.is_closed() && versions.contains_key(&waiter.version));
+        while self.starting < self.bounds.starts_max {
+            let Some(next) = self.queue.iter().position(|waiter| !waiter.patient) else {
+                break;
+            };
+            let expected = self.versions[&self.queue[next].version].expected_bytes;
+            if !self.fits(expected) {
+                // What is told to go frees its place in a moment, which serves the queue again.
+                if self.leaving == 0 {
+                    consequences.dropped.extend(self.oldest());
+                }
+                break;
+            }
+            if let Some(waiter) = self.queue.remove(next) {
+                let place = self.take(expected);
+                consequences.turns.push((waiter.sender, Grant::Start(place)));
+            }
+        }
+        consequences
+    }
+
+    /// Whether an instance of this size has room. One always has: a budget must not shut a node down.
+    fn fits(&self, bytes: u64) -> bool {
+        let memory =
+            self.taken.is_empty() || self.bytes.saturating_add(bytes) <= self.bounds.memory_bytes_max;
+        memory && self.taken.len() < self.bounds.instances_max && self.starting < self.bounds.starts_max
+    }
+
+    fn take(&mut self, bytes: u64) -> PlaceId {
+        let place = PlaceId(self.next_count());
+        self.taken.insert(
+            place,
+            Taken {
+                bytes,
+                starting: true,
+                leaving: false,
+            },
+        );
+        self.bytes += bytes;
+        self.starting += 1;
+        place
+    }
+
+    /// Takes out instances at rest until those that stay fit the memory, longest at rest first.
+    fn trim(&mut self) -> Vec<I> {
+        let going = |taken: &HashMap<PlaceId, Taken>| {
+            taken
+                .values()
+                .filter(|taken| taken.leaving)
+                .map(|taken| taken.bytes)
+                .sum::<u64>()
+        };
+        let mut gone = Vec::new();
+        while self.bytes - going(&self.taken) > self.bounds.memory_bytes_max
+            && self.taken.len() > self.leaving + 1
+            && let Some(instance) = self.oldest()
+        {
+            gone.push(instance);
+        }
+        gone
+    }
+
+    /// Takes out the instance that has been at rest longest.
+    fn oldest(&mut self) -> Option<I> {
+        let ticks = self.versions.iter().flat_map(|(id, entry)| {
+            let first = |list: &Vec<Resting<I>>| list.first().map(|resting| resting.tick);
+            [(first(&entry.idle), id, false), (first(&entry.armed), id, true)]
+        });
+        let (_, id, armed) = ticks
+            .filter_map(|(tick, id, armed)| Some((tick?, id, armed)))
+            .min()?;
+        let id = id.clone();
+        let entry = self.versions.get_mut(&id)?;
+        let resting = if armed {
+            entry.armed.remove(0)
+        } else {
+            entry.idle.remove(0)
+        };
+        if let Some(taken) = self.taken.get_mut(&resting.place) {
+            taken.leaving = true;
+            self.leaving += 1;
+        }
+        Some(resting.instance)
+    }
+
+    /// The entry of a version, if it is still the same registration.
+    fn current(&mut self, id: &VersionId, generation: u64) -> Option<&mut Entry<I>> {
+        self.versions
+            .get_mut(id)
+            .filter(|entry| entry.generation == generation)
+    }
+
+    fn next_count(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+}

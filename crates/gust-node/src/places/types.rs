@@ -1,0 +1,144 @@
+//! What the places are asked, answer and remember.
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::api::{StartKind, VersionId};
+
+/// Most calls that wait in the queue.
+pub(crate) const QUEUE_MAX: usize = 10_000;
+
+/// Bounds of a node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Most instances together.
+    pub instances_max: usize,
+    /// Most memory that they may use together, in bytes.
+    pub memory_bytes_max: u64,
+    /// Most starts at a time: more would only take the processors from each other.
+    pub starts_max: usize,
+}
+
+/// What a call is given.
+#[derive(Debug)]
+pub(crate) enum Grant<I> {
+    /// An instance that is ready.
+    Use(I, StartKind),
+    /// A place to start an instance in. [`Places::started`] follows, and [`Places::leave`] in the end.
+    Start(PlaceId),
+}
+
+/// Names a place that is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PlaceId(pub(super) u64);
+
+/// Answer to a claim.
+#[derive(Debug)]
+pub(crate) enum Claim<I, T> {
+    /// Granted at once.
+    Use(I, StartKind),
+    /// The call's turn comes through the receiver. `settling` says that it gets only an instance that is about to be
+    /// idle; after a short while the claim is to be repeated without patience.
+    Queued {
+        turn: oneshot::Receiver<T>,
+        settling: bool,
+    },
+    /// The version is not known.
+    Unknown,
+    /// The queue is full.
+    Full,
+}
+
+/// What follows from a change: who gets what, and which instances must go. Grants are sent and instances dropped by the
+/// caller, after it has let go of its lock.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Consequences<I, T> {
+    pub turns: Vec<(oneshot::Sender<T>, Grant<I>)>,
+    pub dropped: Vec<I>,
+}
+
+impl<I, T> Consequences<I, T> {
+    pub(super) fn none() -> Self {
+        Self {
+            turns: Vec::new(),
+            dropped: Vec::new(),
+        }
+    }
+}
+
+/// Counts for statistics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub armed: usize,
+    pub idle: usize,
+    pub busy: usize,
+    pub queued: usize,
+    pub memory_bytes: u64,
+}
+
+/// An instance that waits for a call.
+#[derive(Debug)]
+pub(super) struct Resting<I> {
+    pub(super) instance: I,
+    pub(super) place: PlaceId,
+    pub(super) since: Instant,
+    /// Order in which instances came to rest, over all versions.
+    pub(super) tick: u64,
+}
+
+/// What is known of a version.
+#[derive(Debug)]
+pub(super) struct Entry<I> {
+    /// Sets this registration apart from earlier ones of the same name.
+    pub(super) generation: u64,
+    /// Last used is last.
+    pub(super) idle: Vec<Resting<I>>,
+    pub(super) armed: Vec<Resting<I>>,
+    /// Instances that have answered and are about to be idle.
+    pub(super) settling: usize,
+    /// Armed instances in the making.
+    pub(super) arming: usize,
+    /// Memory that an instance is expected to use, in bytes.
+    pub(super) expected_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiter<T> {
+    pub(super) version: VersionId,
+    pub(super) sender: oneshot::Sender<T>,
+    /// Waits for an instance that is about to be idle, and not for a place.
+    pub(super) patient: bool,
+}
+
+/// A place that is taken.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) bytes: u64,
+    pub(super) starting: bool,
+    /// Its instance has been told to go.
+    pub(super) leaving: bool,
+}
+
+impl<I> Entry<I> {
+    pub(super) fn into_instances(self) -> impl Iterator<Item = I> {
+        self.idle
+            .into_iter()
+            .chain(self.armed)
+            .map(|resting| resting.instance)
+    }
+}
+
+/// An instance that comes to rest.
+#[derive(Debug)]
+pub(crate) struct Rested<I> {
+    pub id: VersionId,
+    pub generation: u64,
+    pub place: PlaceId,
+    pub instance: I,
+    /// Memory that it uses now.
+    pub bytes: u64,
+    /// It is as its snapshot left it.
+    pub armed: bool,
+}

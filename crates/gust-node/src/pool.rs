@@ -1,0 +1,145 @@
+//! Prepared workers that hold nothing of any tenant, made ahead so that a start finds one ready.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use gust_worker::protocol::JailReport;
+use tokio::sync::Notify;
+
+use crate::{
+    source::Source,
+    worker::{Worker, WorkerError},
+};
+
+/// Pause after a worker could not be made.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Prepared workers.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    source: Source,
+    size: usize,
+    ready: Mutex<Ready>,
+    /// Told when there may be fewer than `size`.
+    missing: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    workers: Vec<Worker>,
+    /// Nothing is kept any more.
+    closed: bool,
+    /// What the last worker's jail was given, for the log.
+    jail: Option<JailReport>,
+}
+
+impl Pool {
+    /// A pool that fills itself in the background, to `size` workers.
+    pub(crate) fn start(source: Source, size: usize) -> Arc<Self> {
+        let pool = Arc::new(Self {
+            source,
+            size,
+            ready: Mutex::default(),
+            missing: Notify::new(),
+        });
+        pool.missing.notify_one();
+        tokio::spawn(fill(Arc::downgrade(&pool)));
+        pool
+    }
+
+    /// A prepared worker: one of the pool, or a new one when there is none.
+    pub(crate) async fn take(&self) -> Result<Worker, PoolError> {
+        let ready = {
+            let mut ready = self.ready();
+            if ready.closed {
+                return Err(PoolError::Closed);
+            }
+            std::iter::from_fn(|| ready.workers.pop()).find(|worker| !worker.has_ended())
+        };
+        self.missing.notify_one();
+        match ready {
+            Some(worker) => Ok(worker),
+            None => self.make().await,
+        }
+    }
+
+    /// How many are ready.
+    pub(crate) fn len(&self) -> usize {
+        self.ready()
+            .workers
+            .iter()
+            .filter(|worker| !worker.has_ended())
+            .count()
+    }
+
+    /// Lets go of every worker, and keeps none from now on.
+    pub(crate) fn close(&self) {
+        let mut ready = self.ready();
+        ready.closed = true;
+        let workers = std::mem::take(&mut ready.workers);
+        drop(ready);
+        drop(workers);
+        self.missing.notify_one();
+    }
+
+    async fn make(&self) -> Result<Worker, PoolError> {
+        let mut worker = self.source.spawn().await.map_err(PoolError::Spawn)?;
+        let jail = worker.prepared().await.map_err(PoolError::Prepare)?;
+        let mut ready = self.ready();
+        if ready.jail.replace(jail) != Some(jail) {
+            tracing::info!(?jail, "workers are jailed");
+        }
+        Ok(worker)
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Ready> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the pool full until it is closed or gone.
+async fn fill(pool: Weak<Pool>) {
+    loop {
+        let Some(pool) = pool.upgrade() else { return };
+        if pool.ready().closed {
+            return;
+        }
+        if pool.len() >= pool.size {
+            pool.missing.notified().await;
+            continue;
+        }
+        match pool.make().await {
+            Ok(worker) => {
+                let mut ready = pool.ready();
+                if !ready.closed {
+                    ready.workers.push(worker);
+                }
+            }
+            Err(error) => {
+                if !pool.ready().closed {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(error, "a worker could not be prepared");
+                }
+                // Whatever is wrong will not be right at once.
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY_PAUSE) => {}
+                    () = pool.missing.notified() => {}
+                }
+            }
+        }
+    }
+}
+
+/// Why there is no worker.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PoolError {
+    #[error("making a worker failed")]
+    Spawn(#[source] io::Error),
+    #[error("a new worker failed")]
+    Prepare(#[source] WorkerError),
+    #[error("the node is stopping")]
+    Closed,
+}

@@ -1,0 +1,359 @@
+//! Snapshots at work: made at a deployment, restored for a call, armed ahead, and their layouts learned.
+//!
+//! ```text
+//!  runtime: Boot ──> Capture (base)          once for each runtime image
+//!  version: Restore(base) or Boot ──> Init ──> Capture
+//!  call:    Restore + Invoke, in one message
+//!  armed:   Restore(arm) ──> Waiting         ahead, for versions in use
+//!  layout:  Restore(record) + Invoke ──> Waiting ──> Replan
+//! ```
+
+use std::{
+    os::fd::AsFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use gust_worker::protocol::{Command, Interface, Limits, MemoryMode, Report, RestoreSpec, WaitsFor};
+
+use crate::{
+    capture::{answer, capture},
+    desk::Place,
+    files::Files,
+    identity::Identity,
+    instance::{Instance, Recording},
+    link::Outgoing,
+    log::LogSink,
+    node::Inner,
+    snapshot::{Key, Layout, Snapshot, SnapshotStore},
+    start::{StartError, boot_command, booted, function_trees, initialise, with_trees},
+    version::{Version, io_error},
+    worker::{Worker, WorkerError, unexpected},
+};
+
+/// Bounds of a runtime without a function.
+const RUNTIME_LIMITS: Limits = Limits {
+    memory_bytes: 512 << 20,
+    tmp_bytes: 512 << 20,
+    cpus: 1,
+};
+
+/// A restore that is about to be asked for, with all that its message refers to.
+#[derive(Debug)]
+pub(crate) struct Restoring {
+    command: Command,
+    snapshot: Arc<Snapshot>,
+    layout: Option<Arc<Layout>>,
+    files: Arc<Files>,
+    /// A base snapshot has no function's images.
+    is_base: bool,
+}
+
+impl Restoring {
+    /// The message.
+    pub(crate) fn outgoing(&self) -> Outgoing<'_> {
+        let mut outgoing = with_trees(&self.command, [&self.files.root]);
+        let mut descriptors = vec![self.snapshot.memory.as_fd(), self.snapshot.state.as_fd()];
+        descriptors.extend(self.layout.iter().map(|layout| layout.file.as_fd()));
+        descriptors.append(&mut outgoing.descriptors);
+        if !self.is_base {
+            descriptors.extend(function_trees(&self.files).map(|tree| tree.descriptor.as_fd()));
+        }
+        Outgoing {
+            descriptors,
+            ..outgoing
+        }
+    }
+}
+
+/// A version's snapshot, and how it came to be.
+pub(crate) struct Made {
+    pub snapshot: Arc<Snapshot>,
+    /// Duration of the initialisation; zero when it was read from disk.
+    pub init: Duration,
+}
+
+impl Inner {
+    /// A version's snapshot: in memory, on disk, or made now. What the initialisation logs goes to `log`.
+    pub(crate) async fn snapshot(
+        &self,
+        store: &Arc<SnapshotStore>,
+        version: &Version,
+        log: &mut LogSink,
+    ) -> Result<Made, StartError> {
+        let files = version.files(&self.files).await?;
+        let key = Key {
+            name: version.id().0.clone(),
+            inputs: files.checksums(),
+        };
+        if let Some(snapshot) = store.held(&key) {
+            return Ok(Made {
+                snapshot,
+                init: Duration::ZERO,
+            });
+        }
+        let _only_one = version.making.lock().await;
+        if let Some(snapshot) = find(store, &key).await {
+            return Ok(Made {
+                snapshot,
+                init: Duration::ZERO,
+            });
+        }
+        let (mut worker, identity) = match files.interface() {
+            Interface::Device => {
+                let base = self.base(store, &files).await?;
+                self.restore_base(base, &files).await?
+            }
+            Interface::RuntimeApi => {
+                let identity = Identity::new();
+                let mut worker = self.take_worker(version.limits()).await?;
+                boot(&mut worker, &files, &identity, version.limits()).await?;
+                (worker, identity)
+            }
+        };
+        worker
+            .limit(version.limits())
+            .map_err(|error| io_error("bounding a worker", error))?;
+        let start = Instant::now();
+        let init = version.init_command(&identity);
+        let sent = worker.send(&[with_trees(&init, function_trees(&files))]).await;
+        sent.map_err(StartError::Lost)?;
+        let waiting = initialise(&mut worker, version, log).await?;
+        let took = start.elapsed();
+        let snapshot = capture(store, &mut worker, key, waiting.memory_bytes).await?;
+        Ok(Made { snapshot, init: took })
+    }
+
+    /// A runtime's base snapshot: its program started and waiting for its function.
+    async fn base(&self, store: &Arc<SnapshotStore>, files: &Files) -> Result<Arc<Snapshot>, StartError> {
+        let hex: String = files
+            .root
+            .checksum
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let key = Key {
+            name: format!("runtime {hex}"),
+            inputs: vec![files.root.checksum],
+        };
+        if let Some(snapshot) = store.held(&key) {
+            return Ok(snapshot);
+        }
+        let _only_one = self.base.lock().await;
+        if let Some(snapshot) = find(store, &key).await {
+            return Ok(snapshot);
+        }
+        let mut worker = self.take_worker(RUNTIME_LIMITS).await?;
+        boot(&mut worker, files, &Identity::new(), RUNTIME_LIMITS).await?;
+        capture(store, &mut worker, key, 0).await
+    }
+
+    /// A worker with a runtime's base snapshot in it.
+    async fn restore_base(
+        &self,
+        snapshot: Arc<Snapshot>,
+        files: &Arc<Files>,
+    ) -> Result<(Worker, Identity), StartError> {
+        let identity = Identity::new();
+        let mut worker = self.take_worker(RUNTIME_LIMITS).await?;
+        let restoring = Restoring {
+            command: Command::Restore(RestoreSpec {
+                arm: true,
+                record: false,
+                has_layout: false,
+                memory_mode: MemoryMode::Reuse,
+                limits: RUNTIME_LIMITS,
+                identity: identity.spec(),
+                environment: Vec::new(),
+            }),
+            snapshot,
+            layout: None,
+            files: Arc::clone(files),
+            is_base: true,
+        };
+        let sent = worker.send(&[restoring.outgoing()]).await;
+        sent.map_err(StartError::Lost)?;
+        booted(&mut worker, &mut LogSink::Discarded).await?;
+        Ok((worker, identity))
+    }
+
+    /// An instance that is restored together with its first event, and the message for that.
+    pub(crate) async fn restore(
+        &self,
+        version: &Arc<Version>,
+        snapshot: Arc<Snapshot>,
+        place: Place,
+    ) -> Result<(Instance, Restoring), StartError> {
+        let files = version.files(&self.files).await?;
+        let worker = self.take_worker(version.limits()).await?;
+        let recording = snapshot.claim_recording().then(|| Recording {
+            snapshot: Arc::clone(&snapshot),
+            runs: 0,
+            kept: false,
+        });
+        let identity = Identity::new();
+        let record = recording.is_some();
+        let restoring = restoring(version, snapshot, files, &identity, false, record);
+        let version = Arc::clone(version);
+        let instance = Instance {
+            id: identity.id,
+            version,
+            worker,
+            place,
+            memory_bytes: 0,
+            recording,
+        };
+        Ok((instance, restoring))
+    }
+
+    /// Has armed instances of a version made in the background, as many as are wanted and have room.
+    pub(crate) fn arm(self: &Arc<Self>, version: &Arc<Version>) {
+        let Some(store) = &self.snapshots else { return };
+        while let Some(place) = self.desk.claim_armed(version, self.config.armed_per_version) {
+            let (inner, store, version) = (Arc::clone(self), Arc::clone(store), Arc::clone(version));
+            tokio::spawn(async move {
+                let armed = inner.make_armed(&store, &version, place).await;
+                inner.desk.armed(&version);
+                match armed {
+                    Ok(instance) => inner.desk.rest(instance, true),
+                    Err(error) if !inner.is_stopping() => {
+                        tracing::warn!(version = %version.id(), ?error, "no armed instance");
+                    }
+                    Err(_) => {}
+                }
+            });
+        }
+    }
+
+    async fn make_armed(
+        &self,
+        store: &Arc<SnapshotStore>,
+        version: &Arc<Version>,
+        place: Place,
+    ) -> Result<Instance, StartError> {
+        let snapshot = self
+            .snapshot(store, version, &mut LogSink::Discarded)
+            .await?
+            .snapshot;
+        let files = version.files(&self.files).await?;
+        let identity = Identity::new();
+        let mut worker = self.take_worker(version.limits()).await?;
+        let restoring = restoring(version, snapshot, files, &identity, true, false);
+        let sent = worker.send(&[restoring.outgoing()]).await;
+        sent.map_err(StartError::Lost)?;
+        let waiting = match answer(&mut worker).await.map_err(StartError::Lost)? {
+            Report::Waiting(waiting) if waiting.waits_for == WaitsFor::Event => waiting,
+            other => return Err(StartError::Lost(unexpected(&other))),
+        };
+        place.started();
+        self.count_started();
+        let version = Arc::clone(version);
+        let memory_bytes = waiting.memory_bytes;
+        Ok(Instance {
+            id: identity.id,
+            version,
+            worker,
+            place,
+            memory_bytes,
+            recording: None,
+        })
+    }
+
+    /// Has a recording instance write a layout, and uses it from now on.
+    pub(crate) async fn replan(&self, instance: &mut Instance) -> Result<(), WorkerError> {
+        let (Some(store), Some(recording)) = (&self.snapshots, &mut instance.recording) else {
+            return Ok(());
+        };
+        let Ok(draft) = store.layout_draft() else {
+            return Ok(());
+        };
+        let command = Command::Replan;
+        let descriptors = vec![draft.as_fd(), recording.snapshot.memory.as_fd()];
+        instance
+            .worker
+            .send(&[Outgoing {
+                command: &command,
+                body: b"",
+                descriptors,
+            }])
+            .await?;
+        let layout_bytes = match answer(&mut instance.worker).await? {
+            Report::Replanned { layout_bytes, .. } => layout_bytes,
+            other => return Err(unexpected(&other)),
+        };
+        recording.kept = true;
+        let (store, snapshot) = (Arc::clone(store), Arc::clone(&recording.snapshot));
+        let name = instance.version.id().0.clone();
+        let stored = tokio::task::spawn_blocking(move || {
+            let key = Key {
+                name: name.clone(),
+                inputs: Vec::new(),
+            };
+            if let Err(error) = store.keep_layout(&key, &snapshot, &draft, layout_bytes) {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(name, error, "a layout is kept in memory only");
+            }
+        });
+        let _ = stored.await;
+        Ok(())
+    }
+}
+
+fn restoring(
+    version: &Version,
+    snapshot: Arc<Snapshot>,
+    files: Arc<Files>,
+    identity: &Identity,
+    arm: bool,
+    record: bool,
+) -> Restoring {
+    let layout = snapshot.layout();
+    let command = Command::Restore(RestoreSpec {
+        arm,
+        record,
+        has_layout: layout.is_some(),
+        memory_mode: version.spec.memory_mode,
+        limits: version.limits(),
+        identity: identity.spec(),
+        environment: version.own_environment(identity),
+    });
+    Restoring {
+        command,
+        snapshot,
+        layout,
+        files,
+        is_base: false,
+    }
+}
+
+/// A snapshot in memory or on disk. One that cannot be used is made anew, and the reason logged.
+async fn find(store: &Arc<SnapshotStore>, key: &Key) -> Option<Arc<Snapshot>> {
+    if let Some(snapshot) = store.held(key) {
+        return Some(snapshot);
+    }
+    let (store, wanted) = (Arc::clone(store), key.clone());
+    let loaded = tokio::task::spawn_blocking(move || store.load(&wanted))
+        .await
+        .ok()?;
+    match loaded {
+        Ok(snapshot) => Some(snapshot),
+        Err(error) if error.is_missing() => None,
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(name = key.name, error, "a snapshot is made anew");
+            None
+        }
+    }
+}
+
+async fn boot(
+    worker: &mut Worker,
+    files: &Files,
+    identity: &Identity,
+    limits: Limits,
+) -> Result<(), StartError> {
+    let command = boot_command(files, identity, limits)?;
+    let sent = worker.send(&[with_trees(&command, [&files.root])]).await;
+    sent.map_err(StartError::Lost)?;
+    booted(worker, &mut LogSink::Discarded).await
+}

@@ -1,0 +1,465 @@
+//! Snapshots of one node: made once, kept on disk, laid in memory when they are used.
+//!
+//! ```text
+//!  draft (memory files, written by a worker) ── keep ──> in memory + on disk
+//!                                                            │    ^ load, checked
+//!                                             least recently used goes; the disk stays
+//! ```
+//!
+//! A snapshot belongs to a name (a version, or a runtime's bare start), to the images that it was made from and to this
+//! machine's processor. A layout, learned from runs, belongs to the snapshot that it was learned from and has a file of
+//! its own, so that the large file is written once.
+
+mod format;
+mod scratch;
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+pub(crate) use format::FormatError;
+use format::{Description, Reader};
+use scratch::{Scratch, read_only};
+
+/// Names a snapshot, and what it must have been made from to be of use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// A version's id, or a runtime's.
+    pub name: String,
+    /// Checksums of the images.
+    pub inputs: Vec<[u8; 32]>,
+}
+
+/// Files in memory for a worker to write a snapshot or a layout into.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub memory: File,
+    pub state: File,
+}
+
+/// A snapshot in memory.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// For reading only, as workers get them.
+    pub memory: File,
+    pub state: File,
+    /// Memory that the guest used when it was taken, in bytes.
+    pub guest_bytes: u64,
+    /// Bytes on disk; 0 when it could not be stored.
+    pub stored_bytes: u64,
+    /// Bytes in memory.
+    held_bytes: u64,
+    /// Names the content.
+    checksum: [u8; 32],
+    layout: Mutex<Option<Arc<Layout>>>,
+    /// An instance records its runs, for a layout to be made of them.
+    recording: AtomicBool,
+}
+
+/// A restore layout in memory.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    /// For reading only.
+    pub file: File,
+}
+
+impl Snapshot {
+    /// The layout that was learned, if one was.
+    pub(crate) fn layout(&self) -> Option<Arc<Layout>> {
+        lock(&self.layout).clone()
+    }
+
+    /// Whether the next unprepared restore is to record its runs: one does until there is a layout.
+    pub(crate) fn claim_recording(&self) -> bool {
+        lock(&self.layout).is_none() && !self.recording.swap(true, Ordering::Relaxed)
+    }
+
+    /// A recording that came to nothing: another instance may record.
+    pub(crate) fn give_recording_back(&self) {
+        self.recording.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The snapshots of one node.
+#[derive(Debug)]
+pub(crate) struct SnapshotStore {
+    directory: PathBuf,
+    fingerprint: String,
+    scratch: Scratch,
+    held_bytes_max: u64,
+    held: Mutex<Held>,
+}
+
+/// What lies in memory.
+#[derive(Debug, Default)]
+struct Held {
+    snapshots: HashMap<String, (Arc<Snapshot>, Vec<[u8; 32]>, u64)>,
+    tick: u64,
+}
+
+impl SnapshotStore {
+    /// Snapshots beneath `data_dir`, for a machine with this processor. At most `held_bytes_max` lie in memory.
+    pub(crate) fn new(data_dir: &Path, fingerprint: String, held_bytes_max: u64) -> io::Result<Self> {
+        let directory = data_dir.join("snapshots");
+        fs::create_dir_all(&directory)?;
+        for entry in fs::read_dir(&directory)?.flatten() {
+            // What a store that was cut short has left.
+            if entry.file_name().to_string_lossy().starts_with(".snapshot-") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(Self {
+            directory,
+            fingerprint,
+            scratch: Scratch::new(),
+            held_bytes_max,
+            held: Mutex::default(),
+        })
+    }
+
+    /// Empty files for a worker to capture into.
+    pub(crate) fn draft(&self) -> io::Result<Draft> {
+        Ok(Draft {
+            memory: self.scratch.file()?,
+            state: self.scratch.file()?,
+        })
+    }
+
+    /// An empty file for a worker to write a layout into.
+    pub(crate) fn layout_draft(&self) -> io::Result<File> {
+        self.scratch.file()
+    }
+
+    /// A snapshot that lies in memory.
+    pub(crate) fn held(&self, key: &Key) -> Option<Arc<Snapshot>> {
+        let mut held = lock(&self.held);
+        held.tick += 1;
+        let tick = held.tick;
+        let (snapshot, inputs, used) = held.snapshots.get_mut(&key.name)?;
+        *used = tick;
+        (*inputs == key.inputs).then(|| Arc::clone(snapshot))
+    }
+
+    /// Takes in what a worker has captured: its bytes in the two files, and the memory that its guest used. It can be used
+    /// at once; a disk that does not take it costs a boot after the next start, and is logged. Blocks.
+    pub(crate) fn keep(
+        &self,
+        key: &Key,
+        draft: Draft,
+        bytes: (u64, u64),
+        guest_bytes: u64,
+    ) -> io::Result<Arc<Snapshot>> {
+        let Draft { memory, state } = draft;
+        let path = self.path(&key.name, "snapshot");
+        let description = self.description(key, vec![guest_bytes]);
+        let _ = fs::remove_file(self.path(&key.name, "layout"));
+        let stored = format::write(&path, &description, &[(&memory, bytes.0), (&state, bytes.1)]);
+        let (stored_bytes, checksum) = match stored {
+            Ok((stored_bytes, checksums)) => (stored_bytes, checksums.first().copied().unwrap_or_default()),
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(name = key.name, error, "a snapshot is kept in memory only");
+                // Unlike any other, because nothing will be compared with it.
+                (0, [0; 32])
+            }
+        };
+        let snapshot = Arc::new(Snapshot {
+            memory: read_only(&memory)?,
+            state: read_only(&state)?,
+            guest_bytes,
+            stored_bytes,
+            held_bytes: bytes.0 + bytes.1,
+            checksum,
+            layout: Mutex::new(None),
+            recording: AtomicBool::new(false),
+        });
+        self.hold(key, &snapshot);
+        Ok(snapshot)
+    }
+
+    /// Reads a snapshot from disk. Blocks.
+    pub(crate) fn load(&self, key: &Key) -> Result<Arc<Snapshot>, FormatError> {
+        let path = self.path(&key.name, "snapshot");
+        let reader = Reader::open(&path, &self.description(key, Vec::new()))?;
+        let failed = |source| FormatError::Io {
+            path: path.clone(),
+            source,
+        };
+        let Draft { memory, state } = self.draft().map_err(failed)?;
+        reader.copy(0, &memory)?;
+        reader.copy(1, &state)?;
+        let checksum = reader.checksum(0).unwrap_or_default();
+        let snapshot = Arc::new(Snapshot {
+            memory: read_only(&memory).map_err(failed)?,
+            state: read_only(&state).map_err(failed)?,
+            guest_bytes: reader.description().numbers.first().copied().unwrap_or(0),
+            stored_bytes: fs::metadata(&path)
+                .map(|metadata| disk_bytes(&metadata))
+                .unwrap_or(0),
+            held_bytes: reader.bytes(0) + reader.bytes(1),
+            checksum,
+            layout: Mutex::new(self.load_layout(key, checksum)),
+            recording: AtomicBool::new(false),
+        });
+        self.hold(key, &snapshot);
+        Ok(snapshot)
+    }
+
+    /// Takes in a layout that a worker has written: from now on every restore uses it. Blocks.
+    pub(crate) fn keep_layout(
+        &self,
+        key: &Key,
+        snapshot: &Snapshot,
+        draft: &File,
+        bytes: u64,
+    ) -> Result<(), FormatError> {
+        let path = self.path(&key.name, "layout");
+        let file = read_only(draft).map_err(|source| FormatError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        *lock(&snapshot.layout) = Some(Arc::new(Layout { file }));
+        if snapshot.stored_bytes == 0 {
+            return Ok(());
+        }
+        format::write(
+            &path,
+            &self.layout_description(key, snapshot.checksum),
+            &[(draft, bytes)],
+        )
+        .map(|_| ())
+    }
+
+    /// Forgets a snapshot, in memory and on disk. Blocks.
+    pub(crate) fn remove(&self, name: &str) {
+        lock(&self.held).snapshots.remove(name);
+        for kind in ["snapshot", "layout"] {
+            let _ = fs::remove_file(self.path(name, kind));
+        }
+    }
+
+    fn load_layout(&self, key: &Key, checksum: [u8; 32]) -> Option<Arc<Layout>> {
+        let path = self.path(&key.name, "layout");
+        let loaded = Reader::open(&path, &self.layout_description(key, checksum)).and_then(|reader| {
+            let failed = |source| FormatError::Io {
+                path: path.clone(),
+                source,
+            };
+            let file = self.scratch.file().map_err(failed)?;
+            reader.copy(0, &file)?;
+            read_only(&file).map_err(failed)
+        });
+        match loaded {
+            Ok(file) => Some(Arc::new(Layout { file })),
+            Err(FormatError::Missing) => None,
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(name = key.name, error, "a layout is learned anew");
+                None
+            }
+        }
+    }
+
+    /// Keeps a snapshot in memory, and lets go of others for it, the least recently used first.
+    fn hold(&self, key: &Key, snapshot: &Arc<Snapshot>) {
+        let mut held = lock(&self.held);
+        held.tick += 1;
+        let entry = (Arc::clone(snapshot), key.inputs.clone(), held.tick);
+        held.snapshots.insert(key.name.clone(), entry);
+        let sum = |held: &Held| {
+            held.snapshots
+                .values()
+                .map(|(snapshot, ..)| snapshot.held_bytes)
+                .sum::<u64>()
+        };
+        while sum(&held) > self.held_bytes_max && held.snapshots.len() > 1 {
+            let oldest = held.snapshots.iter().min_by_key(|(_, (_, _, used))| *used);
+            let Some(name) = oldest.map(|(name, _)| name.clone()) else {
+                break;
+            };
+            held.snapshots.remove(&name);
+        }
+    }
+
+    fn description(&self, key: &Key, numbers: Vec<u64>) -> Description {
+        Description {
+            name: key.name.clone(),
+            fingerprint: self.fingerprint.clone(),
+            inputs: key.inputs.clone(),
+            numbers,
+        }
+    }
+
+    fn layout_description(&self, key: &Key, snapshot: [u8; 32]) -> Description {
+        Description {
+            name: format!("layout of {}", key.name),
+            fingerprint: self.fingerprint.clone(),
+            inputs: vec![snapshot],
+            numbers: Vec::new(),
+        }
+    }
+
+    /// Names come from users; files are named by their hash.
+    fn path(&self, name: &str, kind: &str) -> PathBuf {
+        self.directory
+            .join(format!("{}.{kind}", blake3::hash(name.as_bytes()).to_hex()))
+    }
+}
+
+/// Names the features of this machine's processor, as far as programs see them.
+pub(crate) fn processor_fingerprint() -> io::Result<String> {
+    // Not the microcode's version: it changes what the processor does, not which instructions a program may use.
+    const FIELDS: [&str; 4] = ["vendor_id", "cpu family", "model", "flags"];
+    let text = fs::read_to_string("/proc/cpuinfo")?;
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let lines = first
+        .lines()
+        .filter(|line| FIELDS.contains(&line.split(':').next().unwrap_or_default().trim()));
+    Ok(blake3::hash(lines.collect::<Vec<_>>().join("\n").as_bytes())
+        .to_hex()
+        .to_string())
+}
+
+fn disk_bytes(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(metadata) * 512
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    fn store(dir: &Path, held_bytes_max: u64) -> SnapshotStore {
+        SnapshotStore::new(dir, "cpu".to_owned(), held_bytes_max).unwrap()
+    }
+
+    fn key(name: &str) -> Key {
+        Key {
+            name: name.to_owned(),
+            inputs: vec![[9; 32]],
+        }
+    }
+
+    fn keep(store: &SnapshotStore, key: &Key, fill: u8) -> Arc<Snapshot> {
+        let draft = store.draft().unwrap();
+        draft.memory.write_all_at(&[fill; 10_000], 0).unwrap();
+        draft.state.write_all_at(b"state", 0).unwrap();
+        store.keep(key, draft, (10_000, 5), 1234).unwrap()
+    }
+
+    fn content(file: &File) -> Vec<u8> {
+        let mut content = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut content, 0).unwrap();
+        content
+    }
+
+    #[test]
+    fn snapshots_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = keep(&store(dir.path(), 1 << 20), &key("a"), 7);
+        assert!(kept.stored_bytes > 0);
+        fs::write(dir.path().join("snapshots/.snapshot-cut-short"), "").unwrap();
+
+        let store = store(dir.path(), 1 << 20);
+        assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 1);
+        assert!(store.held(&key("a")).is_none());
+        let loaded = store.load(&key("a")).unwrap();
+        assert_eq!(
+            (content(&loaded.memory), content(&loaded.state)),
+            (vec![7; 10_000], b"state".to_vec())
+        );
+        assert_eq!(loaded.guest_bytes, 1234);
+        assert!(Arc::ptr_eq(&store.held(&key("a")).unwrap(), &loaded));
+        // Made from other images, it is another's.
+        let other = Key {
+            inputs: vec![[8; 32]],
+            ..key("a")
+        };
+        assert!(store.held(&other).is_none());
+        assert!(matches!(store.load(&other), Err(FormatError::OtherInputs)));
+        store.remove("a");
+        assert!(matches!(store.load(&key("a")), Err(FormatError::Missing)));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_least_recently_used_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), 25_000);
+        let in_use = keep(&store, &key("a"), 1);
+        keep(&store, &key("b"), 2);
+        store.held(&key("a")).unwrap();
+        keep(&store, &key("c"), 3);
+        assert!(store.held(&key("b")).is_none());
+        assert!(store.held(&key("a")).is_some() && store.held(&key("c")).is_some());
+        store.load(&key("b")).unwrap();
+        assert!(store.held(&key("a")).is_none());
+        // Whoever uses it still has it.
+        assert_eq!(content(&in_use.memory)[0], 1);
+    }
+
+    #[test]
+    fn layouts_are_swapped_in_and_belong_to_their_snapshot() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = store(dir.path(), 1 << 20);
+        let snapshot = keep(&first, &key("a"), 1);
+        assert!(snapshot.claim_recording());
+        assert!(!snapshot.claim_recording());
+        snapshot.give_recording_back();
+        assert!(snapshot.claim_recording());
+        snapshot.give_recording_back();
+
+        let draft = first.layout_draft().unwrap();
+        draft.write_all_at(b"layout", 0).unwrap();
+        first.keep_layout(&key("a"), &snapshot, &draft, 6).unwrap();
+        assert_eq!(content(&snapshot.layout().unwrap().file), b"layout");
+        assert!(!snapshot.claim_recording());
+        let loaded = store(dir.path(), 1 << 20).load(&key("a")).unwrap();
+        assert_eq!(content(&loaded.layout().unwrap().file), b"layout");
+
+        // A snapshot that is made anew has no layout, and does not take the old one's.
+        let layout = first.path("a", "layout");
+        let old = fs::read(&layout).unwrap();
+        assert!(keep(&first, &key("a"), 2).layout().is_none());
+        fs::write(&layout, old).unwrap();
+        assert!(
+            store(dir.path(), 1 << 20)
+                .load(&key("a"))
+                .unwrap()
+                .layout()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn a_snapshot_that_the_disk_does_not_take_can_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), 1 << 20);
+        fs::remove_dir(dir.path().join("snapshots")).unwrap();
+        let snapshot = keep(&store, &key("a"), 4);
+        assert_eq!(snapshot.stored_bytes, 0);
+        assert_eq!(content(&store.held(&key("a")).unwrap().memory)[0], 4);
+        let draft = store.layout_draft().unwrap();
+        store.keep_layout(&key("a"), &snapshot, &draft, 0).unwrap();
+        assert!(snapshot.layout().is_some());
+    }
+
+    #[test]
+    fn the_fingerprint_is_the_machines() {
+        let fingerprint = processor_fingerprint().unwrap();
+        assert_eq!(fingerprint.len(), 64);
+        assert_eq!(fingerprint, processor_fingerprint().unwrap());
+    }
+}

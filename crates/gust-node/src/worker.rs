@@ -1,0 +1,152 @@
+//! A worker as its owner holds it: whoever has the handle is the only one to speak with the worker, and its end is the
+//! worker's.
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use gust_worker::{
+    cgroup::{Group, GroupLimits},
+    frame::Frame,
+    protocol::{JailReport, Limits, Report},
+    zygote::wire::WorkerEnd,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Signal, pidfd_send_signal},
+};
+use tokio::sync::watch;
+
+use crate::link::{Link, LinkError, Outgoing};
+
+/// Longest time for a worker to report that it is prepared.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Memory that a worker itself may use beside its guest, in bytes.
+const OVERHEAD_BYTES: u64 = 16 << 20;
+
+/// Processes that a worker itself needs beside its guest's.
+const OVERHEAD_PIDS: u32 = 8;
+
+/// Processes and threads of a guest.
+const GUEST_PIDS_MAX: u32 = 1024;
+
+/// One worker. Dropping it kills the worker and everything in it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    link: Link,
+    /// None when the worker is no process: a test's.
+    pidfd: Option<OwnedFd>,
+    end: watch::Receiver<Option<WorkerEnd>>,
+    group: Arc<Group>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        link: Link,
+        pidfd: Option<OwnedFd>,
+        end: watch::Receiver<Option<WorkerEnd>>,
+        group: Arc<Group>,
+    ) -> Self {
+        Self {
+            link,
+            pidfd,
+            end,
+            group,
+        }
+    }
+
+    /// Waits for the worker to say that it is prepared.
+    pub(crate) async fn prepared(&mut self) -> Result<JailReport, WorkerError> {
+        match tokio::time::timeout(PREPARE_TIMEOUT, self.receive()).await {
+            Err(_) => Err(WorkerError::Late(PREPARE_TIMEOUT)),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(Frame {
+                message: Report::Pooled { jail },
+                ..
+            })) => Ok(jail),
+            Ok(Ok(frame)) => Err(unexpected(&frame.message)),
+        }
+    }
+
+    /// Sends commands together.
+    pub(crate) async fn send(&self, commands: &[Outgoing<'_>]) -> Result<(), WorkerError> {
+        Ok(self.link.send(commands).await?)
+    }
+
+    /// The next report. A refusal is an error.
+    pub(crate) async fn receive(&mut self) -> Result<Frame<Report>, WorkerError> {
+        let frame = self.link.receive().await?;
+        match frame.message {
+            Report::Refused { reason } => Err(WorkerError::Refused(reason)),
+            _ => Ok(frame),
+        }
+    }
+
+    /// Bounds the worker and its guest. Memory holds what the guest writes to its `/tmp`, too.
+    pub(crate) fn limit(&self, limits: Limits) -> std::io::Result<()> {
+        self.group.limit(GroupLimits {
+            memory_bytes: limits
+                .memory_bytes
+                .saturating_add(limits.tmp_bytes)
+                .saturating_add(OVERHEAD_BYTES),
+            cpus: limits.cpus,
+            pids: GUEST_PIDS_MAX + OVERHEAD_PIDS,
+        })
+    }
+
+    /// Whether the worker has ended, known from the kernel before the zygote has told.
+    pub(crate) fn has_ended(&self) -> bool {
+        let is_dead = |pidfd: &OwnedFd| {
+            let mut ready = [PollFd::new(pidfd, PollFlags::IN)];
+            poll(&mut ready, Some(&Timespec::default())).is_ok_and(|count| count > 0)
+        };
+        self.end.borrow().is_some() || self.pidfd.as_ref().is_some_and(is_dead)
+    }
+
+    /// Kills the worker, and everything in it. Its socket then ends, behind what it had said.
+    pub(crate) fn kill(&self) {
+        // One that has ended needs no more.
+        if let Some(pidfd) = &self.pidfd {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+        self.link.hang_up();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Why a worker cannot be used further.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkerError {
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("the worker refused: {0}")]
+    Refused(String),
+    #[error("the worker said {0} where that makes no sense")]
+    Unexpected(&'static str),
+    #[error("the worker said nothing for {} s", .0.as_secs())]
+    Late(Duration),
+}
+
+/// The error for a report that does not fit.
+pub(crate) fn unexpected(report: &Report) -> WorkerError {
+    WorkerError::Unexpected(match report {
+        Report::Pooled { .. } => "Pooled",
+        Report::Waiting(_) => "Waiting",
+        Report::InitFailed => "InitFailed",
+        Report::Log => "Log",
+        Report::Answer(_) => "Answer",
+        Report::Captured(_) => "Captured",
+        Report::Replanned { .. } => "Replanned",
+        Report::Exited(_) => "Exited",
+        Report::Refused { .. } => "Refused",
+    })
+}
+
+/// A duration in nanoseconds.
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
