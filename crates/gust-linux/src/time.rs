@@ -10,7 +10,7 @@ use crate::{
     abi::{Writer, i32_at, i64_at, u32_at, u64_at},
     errno::{EINVAL, EOPNOTSUPP, Errno},
     host::Host,
-    io::ObjectKey,
+    io::{ObjectKey, periods},
     kernel::{Cx, Flow, Kernel, OnSignal, SysResult, Wait},
     slab::Slab,
     task::{SigInfo, WaitKey},
@@ -174,13 +174,9 @@ impl Kernel {
             return;
         };
         let Some(next) = timer.next_ns else { return };
-        if timer.interval_ns == 0 {
-            timer.next_ns = None;
-        } else {
-            let missed = (now - next) / timer.interval_ns;
-            timer.overrun = missed.min(i32::MAX as u64) as u32;
-            timer.next_ns = Some(next + (missed + 1) * timer.interval_ns);
-        }
+        let (missed, following) = periods(next, timer.interval_ns, now);
+        timer.overrun = missed.min(i32::MAX as u64) as u32;
+        timer.next_ns = following;
         if timer.signal == 0 {
             return;
         }
@@ -307,7 +303,7 @@ fn itimer_value(setting: Option<(u64, u64)>, now: u64) -> Vec<u8> {
 }
 
 pub(crate) fn sys_getitimer(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    if args[0] as i32 != libc::ITIMER_REAL as i32 {
+    if args[0] as i32 != libc::ITIMER_REAL {
         return Err(EINVAL);
     }
     let now = k.clock.monotonic_ns(cx.host);
@@ -318,7 +314,7 @@ pub(crate) fn sys_getitimer(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
 
 /// `ITIMER_REAL` only: timers of CPU time have no clock to ring by here.
 pub(crate) fn sys_setitimer(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    if args[0] as i32 != libc::ITIMER_REAL as i32 {
+    if args[0] as i32 != libc::ITIMER_REAL {
         return Err(EINVAL);
     }
     let now = k.clock.monotonic_ns(cx.host);

@@ -62,7 +62,7 @@ mod tests {
         let mut taken = HashSet::new();
         while let Ok(user) = users.take() {
             assert!(taken.insert(user) && taken.insert(user + 1));
-            assert!(user >= FIRST && user < u32::MAX - 1);
+            assert!((FIRST..u32::MAX - 1).contains(&user));
         }
         assert_eq!(taken.len(), NODE_IDS as usize);
         users.give_back(users.first + 2);

@@ -229,7 +229,7 @@ impl AddressSpace {
             match self.tables.find(piece.start) {
                 Leaf::None => {}
                 Leaf::Chunk(directory) if piece.bytes() == CHUNK_BYTES => {
-                    self.unmap_large(piece, directory)?
+                    self.unmap_large(piece, directory)?;
                 }
                 Leaf::Chunk(_) | Leaf::Page(_) => self.unmap_pages(piece)?,
             }

@@ -6,12 +6,12 @@ use crate::{
     kernel::{Cx, Flow, Kernel, SysResult},
 };
 
-pub(crate) fn sys_close(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.close(cx, args[0])?;
+pub(crate) fn sys_close(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
+    k.close(args[0])?;
     Ok(Flow::Done(0))
 }
 
-pub(crate) fn sys_close_range(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
+pub(crate) fn sys_close_range(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let [first, last, flags, ..] = args.map(|arg| arg as u32);
     if first > last || flags & !(libc::CLOSE_RANGE_CLOEXEC | libc::CLOSE_RANGE_UNSHARE) != 0 {
         return Err(EINVAL);
@@ -25,7 +25,7 @@ pub(crate) fn sys_close_range(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) 
         if flags & libc::CLOSE_RANGE_CLOEXEC != 0 {
             k.files.set_close_on_exec(u64::from(fd), true);
         } else {
-            k.close(cx, u64::from(fd))?;
+            k.close(u64::from(fd))?;
         }
     }
     Ok(Flow::Done(0))
@@ -36,14 +36,14 @@ pub(crate) fn sys_dup(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysR
 }
 
 impl Kernel {
-    fn duplicate_over(&mut self, cx: &mut Cx<'_>, from: u64, to: u64, close_on_exec: bool) -> SysResult {
+    fn duplicate_over(&mut self, _cx: &mut Cx<'_>, from: u64, to: u64, close_on_exec: bool) -> SysResult {
         let to = u64::from(to as u32);
         if to >= FILES_MAX {
             return Err(EBADF);
         }
         self.files.get(from).ok_or(EBADF)?;
         if self.files.get(to).is_some() {
-            self.close(cx, to)?;
+            self.close(to)?;
         }
         self.files.duplicate_to(from, to, close_on_exec)?;
         Ok(Flow::Done(to))
@@ -183,7 +183,7 @@ pub(crate) fn sys_ioctl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
             }
             _ => Err(ENOTTY),
         },
-        other => k.socket_ioctl(cx, fd, other as u64, arg),
+        other => k.socket_ioctl(cx, fd, other, arg),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     fs::{Vnode, synthetic::Device},
     host::Stream,
     io::ObjectKey,
-    kernel::{Cx, Kernel},
+    kernel::Kernel,
     slab::Slab,
     task::WaitKey,
 };
@@ -311,15 +311,15 @@ impl Kernel {
     }
 
     /// Closes a descriptor.
-    pub(crate) fn close(&mut self, cx: &mut Cx<'_>, fd: u64) -> Result<(), Errno> {
+    pub(crate) fn close(&mut self, fd: u64) -> Result<(), Errno> {
         if let Some((number, file)) = self.files.remove(fd)? {
-            self.closed(cx, number, file);
+            self.closed(number, file);
         }
         Ok(())
     }
 
     /// What follows from the last reference to an open file going away.
-    pub(crate) fn closed(&mut self, cx: &mut Cx<'_>, number: u32, file: OpenFile) {
+    pub(crate) fn closed(&mut self, number: u32, file: OpenFile) {
         self.unwatch_file(number, &file);
         match file.kind {
             FileKind::PipeReader(pipe) => self.close_pipe_end(pipe, true, false),
@@ -328,7 +328,7 @@ impl Kernel {
             FileKind::EventFd(number) => drop(self.event_fds.remove(number)),
             FileKind::TimerFd(number) => drop(self.timer_fds.remove(number)),
             FileKind::Epoll(number) => self.close_epoll(number),
-            FileKind::Socket(number) => self.close_socket(cx, number),
+            FileKind::Socket(number) => self.close_socket(number),
             FileKind::Regular(Vnode::Memory(number)) => self.vfs.memory.release(number),
             FileKind::Directory(Vnode::Memory(number)) | FileKind::Path(Vnode::Memory(number)) => {
                 self.vfs.memory.release(number);

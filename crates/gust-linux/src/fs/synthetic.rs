@@ -307,7 +307,7 @@ pub(crate) fn node(number: u16) -> Option<&'static SyntheticNode> {
 
 /// Number of a node by path, without a leading slash.
 pub(crate) fn number_of(path: &str) -> Option<u16> {
-    path.split('/').try_fold(0u16, |at, name| child(at, name))
+    path.split('/').try_fold(0u16, child)
 }
 
 /// A child of a directory by name.

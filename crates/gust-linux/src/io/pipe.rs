@@ -252,14 +252,14 @@ impl Kernel {
             Ok(fd) => fd,
             Err(errno) => {
                 self.close_pipe_end(number, false, true);
-                self.close(cx, reading)?;
+                self.close(reading)?;
                 return Err(errno);
             }
         };
         let pair = reading | writing << 32;
         if let Err(errno) = self.copy_out(cx, at, &pair.to_le_bytes()) {
-            self.close(cx, reading)?;
-            self.close(cx, writing)?;
+            self.close(reading)?;
+            self.close(writing)?;
             return Err(errno);
         }
         Ok(Flow::Done(0))

@@ -23,20 +23,31 @@ pub(crate) struct TimerFd {
     pub(crate) count: u64,
 }
 
+/// How many periods after `next_ns` have passed by `now_ns` as well, and when the following one ends; `None` after a
+/// timer without an interval.
+pub(crate) fn periods(next_ns: u64, interval_ns: u64, now_ns: u64) -> (u64, Option<u64>) {
+    match now_ns.saturating_sub(next_ns).checked_div(interval_ns) {
+        Some(missed) => {
+            // An interval of centuries ends never.
+            let following = missed
+                .saturating_add(1)
+                .saturating_mul(interval_ns)
+                .saturating_add(next_ns);
+            (missed, Some(following))
+        }
+        None => (0, None),
+    }
+}
+
 impl TimerFd {
     /// Counts what has expired by now; gives whether anything did.
     pub(crate) fn advance(&mut self, now_ns: u64) -> bool {
         let Some(next) = self.next_ns.filter(|next| *next <= now_ns) else {
             return false;
         };
-        if self.interval_ns == 0 {
-            self.count += 1;
-            self.next_ns = None;
-        } else {
-            let missed = (now_ns - next) / self.interval_ns + 1;
-            self.count = self.count.saturating_add(missed);
-            self.next_ns = Some(next.saturating_add(missed.saturating_mul(self.interval_ns)));
-        }
+        let (missed, following) = periods(next, self.interval_ns, now_ns);
+        self.count = self.count.saturating_add(missed).saturating_add(1);
+        self.next_ns = following;
         true
     }
 

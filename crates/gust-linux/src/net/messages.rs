@@ -184,7 +184,7 @@ pub(crate) fn sys_sendmmsg(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
         };
         match k.send_header(cx, fd, header, flags) {
             Ok(Flow::Done(bytes)) => {
-                k.copy_out(cx, header + HEADER_BYTES as u64, &(bytes as u32).to_le_bytes())?
+                k.copy_out(cx, header + HEADER_BYTES as u64, &(bytes as u32).to_le_bytes())?;
             }
             Ok(other) => return Ok(other),
             Err(errno) if sent == 0 => return Err(errno),
@@ -210,7 +210,7 @@ pub(crate) fn sys_recvmmsg(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
         };
         match k.receive_header(cx, fd, header, flags) {
             Ok(Flow::Done(bytes)) => {
-                k.copy_out(cx, header + HEADER_BYTES as u64, &(bytes as u32).to_le_bytes())?
+                k.copy_out(cx, header + HEADER_BYTES as u64, &(bytes as u32).to_le_bytes())?;
             }
             Ok(other) => return Ok(other),
             Err(errno) if received == 0 => return Err(errno),

@@ -78,7 +78,7 @@ impl Services {
         Some(STREAM_BYTES.saturating_sub(connection.from_guest.len()))
     }
 
-    pub(crate) fn from_guest(&mut self, number: u32, data: &[u8]) {
+    pub(crate) fn take_from_guest(&mut self, number: u32, data: &[u8]) {
         if let Some(connection) = self.connections.get_mut(number) {
             if connection.from_guest.is_empty() {
                 self.notes.push_back(Note::Data(number));

@@ -221,7 +221,7 @@ impl Kernel {
     }
 
     /// The last descriptor of a socket is gone.
-    pub(crate) fn close_socket(&mut self, cx: &mut Cx<'_>, number: u32) {
+    pub(crate) fn close_socket(&mut self, number: u32) {
         let Some(socket) = self.network.sockets.remove(number) else {
             return;
         };
@@ -246,7 +246,7 @@ impl Kernel {
             SocketState::Service(connection) => self.network.services.guest_closed(connection),
             SocketState::Listening { waiting, .. } => {
                 for pending in waiting {
-                    self.close_socket(cx, pending);
+                    self.close_socket(pending);
                 }
             }
         }
@@ -389,23 +389,23 @@ pub(crate) fn sys_socketpair(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
     let one = match k.install_socket(first, flags) {
         Ok(fd) => fd,
         Err(errno) => {
-            k.close_socket(cx, first);
-            k.close_socket(cx, second);
+            k.close_socket(first);
+            k.close_socket(second);
             return Err(errno);
         }
     };
     let other = match k.install_socket(second, flags) {
         Ok(fd) => fd,
         Err(errno) => {
-            k.close(cx, one)?;
-            k.close_socket(cx, second);
+            k.close(one)?;
+            k.close_socket(second);
             return Err(errno);
         }
     };
     let pair = one | other << 32;
     if let Err(errno) = k.copy_out(cx, args[3], &pair.to_le_bytes()) {
-        k.close(cx, one)?;
-        k.close(cx, other)?;
+        k.close(one)?;
+        k.close(other)?;
         return Err(errno);
     }
     Ok(Flow::Done(0))

@@ -198,7 +198,9 @@ impl Kernel {
             return Err(EAGAIN);
         }
         match self.socket(number)?.state {
-            SocketState::Service(connection) => self.network.services.from_guest(connection, &data[..fits]),
+            SocketState::Service(connection) => {
+                self.network.services.take_from_guest(connection, &data[..fits]);
+            }
             SocketState::Connected(Some(peer)) => {
                 self.socket_mut(peer)?.received.push(&data[..fits]);
                 self.wake_socket(peer);

@@ -198,9 +198,9 @@ impl<I, T> Places<I, T> {
         // The borrow above had to end for the queue.
         if let Some(entry) = self.versions.get_mut(&id) {
             if armed {
-                entry.armed.push(resting)
+                entry.armed.push(resting);
             } else {
-                entry.idle.push(resting)
+                entry.idle.push(resting);
             }
         }
         let mut consequences = self.serve_queue();

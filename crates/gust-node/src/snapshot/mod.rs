@@ -100,8 +100,17 @@ pub(crate) struct SnapshotStore {
 /// What lies in memory.
 #[derive(Debug, Default)]
 struct Held {
-    snapshots: HashMap<String, (Arc<Snapshot>, Vec<[u8; 32]>, u64)>,
+    snapshots: HashMap<String, HeldSnapshot>,
     tick: u64,
+}
+
+#[derive(Debug)]
+struct HeldSnapshot {
+    snapshot: Arc<Snapshot>,
+    /// What it was made from.
+    inputs: Vec<[u8; 32]>,
+    /// Tick of its last use.
+    used: u64,
 }
 
 impl SnapshotStore {
@@ -142,9 +151,9 @@ impl SnapshotStore {
         let mut held = lock(&self.held);
         held.tick += 1;
         let tick = held.tick;
-        let (snapshot, inputs, used) = held.snapshots.get_mut(&key.name)?;
-        *used = tick;
-        (*inputs == key.inputs).then(|| Arc::clone(snapshot))
+        let found = held.snapshots.get_mut(&key.name)?;
+        found.used = tick;
+        (found.inputs == key.inputs).then(|| Arc::clone(&found.snapshot))
     }
 
     /// Takes in what a worker has captured: its bytes in the two files, and the memory that its guest used. It can be used
@@ -272,16 +281,20 @@ impl SnapshotStore {
     fn hold(&self, key: &Key, snapshot: &Arc<Snapshot>) {
         let mut held = lock(&self.held);
         held.tick += 1;
-        let entry = (Arc::clone(snapshot), key.inputs.clone(), held.tick);
+        let entry = HeldSnapshot {
+            snapshot: Arc::clone(snapshot),
+            inputs: key.inputs.clone(),
+            used: held.tick,
+        };
         held.snapshots.insert(key.name.clone(), entry);
         let sum = |held: &Held| {
             held.snapshots
                 .values()
-                .map(|(snapshot, ..)| snapshot.held_bytes)
+                .map(|held| held.snapshot.held_bytes)
                 .sum::<u64>()
         };
         while sum(&held) > self.held_bytes_max && held.snapshots.len() > 1 {
-            let oldest = held.snapshots.iter().min_by_key(|(_, (_, _, used))| *used);
+            let oldest = held.snapshots.iter().min_by_key(|(_, held)| held.used);
             let Some(name) = oldest.map(|(name, _)| name.clone()) else {
                 break;
             };

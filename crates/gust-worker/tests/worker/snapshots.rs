@@ -105,12 +105,15 @@ pub fn a_guest_that_has_seen_an_event_is_not_captured(who: As) -> Result<(), Fai
     equal(files.memory.metadata()?.len(), 0)
 }
 
+/// Alters a file of a snapshot.
+type Damage = fn(&Snapshot) -> std::io::Result<()>;
+
 /// A file that is not what was written is refused or serves wrong answers to its own version only; the worker stays a
 /// worker in each case.
 pub fn damaged_files_are_refused(who: As) -> Result<(), Failed> {
     let zygote = Zygote::start(who)?;
     let good = learned(&zygote, false)?;
-    let damages: [(&str, fn(&Snapshot) -> std::io::Result<()>); 5] = [
+    let damages: [(&str, Damage); 5] = [
         ("an empty state", |snapshot| snapshot.state.set_len(0)),
         ("a state that ends early", |snapshot| snapshot.state.set_len(1000)),
         ("a state of noise", |snapshot| {
