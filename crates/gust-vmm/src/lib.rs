@@ -40,8 +40,8 @@ pub use geometry::{CHUNK_BYTES, PAGE_BYTES, PageRange, Prot, SlotSizes, THREADS_
 pub use host_memory::HostMapping;
 pub use machine::{CpuFingerprint, Hypervisor, Vm};
 pub use snapshot::{
-    ChunkMap, Costs, Layout, MachineState, MappedArea, PageRun, RestoreTimes, Rewound, SNAPSHOT_VERSION,
-    Source, Style, WorkingSet,
+    Base, ChunkMap, Costs, Descendant, Layout, MachineState, MappedArea, PageRun, RestoreTimes, Rewound,
+    SNAPSHOT_VERSION, Source, Style, WorkingSet,
 };
 pub use space::{AddressSpace, BadAddress, Populate};
 pub use vcpu::{Exit, Registers, XSAVE_BYTES};

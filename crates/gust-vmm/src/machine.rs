@@ -322,9 +322,20 @@ impl Vm {
         self.restored.take()
     }
 
-    /// Enters the guest once with nothing to do, so that what KVM makes at the first entry is there.
+    /// Enters the guest once, so that what KVM makes at the first entry is there, and has it touch the pages of the kernel
+    /// region that every guest uses: each would be a fault of the first run.
     pub fn warm_up(&mut self) -> Result<()> {
-        self.touch(&[])
+        /// Extended states that are warm: most programs have few threads, and each is a page.
+        const STATES: u64 = 4;
+        let block = self
+            .vcpu
+            .as_ref()
+            .ok_or(Error::Missing("a vCPU in a detached machine"))?
+            .block();
+        let states = (0..STATES).map(|thread| (XSAVE_AREAS + thread * PAGE_BYTES) | 1);
+        let pages = [SYSCALL_PAGE, block + BLOCK_STUB_DATA | 1];
+        let touches: Vec<u64> = states.chain(pages).map(|at| KERNEL_BASE + at).collect();
+        self.touch(&touches)
     }
 
     /// Has the guest touch addresses, for writing where bit 0 is set.

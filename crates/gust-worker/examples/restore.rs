@@ -11,7 +11,7 @@ use std::{
 use gust_image::{Image, Tree, build::directory, runtime::RuntimeDescription};
 use gust_vmm::{Hypervisor, SlotSizes};
 use gust_worker::{
-    kvm::{Heard, Images, Outside, Restore, Sandbox},
+    kvm::{Heard, Images, Outside, Restore, Sandbox, plans},
     protocol::{BootSpec, Identity, InitSpec, Interface, InvokeSpec, Limits, MemoryMode},
     runtime_api::Said,
 };
@@ -156,6 +156,36 @@ fn main() {
     let mut sandbox = Sandbox::boot(machine, outside(), boot, root.clone()).expect("boot");
     until_waits(&mut sandbox);
     println!("booted the runtime in {:?}", began.elapsed());
+    let (base_memory, base_state) = (scratch(), scratch());
+    let captured = sandbox.capture(&base_memory, &base_state).expect("capture");
+    println!("captured the base: {captured:?}");
+    drop(sandbox);
+    let pooled = || {
+        let mut vm = hypervisor.create_vm(SlotSizes::POOLED).expect("create a VM");
+        vm.warm_up().expect("warm up");
+        vm
+    };
+    let clone = |file: &OwnedFd| file.as_fd().try_clone_to_owned().expect("clone");
+    let restore_base = |layout: Option<&OwnedFd>| {
+        let restore = Restore {
+            memory: clone(&base_memory),
+            state: clone(&base_state),
+            layout: layout.map(clone),
+            images: Images {
+                root: root.clone(),
+                mounted: Vec::new(),
+            },
+            arm: layout.is_some(),
+            on_base: false,
+            record: false,
+            memory_mode: MemoryMode::Reuse,
+            limits: LIMITS,
+            identity: identity(0),
+            environment: Vec::new(),
+        };
+        Sandbox::restore(pooled(), outside(), restore).expect("restore the base")
+    };
+    let mut sandbox = restore_base(None);
     let began = Instant::now();
     let init = InitSpec {
         handler: handler.clone(),
@@ -172,12 +202,6 @@ fn main() {
     println!("captured in {:?}: {captured:?}", began.elapsed());
     drop(sandbox);
 
-    let pooled = || {
-        let mut vm = hypervisor.create_vm(SlotSizes::POOLED).expect("create a VM");
-        vm.warm_up().expect("warm up");
-        vm
-    };
-    let clone = |file: &OwnedFd| file.as_fd().try_clone_to_owned().expect("clone");
     let restore =
         |n: u64, layout: Option<&OwnedFd>, arm: bool, record: bool, memory_mode: MemoryMode| Restore {
             memory: clone(&memory),
@@ -188,6 +212,7 @@ fn main() {
                 mounted: vec![code.clone()],
             },
             arm,
+            on_base: false,
             record,
             memory_mode,
             limits: LIMITS,
@@ -238,6 +263,50 @@ fn main() {
     }
     report("unprepared", times);
     report("  map", map);
+    report("  fill", fill);
+    let (shaped, grafted) = (scratch(), scratch());
+    let began = Instant::now();
+    let files = [
+        clone(&shaped),
+        clone(&base_memory),
+        clone(&base_state),
+        clone(&memory),
+        clone(&state),
+        clone(&layout),
+    ];
+    let written = plans::shape(&files).expect("shape").expect("its files");
+    println!("shaped the base in {:?}: {written:?}", began.elapsed());
+    let began = Instant::now();
+    let files = [
+        clone(&grafted),
+        clone(&memory),
+        clone(&state),
+        clone(&layout),
+        clone(&base_memory),
+        clone(&base_state),
+        clone(&shaped),
+    ];
+    let written = plans::graft(&files).expect("graft").expect("its files");
+    println!("grafted in {:?}: {written:?}", began.elapsed());
+    let (mut times, mut fill) = (Vec::new(), Vec::new());
+    for n in 0..rounds {
+        let base = restore_base(Some(&shaped));
+        let (vm, outside) = base.into_base().expect("a base");
+        let began = Instant::now();
+        let restore = Restore {
+            on_base: true,
+            ..restore(n, Some(&grafted), false, false, MemoryMode::Reuse)
+        };
+        let mut sandbox = Sandbox::restore(vm, outside, restore).expect("graft");
+        let body = answer(&mut sandbox, n, event);
+        times.push(micros(began));
+        let timings = sandbox.take_timings();
+        fill.push(timings.fill_ns / 1000);
+        if n == 0 {
+            println!("{timings:?} {}", String::from_utf8_lossy(&body));
+        }
+    }
+    report("grafted", times);
     report("  fill", fill);
     let (mut arm, mut run) = (Vec::new(), Vec::new());
     for n in 0..rounds {

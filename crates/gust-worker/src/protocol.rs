@@ -10,8 +10,9 @@
 //!     |                 ^                ^  |      Answer,Waiting
 //!     |  Restore(base)  |                |  | Capture, Replan
 //!     +-----------------+                |  +--------> Waiting
-//!     |  Restore(version)                |
-//!     +----------------------------------+            any state --> Exited (the guest's end is the worker's end)
+//!     |  Restore(version)                |               Based: a base that has been laid out ahead takes Restore(version)
+//!     +----------------------------------+               too, when the version's layout has a graft for it
+//!                                                     any state --> Exited (the guest's end is the worker's end)
 //! ```
 //!
 //! The node trusts nothing that comes back: every length is bounded before it is believed, and what a worker
@@ -50,7 +51,8 @@ pub enum Command {
     /// Give a booted runtime its function. Descriptors: the code image, then layer images, lowest first.
     /// Answered by [`Report::Waiting`] at the first wait for an event, [`Report::InitFailed`], or [`Report::Exited`].
     Init(InitSpec),
-    /// Lay out a snapshot in a pooled worker. Descriptors: memory, state, layout (when `has_layout`), root image,
+    /// Lay out a snapshot in a pooled worker, or, with a layout that has a graft for it, in a worker where the base of
+    /// the snapshot's runtime has been laid out and touched ahead. Descriptors: memory, state, layout (when `has_layout`), root image,
     /// code image, layers. Answered by [`Report::Waiting`] only when `arm` is set; otherwise an [`Command::Invoke`]
     /// follows at once.
     Restore(RestoreSpec),
@@ -64,7 +66,18 @@ pub enum Command {
     /// Write a restore layout (hot pages, page tables) learned from the runs so far. Descriptors: layout (writable),
     /// memory of the snapshot. Answered by [`Report::Replanned`] or [`Report::Refused`].
     Replan,
+    /// In a pooled worker: write the layout of a runtime's base, learned from functions. Descriptors: layout (writable),
+    /// the base's memory and state, then memory, state and layout of each of at most [`SHAPED_FOR_MAX`] functions.
+    /// Answered by [`Report::Replanned`] or [`Report::Refused`].
+    Shape,
+    /// In a pooled worker: write a version's layout again, with a graft on its runtime's base. Descriptors: layout
+    /// (writable), the version's memory, state and layout, the base's memory, state and layout. Answered by
+    /// [`Report::Replanned`] or [`Report::Refused`].
+    Graft,
 }
+
+/// Most functions that a base's layout is learned from at a time.
+pub const SHAPED_FOR_MAX: usize = (DESCRIPTORS_MAX - 3) / 3;
 
 /// Worker to node.
 #[derive(Debug, Clone, Serialize, Deserialize)]

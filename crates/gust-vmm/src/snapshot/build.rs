@@ -20,6 +20,8 @@ pub enum Style {
     Compact,
     /// The first answer as soon as possible: chunks are copied whole where that is cheaper than their faults.
     Fast(Costs),
+    /// A runtime's base, in which functions are laid out later: only pages that they will fill are hot.
+    Base,
 }
 
 /// Most bytes of chunks that are copied whole.
@@ -27,7 +29,7 @@ const WHOLE_CHUNKS_BYTES_MAX: u64 = 24 << 20;
 
 /// How one chunk is mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mapping {
+pub(super) enum Mapping {
     /// One large page of the image.
     LargeImage(Prot),
     /// One large page of hot memory, filled with the whole chunk.
@@ -49,7 +51,7 @@ pub(crate) struct Plan {
     pub(crate) whole_chunks: Vec<(u32, u64)>,
     /// Addresses to touch ahead; bit 0: for writing.
     pub(crate) touches: Vec<u64>,
-    /// Where the entry of each hot page is, in the order of the hot slot.
+    /// Where the entry of each hot page is, in the order of the hot slot; zero for a page that is not used.
     pub(crate) hot_entries: Vec<u64>,
     /// Tables and directory entries that map the image for writing.
     pub(crate) writable_images: Vec<WritableImage>,
@@ -72,14 +74,41 @@ pub(crate) struct Built {
     pub(crate) plan: Plan,
     /// Tables, in order from the first that user space has.
     pub(crate) tables: Vec<[u64; CHUNK_PAGES]>,
-    /// Offsets in the memory file of the hot pages, in order.
-    pub(crate) hot_sources: Vec<u64>,
+    /// Offsets in the memory file of the hot pages, in order; `None` for a page of zeros.
+    pub(crate) hot_sources: Vec<Option<u64>>,
+    /// Chunks of the image slot that lie before the snapshot's own.
+    pub(super) image_first: usize,
+}
+
+/// A chunk of the snapshot, with what is known of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece<'a> {
+    /// Its number in the memory file.
+    pub(super) index: usize,
+    pub(super) chunk: &'a ChunkMap,
+    pub(super) set: &'a ChunkSet,
+}
+
+impl Piece<'_> {
+    pub(super) fn address(&self) -> u64 {
+        self.chunk.chunk * CHUNK_BYTES
+    }
+
+    /// Where a page's contents are in the memory file.
+    pub(super) fn source(&self, page: usize) -> u64 {
+        self.index as u64 * CHUNK_BYTES + page as u64 * PAGE_BYTES
+    }
 }
 
 impl Built {
     /// Guest-physical address of a table.
-    fn table_address(number: usize) -> u64 {
+    pub(super) fn table_address(number: usize) -> u64 {
         USER_TABLES + number as u64 * PAGE_BYTES
+    }
+
+    /// The number of the table that an entry points to.
+    pub(super) fn table_number(entry: u64) -> usize {
+        ((entry & !0xfff) - USER_TABLES) as usize / PAGE_BYTES as usize
     }
 
     fn add_table(&mut self) -> usize {
@@ -88,11 +117,10 @@ impl Built {
     }
 
     /// The directory table for an address, and the index in it.
-    fn directory(&mut self, address: u64) -> (usize, usize) {
+    pub(super) fn directory(&mut self, address: u64) -> (usize, usize) {
         const TABLE: u64 = PRESENT | WRITE | USER;
         let index = |shift: u32| ((address >> shift) & 511) as usize;
         let root_index = index(39) as u16;
-        let number_of = |entry: u64| ((entry & !0xfff) - USER_TABLES) as usize / PAGE_BYTES as usize;
         let known = self
             .plan
             .root
@@ -100,7 +128,7 @@ impl Built {
             .find(|(index, _)| *index == root_index)
             .map(|(_, entry)| *entry);
         let pointers = match known {
-            Some(entry) => number_of(entry),
+            Some(entry) => Self::table_number(entry),
             None => {
                 let table = self.add_table();
                 self.plan
@@ -115,9 +143,131 @@ impl Built {
             self.tables[pointers][index(30)] = Self::table_address(table) | TABLE;
             table
         } else {
-            number_of(entry)
+            Self::table_number(entry)
         };
         (directory, index(21))
+    }
+
+    /// The table of 4 KiB pages for an address; made when there is none, or in place of a large page.
+    pub(super) fn page_table(&mut self, address: u64) -> usize {
+        let (directory, index) = self.directory(address);
+        let entry = self.tables[directory][index];
+        if entry != 0 && entry & LARGE == 0 {
+            return Self::table_number(entry);
+        }
+        let table = self.add_table();
+        self.tables[directory][index] = Self::table_address(table) | PRESENT | WRITE | USER;
+        table
+    }
+
+    pub(super) fn image_address(&self, index: usize) -> u64 {
+        IMAGE_BASE + (self.image_first + index) as u64 * CHUNK_BYTES
+    }
+
+    /// Takes the next hot page, for the entry at this address; gives its guest-physical address.
+    pub(super) fn take_hot(&mut self, source: Option<u64>, entry_at: u64) -> u64 {
+        let hot = HOT_BASE + self.hot_sources.len() as u64 * PAGE_BYTES;
+        self.hot_sources.push(source);
+        self.plan.hot_entries.push(entry_at);
+        hot
+    }
+
+    pub(super) fn map_large_image(&mut self, piece: Piece<'_>, prot: Prot) {
+        let physical = self.image_address(piece.index);
+        let (directory, entry) = self.directory(piece.address());
+        // Not marked dirty: a write is then seen, and undone when the machine goes back to its snapshot.
+        self.tables[directory][entry] = physical | LARGE | BACKED | ACCESSED | rights(prot);
+        self.note_large_image(piece, prot, directory, entry);
+    }
+
+    /// Writes down what follows from a large page of the image.
+    pub(super) fn note_large_image(&mut self, piece: Piece<'_>, prot: Prot, directory: usize, entry: usize) {
+        let physical = self.image_address(piece.index);
+        self.plan.bindings.push((piece.chunk.chunk, physical));
+        if prot.writable() {
+            let at = Self::table_address(directory) + entry as u64 * 8;
+            self.plan.writable_images.push(WritableImage { at, large: true });
+        }
+        if let Some(page) = (0..CHUNK_PAGES).find(|page| piece.set.touched.has(*page)) {
+            self.plan.touches.push(piece.address() + page as u64 * PAGE_BYTES);
+        }
+    }
+
+    pub(super) fn map_large_hot(&mut self, piece: Piece<'_>, hot: u64) {
+        let (directory, entry) = self.directory(piece.address());
+        let physical = HOT_BASE + hot;
+        self.tables[directory][entry] =
+            physical | LARGE | BACKED | ACCESSED | DIRTY | rights(Prot::READ_WRITE);
+        self.plan.bindings.push((piece.chunk.chunk, physical));
+        self.plan.whole_chunks.push((piece.index as u32, hot));
+        self.plan.touches.push(piece.address() | 1);
+    }
+
+    fn map_pages(&mut self, piece: Piece<'_>, style: Style) {
+        let physical = self.image_address(piece.index);
+        let table = self.page_table(piece.address());
+        self.plan.bindings.push((piece.chunk.chunk, physical));
+        let hot_pages = match style {
+            Style::Record => PageBits::default(),
+            Style::Compact | Style::Fast(_) => rounded_to_pairs(&piece.set.touched),
+            Style::Base => piece.set.written,
+        };
+        let mut writable = false;
+        for (page, prot) in piece.chunk.pages().iter().enumerate() {
+            let at = piece.address() + page as u64 * PAGE_BYTES;
+            let entry_at = Self::table_address(table) + page as u64 * 8;
+            let written = piece.set.written.has(page);
+            let Some(prot) = *prot else {
+                if style == Style::Base && written {
+                    self.reserve(table, page, at);
+                }
+                continue;
+            };
+            let touched = style != Style::Record && piece.set.touched.has(page) && prot.readable();
+            if touched {
+                self.plan.touches.push(at | u64::from(written && prot.writable()));
+            }
+            let value = if hot_pages.has(page) && prot.readable() {
+                let hot = self.take_hot(Some(piece.source(page)), entry_at);
+                // Used and dirty, so that a host with shadow paging brings eight of them in with one fault. A page that
+                // no run wrote is left clean: a write to it is then seen.
+                hot | ACCESSED | if written && prot.writable() { DIRTY } else { 0 }
+            } else {
+                writable |= prot.writable();
+                physical + page as u64 * PAGE_BYTES
+            };
+            self.tables[table][page] = value | BACKED | rights(prot);
+        }
+        if writable {
+            self.plan.writable_images.push(WritableImage {
+                at: Self::table_address(table),
+                large: false,
+            });
+        }
+    }
+
+    /// Maps a hot page of zeros where the snapshot has nothing, for functions that will have something there.
+    pub(super) fn reserve(&mut self, table: usize, page: usize, address: u64) {
+        let entry_at = Self::table_address(table) + page as u64 * 8;
+        let hot = self.take_hot(None, entry_at);
+        self.tables[table][page] = hot | BACKED | ACCESSED | DIRTY | rights(Prot::READ_WRITE);
+        self.plan.touches.push(address | 1);
+    }
+
+    /// Maps the chunks that are not mapped page by page: hot ones behind the dense pages, aligned.
+    pub(super) fn map_large<'a>(&mut self, chosen: impl Iterator<Item = (Piece<'a>, Mapping)>) {
+        self.plan.hot_bytes = self.hot_sources.len() as u64 * PAGE_BYTES;
+        let mut hot = self.plan.hot_bytes.next_multiple_of(CHUNK_BYTES);
+        for (piece, mapping) in chosen {
+            match mapping {
+                Mapping::Pages => {}
+                Mapping::LargeImage(prot) => self.map_large_image(piece, prot),
+                Mapping::LargeHot => {
+                    self.map_large_hot(piece, hot);
+                    hot += CHUNK_BYTES;
+                }
+            }
+        }
     }
 }
 
@@ -126,49 +276,45 @@ pub(crate) fn build(state: &MachineState, set: Option<&WorkingSet>, style: Style
     let mut built = Built::default();
     built.plan.backed_pages = state.backed_pages();
     let set = set.filter(|set| set.chunks.len() == state.chunks.len());
-    let nothing = ChunkSet::default();
-    let mappings: Vec<(Mapping, ChunkSet)> = state
-        .chunks
-        .iter()
-        .enumerate()
-        .scan(WHOLE_CHUNKS_BYTES_MAX, |whole_left, (index, chunk)| {
-            let touched = set.map_or(nothing, |set| set.chunks[index]);
-            let mapping = match (set, style) {
-                (None, _) | (_, Style::Record) => Mapping::Pages,
-                (Some(_), Style::Compact | Style::Fast(_)) => choose(chunk, &touched, style, whole_left),
-            };
-            Some((mapping, touched))
-        })
-        .collect();
+    let style = if set.is_none() { Style::Record } else { style };
+    let chosen = choose_all(state, set, style);
     // Hot pages come first in the hot slot, dense; whole chunks follow, aligned.
-    let recording = set.is_none() || style == Style::Record;
-    for (index, (chunk, (mapping, touched))) in state.chunks.iter().zip(&mappings).enumerate() {
+    for (piece, mapping) in &chosen {
         if *mapping == Mapping::Pages {
-            map_pages(&mut built, index, chunk, touched, recording);
+            built.map_pages(*piece, style);
         }
     }
-    built.plan.hot_bytes = built.hot_sources.len() as u64 * PAGE_BYTES;
-    let mut hot = built.plan.hot_bytes.next_multiple_of(CHUNK_BYTES);
-    for (index, (chunk, (mapping, touched))) in state.chunks.iter().zip(&mappings).enumerate() {
-        match mapping {
-            Mapping::Pages => {}
-            Mapping::LargeImage(prot) => map_large_image(&mut built, index, chunk, *prot, touched),
-            Mapping::LargeHot => {
-                map_large_hot(&mut built, index, chunk, hot);
-                hot += CHUNK_BYTES;
-            }
-        }
-    }
+    built.map_large(chosen.into_iter());
     built
 }
 
+/// How each chunk of a snapshot is mapped.
+pub(super) fn choose_all<'a>(
+    state: &'a MachineState,
+    set: Option<&'a WorkingSet>,
+    style: Style,
+) -> Vec<(Piece<'a>, Mapping)> {
+    static NOTHING: ChunkSet = ChunkSet::NOTHING;
+    let mut whole_left = WHOLE_CHUNKS_BYTES_MAX;
+    state
+        .chunks
+        .iter()
+        .enumerate()
+        .map(|(index, chunk)| {
+            let set = set.map_or(&NOTHING, |set| &set.chunks[index]);
+            let piece = Piece { index, chunk, set };
+            (piece, choose(chunk, set, style, &mut whole_left))
+        })
+        .collect()
+}
+
 fn choose(chunk: &ChunkMap, set: &ChunkSet, style: Style, whole_left: &mut u64) -> Mapping {
-    if chunk.guarded || chunk.runs.iter().any(|run| !run.prot.readable()) {
+    if style == Style::Record || chunk.guarded || chunk.runs.iter().any(|run| !run.prot.readable()) {
         return Mapping::Pages;
     }
     let bits = chunk.runs.iter().fold(0, |bits, run| bits | run.prot.bits());
     let union = Prot::from_bits(bits);
-    if !union.writable() {
+    if !union.writable() && !set.written.any() {
         return Mapping::LargeImage(union);
     }
     // A chunk of which some pages must not be written, or could be run, keeps its pages apart.
@@ -179,7 +325,7 @@ fn choose(chunk: &ChunkMap, set: &ChunkSet, style: Style, whole_left: &mut u64) 
         return Mapping::LargeImage(union);
     }
     match style {
-        Style::Record | Style::Compact => Mapping::Pages,
+        Style::Record | Style::Compact | Style::Base => Mapping::Pages,
         Style::Fast(costs) => {
             let by_pages = set.touched.groups() as u64 * costs.fault_ns;
             let whole = costs.fault_ns + costs.copy_chunk_ns;
@@ -193,86 +339,8 @@ fn choose(chunk: &ChunkMap, set: &ChunkSet, style: Style, whole_left: &mut u64) 
     }
 }
 
-fn image_address(index: usize) -> u64 {
-    IMAGE_BASE + index as u64 * CHUNK_BYTES
-}
-
-fn map_large_image(built: &mut Built, index: usize, chunk: &ChunkMap, prot: Prot, set: &ChunkSet) {
-    let address = chunk.chunk * CHUNK_BYTES;
-    let (directory, entry) = built.directory(address);
-    let physical = image_address(index);
-    // Not marked dirty: a write is then seen, and undone when the machine goes back to its snapshot.
-    built.tables[directory][entry] = physical | LARGE | BACKED | ACCESSED | rights(prot);
-    built.plan.bindings.push((chunk.chunk, physical));
-    if prot.writable() {
-        let at = Built::table_address(directory) + entry as u64 * 8;
-        built.plan.writable_images.push(WritableImage { at, large: true });
-    }
-    if let Some(page) = first(&set.touched) {
-        built.plan.touches.push(address + page as u64 * PAGE_BYTES);
-    }
-}
-
-fn map_large_hot(built: &mut Built, index: usize, chunk: &ChunkMap, hot: u64) {
-    let address = chunk.chunk * CHUNK_BYTES;
-    let (directory, entry) = built.directory(address);
-    let physical = HOT_BASE + hot;
-    built.tables[directory][entry] = physical | LARGE | BACKED | ACCESSED | DIRTY | rights(Prot::READ_WRITE);
-    built.plan.bindings.push((chunk.chunk, physical));
-    built.plan.whole_chunks.push((index as u32, hot));
-    built.plan.touches.push(address | 1);
-}
-
-fn map_pages(built: &mut Built, index: usize, chunk: &ChunkMap, set: &ChunkSet, recording: bool) {
-    let address = chunk.chunk * CHUNK_BYTES;
-    let (directory, entry) = built.directory(address);
-    let table = built.add_table();
-    built.tables[directory][entry] = Built::table_address(table) | PRESENT | WRITE | USER;
-    built.plan.bindings.push((chunk.chunk, image_address(index)));
-    let hot_pages = if recording {
-        PageBits::default()
-    } else {
-        rounded_to_pairs(&set.touched)
-    };
-    let mut writable = false;
-    for (page, prot) in chunk.pages().iter().enumerate() {
-        let Some(prot) = *prot else { continue };
-        let at = address + page as u64 * PAGE_BYTES;
-        let source = index as u64 * CHUNK_BYTES + page as u64 * PAGE_BYTES;
-        let value = if hot_pages.has(page) && prot.readable() {
-            let written = set.written.has(page) && prot.writable();
-            let hot = HOT_BASE + built.hot_sources.len() as u64 * PAGE_BYTES;
-            built.hot_sources.push(source);
-            built
-                .plan
-                .hot_entries
-                .push(Built::table_address(table) + page as u64 * 8);
-            if set.touched.has(page) {
-                built.plan.touches.push(at | u64::from(written));
-            }
-            // Used and dirty, so that a host with shadow paging brings eight of them in with one fault. A page that
-            // no run wrote is left clean: a write to it is then seen.
-            hot | ACCESSED | if written { DIRTY } else { 0 }
-        } else {
-            writable |= prot.writable();
-            IMAGE_BASE + source
-        };
-        built.tables[table][page] = value | BACKED | rights(prot);
-    }
-    if writable {
-        built.plan.writable_images.push(WritableImage {
-            at: Built::table_address(table),
-            large: false,
-        });
-    }
-}
-
-fn first(bits: &PageBits) -> Option<usize> {
-    (0..CHUNK_PAGES).find(|page| bits.has(*page))
-}
-
 /// Neighbours are likely to be touched next time.
-fn rounded_to_pairs(bits: &PageBits) -> PageBits {
+pub(super) fn rounded_to_pairs(bits: &PageBits) -> PageBits {
     let mut rounded = *bits;
     for page in (0..CHUNK_PAGES).filter(|page| bits.has(*page)) {
         rounded.set(page ^ 1);

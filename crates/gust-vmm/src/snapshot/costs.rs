@@ -11,7 +11,7 @@ use crate::{
     geometry::{CHUNK_BYTES, CHUNK_PAGES, IMAGE_BASE, PAGE_BYTES},
     host_memory::HostMapping,
     machine::Vm,
-    snapshot::restore::read_into,
+    snapshot::layout::read_into,
     tables::{ACCESSED, ADDRESS, PRESENT, USER},
 };
 

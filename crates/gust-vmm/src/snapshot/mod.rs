@@ -6,6 +6,7 @@
 //!   record           plan of 4 KiB pages with clear accessed and dirty bits; a run sets them
 //!   replan           working set -> two plans: Compact (little memory, many faults unless touched ahead),
 //!                    Fast (few faults: written chunks are copied whole)
+//!   graft            a machine in which the runtime's base lies already: what differs is changed, see `graft`
 //!   rewind           after a run: every page that it wrote gets its snapshot contents back
 //! ```
 //!
@@ -20,6 +21,8 @@
 mod build;
 mod capture;
 mod costs;
+mod graft;
+mod layout;
 mod restore;
 mod rewind;
 mod working_set;
@@ -32,8 +35,10 @@ pub(crate) use build::Plan;
 pub use build::Style;
 pub use capture::MappedArea;
 pub use costs::Costs;
+pub use graft::Descendant;
+pub use layout::{Base, Layout};
 pub(crate) use restore::Restored;
-pub use restore::{Layout, RestoreTimes, Source};
+pub use restore::{RestoreTimes, Source};
 pub use rewind::Rewound;
 pub use working_set::WorkingSet;
 

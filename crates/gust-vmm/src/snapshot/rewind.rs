@@ -184,6 +184,9 @@ impl AddressSpace {
         let mut run: Option<(u64, u64)> = None;
         let entries = &restored.plan.hot_entries;
         for (number, at) in entries.iter().enumerate() {
+            if *at == 0 {
+                continue;
+            }
             let entry = self.tables.read(EntryAt(*at));
             let offset = number as u64 * PAGE_BYTES;
             debug_assert_eq!(entry & ADDRESS, HOT_BASE + offset);

@@ -11,6 +11,8 @@ const WORDS: usize = CHUNK_PAGES / 64;
 pub(crate) struct PageBits([u64; WORDS]);
 
 impl PageBits {
+    pub(crate) const NONE: Self = Self([0; WORDS]);
+
     pub(crate) fn set(&mut self, page: usize) {
         self.0[page / 64] |= 1 << (page % 64);
     }
@@ -48,6 +50,13 @@ impl PageBits {
 pub(crate) struct ChunkSet {
     pub(crate) touched: PageBits,
     pub(crate) written: PageBits,
+}
+
+impl ChunkSet {
+    pub(crate) const NOTHING: Self = Self {
+        touched: PageBits::NONE,
+        written: PageBits::NONE,
+    };
 }
 
 /// What runs of a snapshot touched, in the order of its chunks.

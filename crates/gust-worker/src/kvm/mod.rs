@@ -11,6 +11,7 @@
 mod images;
 mod link;
 mod outside;
+pub mod plans;
 mod sandbox;
 mod stored;
 mod supervisor;

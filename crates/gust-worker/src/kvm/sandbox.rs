@@ -112,6 +112,8 @@ pub struct Restore {
     pub images: Images,
     /// Touch everything ahead.
     pub arm: bool,
+    /// The base of the snapshot's runtime lies in the machine ([`Sandbox::into_base`]).
+    pub on_base: bool,
     /// Find out what the next run touches.
     pub record: bool,
     /// What becomes of memory between calls.
@@ -216,7 +218,7 @@ impl Sandbox {
 
     /// Gives a booted runtime its function; it then runs until it waits for an event.
     pub fn init(&mut self, spec: &InitSpec, mounted: Vec<Image>) -> Result<(), SandboxError> {
-        if self.waits_for != WaitsFor::Function || mounted.is_empty() {
+        if self.waits_for != WaitsFor::Function || mounted.is_empty() || self.for_grafts()? {
             return Err(SandboxError::OutOfOrder("Init"));
         }
         let mut paths = vec![spec.task_root.as_str()];
@@ -252,7 +254,18 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Lays a snapshot out in a machine that holds nothing.
+    /// Gives the machine of a base that has been laid out and has not run, for a version to be laid out in it.
+    pub fn into_base(self) -> Result<(Vm, Outside), SandboxError> {
+        let is_base = self.origin.is_some()
+            && self.waits_for == WaitsFor::Function
+            && self.vm.entries() == self.entries_before;
+        if !is_base {
+            return Err(SandboxError::OutOfOrder("Restore"));
+        }
+        Ok((self.vm, self.outside))
+    }
+
+    /// Lays a snapshot out in a machine that holds nothing, or the base that it descends from.
     pub fn restore(mut vm: Vm, mut outside: Outside, restore: Restore) -> Result<Self, SandboxError> {
         let began = Instant::now();
         let stored = Stored::read(&restore.state)?;
@@ -265,6 +278,7 @@ impl Sandbox {
         let compact = restore.arm || restore.memory_mode == MemoryMode::Fresh;
         let source = match layout {
             None => Source::Record,
+            Some(layout) if restore.on_base => Source::Graft(layout),
             Some(layout) if compact => Source::Compact(layout),
             Some(layout) => Source::Fast(layout),
         };
@@ -291,6 +305,7 @@ impl Sandbox {
             sandbox.vm.touch_ahead()?;
         }
         sandbox.fault_ns = fault_ns;
+        sandbox.entries_before = sandbox.vm.entries();
         sandbox.timings.map_ns = times.map_ns;
         sandbox.timings.fill_ns = began.elapsed().as_nanos() as u64 - times.map_ns;
         sandbox.origin = Some(Origin {
@@ -314,6 +329,14 @@ impl Sandbox {
         let mut entropy = [0; 32];
         self.kernel.random_bytes(&mut entropy);
         self.renewal = Some(Renewal { entropy, environment });
+    }
+
+    /// Whether it has been laid out to take grafts; then it cannot run.
+    fn for_grafts(&self) -> Result<bool, SandboxError> {
+        match self.origin.as_ref().and_then(|origin| origin.layout.as_ref()) {
+            Some(layout) => Ok(Layout::open(layout.as_fd())?.is_base()),
+            None => Ok(false),
+        }
     }
 
     /// Whether the program starts only when it is given its function.
@@ -518,6 +541,7 @@ impl Sandbox {
             &origin.pristine.machine,
             &set,
             costs,
+            None,
             memory.as_fd(),
             layout.as_fd(),
         )?)

@@ -12,6 +12,7 @@ use rustix::thread::CapabilitySet;
 use super::{
     images::open_image,
     outside::Outside,
+    plans,
     sandbox::{Heard, Images, Restore, Sandbox, SandboxError},
 };
 use crate::{
@@ -153,6 +154,8 @@ impl Supervisor {
                 Command::Invoke(spec) => self.invoke(channel, spec, body)?,
                 Command::Capture => self.capture(channel, descriptors)?,
                 Command::Replan => self.replan(channel, descriptors)?,
+                Command::Shape => self.relayout(channel, "Shape", descriptors, plans::shape)?,
+                Command::Graft => self.relayout(channel, "Graft", descriptors, plans::graft)?,
             };
             if next == Next::End {
                 break;
@@ -165,6 +168,18 @@ impl Supervisor {
         match std::mem::replace(&mut self.stage, Stage::Nothing) {
             Stage::Pooled(vm, outside) => Ok((*vm, *outside)),
             Stage::Guest(_) | Stage::Nothing => Err(SupervisorError::OutOfOrder(command)),
+        }
+    }
+
+    /// A machine that a version can be laid out in, and whether its runtime's base lies in it.
+    fn take_room(&mut self) -> Result<(Vm, Outside, bool)> {
+        match std::mem::replace(&mut self.stage, Stage::Nothing) {
+            Stage::Pooled(vm, outside) => Ok((*vm, *outside, false)),
+            Stage::Guest(sandbox) => {
+                let (vm, outside) = sandbox.into_base()?;
+                Ok((vm, outside, true))
+            }
+            Stage::Nothing => Err(SupervisorError::OutOfOrder("Restore")),
         }
     }
 
@@ -232,7 +247,7 @@ impl Supervisor {
         let mounted = descriptors
             .map(|file| open_image(&file))
             .collect::<std::result::Result<_, _>>()?;
-        let (vm, outside) = self.take_machine("Restore")?;
+        let (vm, outside, on_base) = self.take_room()?;
         let arm = spec.arm;
         let restore = Restore {
             memory,
@@ -240,6 +255,7 @@ impl Supervisor {
             layout,
             images: Images { root, mounted },
             arm,
+            on_base,
             record: spec.record,
             memory_mode: spec.memory_mode,
             limits: spec.limits,
@@ -296,15 +312,25 @@ impl Supervisor {
 
     fn replan(&mut self, channel: &mut Channel, descriptors: Vec<OwnedFd>) -> Result<Next> {
         let [layout, memory] = exactly("Replan", descriptors)?;
-        let (layout_bytes, hot_pages) = self.guest("Replan")?.replan(&layout, &memory)?;
-        channel.send(
-            &Report::Replanned {
-                layout_bytes,
-                hot_pages,
-            },
-            b"",
-        )?;
-        Ok(Next::Command)
+        let written = self.guest("Replan")?.replan(&layout, &memory)?;
+        replanned(channel, written)
+    }
+
+    /// Writes a layout from other files; the machine has no part in it.
+    fn relayout(
+        &mut self,
+        channel: &mut Channel,
+        command: &'static str,
+        descriptors: Vec<OwnedFd>,
+        write: fn(&[OwnedFd]) -> std::result::Result<Option<(u64, u64)>, SandboxError>,
+    ) -> Result<Next> {
+        match self.stage {
+            Stage::Pooled(..) => {}
+            Stage::Guest(_) | Stage::Nothing => return Err(SupervisorError::OutOfOrder(command)),
+        }
+        let arrived = descriptors.len();
+        let written = write(&descriptors)?.ok_or(SupervisorError::Descriptors { command, arrived })?;
+        replanned(channel, written)
     }
 }
 
@@ -315,6 +341,15 @@ fn exactly<const N: usize>(command: &'static str, descriptors: Vec<OwnedFd>) -> 
             command,
             arrived: descriptors.len(),
         })
+}
+
+fn replanned(channel: &mut Channel, (layout_bytes, hot_pages): (u64, u64)) -> Result<Next> {
+    let report = Report::Replanned {
+        layout_bytes,
+        hot_pages,
+    };
+    channel.send(&report, b"")?;
+    Ok(Next::Command)
 }
 
 /// What a guest that ran came to.

@@ -135,6 +135,8 @@ impl Supervisor {
                 Command::Restore(_) => return Err(SupervisorError::OutOfOrder("Restore")),
                 Command::Capture => return Err(SupervisorError::OutOfOrder("Capture")),
                 Command::Replan => return Err(SupervisorError::OutOfOrder("Replan")),
+                Command::Shape => return Err(SupervisorError::OutOfOrder("Shape")),
+                Command::Graft => return Err(SupervisorError::OutOfOrder("Graft")),
             };
             if finished {
                 break;

@@ -7,7 +7,10 @@ use std::{
     os::fd::{FromRawFd, IntoRawFd},
     path::Path,
     process::{ExitCode, exit},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// One call: the fields of its event, joined by `|`, and its payload.
@@ -207,6 +210,9 @@ fn response(connection: &mut TcpStream) -> (String, Vec<u8>) {
 }
 
 fn initialise(handler: String) -> Result<(), &'static [u8]> {
+    if let Some(number) = handler.strip_prefix("hold ") {
+        hold(number.parse().unwrap());
+    }
     match handler.as_str() {
         "init-error" => {
             println!("about to fail");
@@ -274,6 +280,7 @@ fn call(call: &Call<'_>) -> Answer {
         "files" => return Answer::Response(files().into_bytes()),
         "forks" => return Answer::Response(forks().into_bytes()),
         "background" => background(),
+        "held" => return Answer::Response(held().into_bytes()),
         "count" => return Answer::Response(count().into_bytes()),
         "litter" => return Answer::Response(litter().into_bytes()),
         "random" => return Answer::Response(random().into_bytes()),
@@ -502,6 +509,37 @@ fn forks() -> String {
         }
     }
     result
+}
+
+/// What a function keeps from its initialisation.
+static HELD: Mutex<Vec<Vec<u64>>> = Mutex::new(Vec::new());
+
+/// Keeps so many blocks of numbers, some of which have gaps of memory that was given back between them.
+fn hold(number: u64) {
+    let blocks = (0..number * 40).map(|block| {
+        let words = 100 + block * 37 % 9000;
+        (0..words).map(|word| word.wrapping_mul(number + block)).collect()
+    });
+    let mut all: Vec<Vec<u64>> = blocks.collect();
+    let mut n = 0;
+    all.retain(|_| {
+        n += 1;
+        n % 3 != 0
+    });
+    *HELD.lock().unwrap() = all;
+}
+
+/// A sum of all that is held, which it changes in places.
+fn held() -> String {
+    let mut blocks = HELD.lock().unwrap();
+    let sum = blocks
+        .iter()
+        .flatten()
+        .fold(0_u64, |sum, word| sum.wrapping_mul(31).wrapping_add(*word));
+    for block in blocks.iter_mut().step_by(5) {
+        block[0] = block[0].wrapping_add(1);
+    }
+    format!("{} {sum:x}", blocks.len())
 }
 
 /// How often it has been asked.

@@ -310,6 +310,8 @@ pub struct Snapshot {
     pub memory: File,
     pub state: File,
     pub layout: Option<File>,
+    /// It is a runtime that waits for its function.
+    pub is_base: bool,
 }
 
 impl Snapshot {
@@ -318,6 +320,7 @@ impl Snapshot {
             memory: memory_file()?,
             state: memory_file()?,
             layout: None,
+            is_base: false,
         })
     }
 
@@ -334,6 +337,7 @@ impl Snapshot {
             memory: copy(&self.memory)?,
             state: copy(&self.state)?,
             layout: self.layout.as_ref().map(copy).transpose()?,
+            is_base: self.is_base,
         })
     }
 }
@@ -452,7 +456,7 @@ impl Worker {
 
     pub fn send(&self, command: &Command, body: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Failed> {
         let head = frame::encode(command, body.len(), descriptors.len())?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(descriptors));
@@ -525,6 +529,7 @@ impl Worker {
             environment: Vec::new(),
         });
         let images = ["root", "code", "upper"].map(|name| self.who.fixture(name));
+        let images = if snapshot.is_base { &images[..1] } else { &images };
         let files = [
             Some(&snapshot.memory),
             Some(&snapshot.state),
@@ -533,7 +538,7 @@ impl Worker {
         let descriptors: Vec<_> = files
             .into_iter()
             .flatten()
-            .chain(&images)
+            .chain(images)
             .map(AsFd::as_fd)
             .collect();
         self.send(&command, b"", &descriptors)
@@ -552,9 +557,25 @@ impl Worker {
             return Ok(());
         }
         match self.next_report()? {
-            (Report::Waiting(waiting), _, _) if waiting.waits_for == WaitsFor::Event && waiting.pristine => {
+            (Report::Waiting(waiting), _, _)
+                if (waiting.waits_for == WaitsFor::Function) == snapshot.is_base && waiting.pristine =>
+            {
                 Ok(())
             }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has a layout written from other files: of a base, or of a version on its base.
+    pub fn relayout(&mut self, command: &Command, files: &[&File]) -> Result<File, Failed> {
+        let layout = memory_file()?;
+        let descriptors: Vec<_> = std::iter::once(&layout)
+            .chain(files.iter().copied())
+            .map(AsFd::as_fd)
+            .collect();
+        self.send(command, b"", &descriptors)?;
+        match self.next_report()? {
+            (Report::Replanned { .. }, _, _) => Ok(layout),
             other => Err(unexpected(&other)),
         }
     }

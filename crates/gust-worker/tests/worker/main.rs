@@ -1,6 +1,7 @@
 //! Workers of both kinds, made by the real zygote and spoken to in frames. This program is the test, the zygote
 //! (`zygote` as its argument) and the guest (`guest`).
 
+mod grafts;
 mod guest;
 mod host;
 mod snapshots;
@@ -43,7 +44,7 @@ const OF_PROCESSES: [(&str, Test); 2] = tests![
     self::a_killed_worker_takes_its_guest_along,
 ];
 
-const OF_MICRO_VMS: [(&str, Test); 7] = tests![
+const OF_MICRO_VMS: [(&str, Test); 9] = tests![
     snapshots::every_layout_answers,
     snapshots::memory_is_kept_or_given_back,
     snapshots::no_two_instances_are_alike,
@@ -51,6 +52,8 @@ const OF_MICRO_VMS: [(&str, Test); 7] = tests![
     snapshots::damaged_files_are_refused,
     snapshots::restored_guests_end,
     snapshots::restores_out_of_order_are_refused,
+    grafts::versions_answer_on_their_base,
+    grafts::what_does_not_fit_is_refused,
 ];
 
 fn main() -> ExitCode {
