@@ -93,7 +93,7 @@ fn unpack(zip: Vec<u8>, bytes_max: u64) -> Result<(Tree, u64), PackageError> {
 }
 
 #[test]
-fn an_honest_package_is_taken_in_with_its_modes() {
+fn an_honest_package_is_taken_in_and_is_readable() {
     let (tree, bytes) = unpack(
         archive(&[
             stored("bootstrap", 0o100_755, b"#!"),
@@ -109,10 +109,10 @@ fn an_honest_package_is_taken_in_with_its_modes() {
     .unwrap();
     assert_eq!(bytes, 10_005);
     assert_eq!(tree.attributes(b"bootstrap").unwrap().mode, 0o755);
-    assert_eq!(tree.attributes(b"pkg").unwrap().mode, 0o700);
+    assert_eq!(tree.attributes(b"pkg").unwrap().mode, 0o755);
     assert_eq!(tree.attributes(b"no-attributes.py").unwrap().mode, 0o644);
     assert_eq!(tree.attributes(b"no-permissions.py").unwrap().mode, 0o644);
-    assert_eq!(tree.attributes(b"dotted.txt").unwrap().mode, 0o600);
+    assert_eq!(tree.attributes(b"dotted.txt").unwrap().mode, 0o644);
     assert_eq!(tree.get(b"pkg/deep/module.py"), Some(Found::File(10_000)));
     assert_eq!(
         tree.get(b"current"),

@@ -66,17 +66,15 @@ pub struct OutputArgs {
     pub output: Output,
 }
 
+/// Where a server is unless someone says otherwise.
+const ENDPOINT: &str = "http://127.0.0.1:4566";
+
 /// Where the server is and who calls it.
 #[derive(Debug, Clone, Args)]
 pub struct ServerArgs {
-    /// Address of the server
-    #[arg(
-        long,
-        env = "GUST_ENDPOINT",
-        default_value = "http://127.0.0.1:4566",
-        global = true
-    )]
-    pub endpoint: String,
+    /// Address of the server [default: http://127.0.0.1:4566]
+    #[arg(long, env = "GUST_ENDPOINT", global = true)]
+    pub endpoint: Option<String>,
     /// Access key id; only needed where the server asks for one
     #[arg(long, env = "GUST_ACCESS_KEY_ID", requires = "secret_key", global = true)]
     pub access_key: Option<String>,
@@ -86,6 +84,13 @@ pub struct ServerArgs {
     /// Region of the server
     #[arg(long, env = "GUST_REGION", default_value = "us-east-1", global = true)]
     pub region: String,
+}
+
+impl ServerArgs {
+    /// Address of the server.
+    pub fn endpoint(&self) -> &str {
+        self.endpoint.as_deref().unwrap_or(ENDPOINT)
+    }
 }
 
 /// The wall around each instance.

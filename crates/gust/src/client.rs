@@ -145,14 +145,15 @@ pub struct Connection {
 impl Client {
     /// A client for the server that a command names.
     pub fn new(server: &ServerArgs) -> Result<Self, ClientError> {
-        let bad = || ClientError::Endpoint(server.endpoint.clone());
-        let uri: Uri = server.endpoint.parse().map_err(|_| bad())?;
+        let endpoint = server.endpoint();
+        let bad = || ClientError::Endpoint(endpoint.to_owned());
+        let uri: Uri = endpoint.parse().map_err(|_| bad())?;
         let host = uri
             .host()
             .filter(|_| uri.scheme_str() == Some("http"))
             .ok_or_else(bad)?;
         Ok(Self {
-            endpoint: server.endpoint.trim_end_matches('/').to_owned(),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
             authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)),
             key: server.access_key.clone().zip(server.secret_key.clone()),
             region: server.region.clone(),

@@ -70,6 +70,18 @@ pub fn spinner(message: impl Into<Cow<'static, str>>) -> ProgressBar {
     bar
 }
 
+/// Shows how much of something is done, on a terminal only.
+pub fn progress(message: impl Into<Cow<'static, str>>, steps: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(steps as u64).with_message(message);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

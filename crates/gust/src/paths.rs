@@ -15,6 +15,13 @@ pub fn config_file() -> PathBuf {
     home_of("XDG_CONFIG_HOME", ".config").join("gust/gust.toml")
 }
 
+/// `${GUST_CACHE:-${XDG_CACHE_HOME:-~/.cache}/gust}`: what can be made again.
+pub fn cache_dir() -> PathBuf {
+    std::env::var_os("GUST_CACHE")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| home_of("XDG_CACHE_HOME", ".cache").join("gust"))
+}
+
 /// Directory of the runtimes' images.
 pub fn runtimes_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("runtimes")

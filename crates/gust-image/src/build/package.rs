@@ -171,11 +171,13 @@ impl Unpacking<'_> {
             0 => KIND_FILE,
             kind => kind,
         };
-        // Archives made on other systems, or by programs that leave the field empty, have no permission bits.
+        // Archives made on other systems, or by programs that leave the field empty, have no permission bits; those made
+        // by `ZipFile.writestr` are for their owner alone. The function is the package's only reader, and not its owner.
         let permissions = match mode.map_or(0, |mode| mode & 0o777) {
             0 if kind == KIND_DIRECTORY => 0o755,
             0 => 0o644,
-            bits => bits,
+            bits if kind == KIND_DIRECTORY => bits | 0o555,
+            bits => bits | 0o444,
         };
         let attributes = Attributes {
             mode: permissions as u16,

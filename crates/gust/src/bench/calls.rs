@@ -15,20 +15,14 @@ use serde_json::Value;
 use super::{
     machine::Machine,
     report::{Report, Row},
-    stats::Summary,
 };
 use crate::{
     cli::ServerArgs,
-    client::{Client, Connection, segment},
+    client::{Answer, Client, Connection, segment},
 };
 
 /// Most calls of one measurement.
 const CALLS_MAX: usize = 1_000_000;
-
-/// Parts that the server reports.
-const PARTS: &[&str] = &[
-    "queue", "worker", "map", "fill", "faults", "boot", "runtime", "handler",
-];
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -60,8 +54,37 @@ pub struct CallsArgs {
 pub struct Sample {
     /// From request to answer.
     pub latency: Duration,
-    /// What the server said of it.
+    /// What the server said of it; null where it says nothing.
     pub timings: Value,
+    /// The function's answer.
+    pub body: Bytes,
+}
+
+impl Sample {
+    /// A sample that no server has said anything of.
+    pub fn plain(latency: Duration) -> Self {
+        Self {
+            latency,
+            timings: Value::Null,
+            body: Bytes::new(),
+        }
+    }
+
+    /// How its instance came to be, in the server's word.
+    pub fn start(&self) -> &str {
+        self.timings["start"].as_str().unwrap_or_default()
+    }
+
+    /// Id of its instance.
+    pub fn instance(&self) -> &str {
+        self.timings["instance"].as_str().unwrap_or_default()
+    }
+
+    /// What the call took beyond its handler.
+    pub fn overhead(&self) -> Option<Duration> {
+        let handler = Duration::from_nanos(self.timings["handler_ns"].as_u64()?);
+        self.latency.checked_sub(handler)
+    }
 }
 
 /// Measures.
@@ -116,12 +139,14 @@ pub async fn run(arguments: &CallsArgs, server: &ServerArgs) -> Result<Report> {
         name: "calls".to_owned(),
         method: format!("{} calls of {} over HTTP", arguments.calls, arguments.name),
         machine: Machine::this(),
-        rows: vec![row(label, &samples, elapsed)?],
+        rows: vec![Row::of(label, &samples)?.with_rate(samples.len(), elapsed)],
+        targets: Vec::new(),
+        remarks: Vec::new(),
     })
 }
 
-/// Makes one call and takes its time.
-pub async fn call(connection: &mut Connection, name: &str, payload: &Bytes) -> Result<Sample> {
+/// Makes one call of any server of the Lambda API, and takes its time.
+pub async fn timed(connection: &mut Connection, name: &str, payload: &Bytes) -> Result<(Duration, Answer)> {
     let path = format!("/2015-03-31/functions/{}/invocations", segment(name));
     let began = Instant::now();
     let answer = connection
@@ -133,11 +158,21 @@ pub async fn call(connection: &mut Connection, name: &str, payload: &Bytes) -> R
         "{name} failed: {}",
         String::from_utf8_lossy(&answer.body)
     );
+    Ok((latency, answer))
+}
+
+/// Makes one call, and takes its time and what the server says of it.
+pub async fn call(connection: &mut Connection, name: &str, payload: &Bytes) -> Result<Sample> {
+    let (latency, answer) = timed(connection, name, payload).await?;
     let timings = answer
         .header("x-gust-timings")
         .context("the server does not report timings")?;
     let timings = serde_json::from_str(timings).context("read the server's timings")?;
-    Ok(Sample { latency, timings })
+    Ok(Sample {
+        latency,
+        timings,
+        body: answer.body,
+    })
 }
 
 /// Ends the idle instances of a function, and its armed ones unless they are to be kept.
@@ -146,38 +181,4 @@ pub async fn evict(connection: &mut Connection, name: &str, keep_armed: bool) ->
     let path = format!("/_gust/v1/functions/{}/evict{armed}", segment(name));
     connection.send(Method::POST, &path, &[], Bytes::new()).await?;
     Ok(())
-}
-
-/// Figures of samples.
-pub fn row(label: String, samples: &[Sample], elapsed: Duration) -> Result<Row> {
-    let latencies: Vec<Duration> = samples.iter().map(|sample| sample.latency).collect();
-    let summary = Summary::of(&latencies).context("nothing was measured")?;
-    let median = |pick: &dyn Fn(&Sample) -> Option<u64>| {
-        let values: Vec<Duration> = samples
-            .iter()
-            .filter_map(pick)
-            .map(Duration::from_nanos)
-            .collect();
-        Summary::of(&values).map(|summary| summary.p50)
-    };
-    let mut parts = Vec::new();
-    for part in PARTS {
-        let name = format!("{part}_ns");
-        parts.extend(
-            median(&|sample| sample.timings[&name].as_u64()).map(|part_of| ((*part).to_owned(), part_of)),
-        );
-    }
-    // What the client saw beyond the control plane's share: HTTP, its parsing, and the loopback interface.
-    let http = |sample: &Sample| {
-        let latency = u64::try_from(sample.latency.as_nanos()).ok()?;
-        latency.checked_sub(sample.timings["total_ns"].as_u64()?)
-    };
-    parts.extend(median(&http).map(|part| ("http".to_owned(), part)));
-    let rate = samples.len() as f64 / elapsed.as_secs_f64();
-    Ok(Row {
-        label,
-        summary,
-        extra: vec![("requests_per_s".to_owned(), rate)],
-        parts,
-    })
 }

@@ -1,13 +1,26 @@
 //! `gust bench`: measurements, and what every one of them needs.
 //!
 //! A measurement fills a [`report::Report`]: rows of figures, each from samples ([`stats::Summary`]), with the machine
-//! that they were taken on ([`machine::Machine`]). The report is printed as a table and written as JSON and as a plot.
+//! that they were taken on ([`machine::Machine`]), held against what the project has set itself ([`targets::Target`]).
+//! The report is printed as a table and written as JSON and as a plot.
+//!
+//! All but `calls` start a server of their own in a temporary data directory, unless `--endpoint` names one. Whatever
+//! they start ends with them.
 
-pub mod calls;
-pub mod machine;
-pub mod plot;
-pub mod report;
-pub mod stats;
+mod burst;
+mod calls;
+mod children;
+mod coldstart;
+mod handlers;
+mod machine;
+mod memory;
+mod own;
+mod peers;
+mod plot;
+mod report;
+mod stats;
+mod targets;
+mod warm;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -27,12 +40,18 @@ pub struct BenchArgs {
     #[command(flatten)]
     output: OutputArgs,
     /// Directory for the report (bench-NAME.json and bench-NAME.svg)
-    #[arg(long, global = true)]
-    report_dir: Option<PathBuf>,
+    #[arg(long, default_value = "bench-results", global = true)]
+    report_dir: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
+    /// Requests that meet no idle instance, against a process, a container, MiniStack and python3
+    Coldstart(coldstart::ColdstartArgs),
+    /// What a call of a ready instance costs, and how many a second there are
+    Warm(warm::WarmArgs),
+    /// Many requests at once for a function with nothing running
+    Burst(burst::BurstArgs),
     /// Call a deployed function again and again
     Calls(calls::CallsArgs),
 }
@@ -40,14 +59,18 @@ enum BenchCommand {
 /// Runs a measurement and shows its report.
 pub async fn run(arguments: BenchArgs) -> Result<ExitCode> {
     let report = match &arguments.command {
+        BenchCommand::Coldstart(coldstart) => coldstart::run(coldstart, &arguments.server).await?,
+        BenchCommand::Warm(warm) => warm::run(warm, &arguments.server).await?,
+        BenchCommand::Burst(burst) => burst::run(burst, &arguments.server).await?,
         BenchCommand::Calls(calls) => calls::run(calls, &arguments.server).await?,
     };
+    report.write(&arguments.report_dir)?;
     match arguments.output.output {
-        Output::Text => crate::commands::print(&report.to_table())?,
+        Output::Text => {
+            crate::commands::print(&report.to_table())?;
+            eprintln!("\nJSON and plot are in {}", arguments.report_dir.display());
+        }
         Output::Json => crate::commands::print(&format!("{:#}\n", report.to_json()))?,
-    }
-    if let Some(dir) = &arguments.report_dir {
-        report.write(dir)?;
     }
     Ok(ExitCode::SUCCESS)
 }

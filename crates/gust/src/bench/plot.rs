@@ -8,9 +8,14 @@ use plotters::prelude::*;
 
 use super::report::Report;
 
-const WIDTH: u32 = 900;
-const ROW_HEIGHT: u32 = 44;
+const WIDTH: u32 = 960;
+const ROW_HEIGHT: u32 = 34;
 const FRAME_HEIGHT: u32 = 120;
+const LABEL_WIDTH: u32 = 290;
+
+/// Colours of Gust's rows and of its peers'.
+const OWN: RGBColor = RGBColor(0, 90, 200);
+const PEER: RGBColor = RGBColor(120, 120, 120);
 
 /// Writes the plot of a report.
 pub fn write(report: &Report, path: &Path) -> Result<()> {
@@ -59,8 +64,8 @@ fn draw(report: &Report) -> Result<String, Box<dyn std::error::Error>> {
             .caption(&report.name, ("sans-serif", 20))
             .margin(10)
             .x_label_area_size(40)
-            .y_label_area_size(220)
-            .build_cartesian_2d((low / 1.5..high * 1.5).log_scale(), 0.0..f64::from(rows))?;
+            .y_label_area_size(LABEL_WIDTH)
+            .build_cartesian_2d((low / 1.5..high * 3.0).log_scale(), 0.0..f64::from(rows))?;
         chart
             .configure_mesh()
             .disable_y_mesh()
@@ -73,18 +78,25 @@ fn draw(report: &Report) -> Result<String, Box<dyn std::error::Error>> {
         for (at, row) in report.rows.iter().enumerate() {
             let middle = f64::from(rows) - at as f64 - 0.5;
             let (min, median, p99) = (ms(row.summary.min), ms(row.summary.p50), ms(row.summary.p99));
+            let colour = if row.is_peer { PEER } else { OWN };
             let bar = Rectangle::new(
                 [(min.max(low), middle - 0.25), (p99, middle + 0.25)],
-                BLUE.mix(0.35).filled(),
+                colour.mix(0.35).filled(),
             );
             chart.draw_series(std::iter::once(bar))?;
             let mark = PathElement::new(
                 vec![(median, middle - 0.35), (median, middle + 0.35)],
-                BLUE.stroke_width(3),
+                colour.stroke_width(3),
             );
             chart.draw_series(std::iter::once(mark))?;
             let (_, y) = chart.backend_coord(&(median, middle));
             area.draw(&Text::new(row.label.clone(), (16, y - 7), ("sans-serif", 14)))?;
+            // On a white ground, so that no line of the grid runs through it.
+            let (x, _) = chart.backend_coord(&(p99, middle));
+            let shown = format!("{} ms", short(median));
+            let ground = [(x + 4, y - 8), (x + 12 + 7 * i32::try_from(shown.len())?, y + 8)];
+            area.draw(&Rectangle::new(ground, WHITE.filled()))?;
+            area.draw(&Text::new(shown, (x + 8, y - 6), ("sans-serif", 12)))?;
         }
         area.present()?;
     }

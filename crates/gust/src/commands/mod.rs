@@ -1,6 +1,6 @@
 //! What each command does.
 
-mod deploy;
+pub mod deploy;
 mod dev;
 mod doctor;
 mod functions;

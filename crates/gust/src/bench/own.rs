@@ -1,0 +1,247 @@
+//! A server of this very program, started for a measurement: own data directory, own port, ended with it.
+
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use hyper::Method;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{
+    calls::{self, Sample},
+    children,
+    handlers::Handler,
+};
+use crate::{
+    cli::ServerArgs,
+    client::{Client, segment},
+    commands::{deploy, runtime},
+    exit::Hinted,
+    paths,
+};
+
+/// The runtime of the measured functions.
+const RUNTIME: &str = "python3.11";
+
+/// Time that a server gets to become quiet before a sample, in pauses of [`QUIET_PAUSE`].
+const QUIET_PAUSES_MAX: usize = 2000;
+
+/// Pause between two looks at a server.
+const QUIET_PAUSE: Duration = Duration::from_millis(2);
+
+/// Looks in a row that must find a server as it was.
+const QUIET_LOOKS: usize = 5;
+
+/// Samples that may be thrown away because their instance came to be otherwise than it should have.
+const RETRIES_MAX: usize = 20;
+
+/// A server that is measured.
+#[derive(Debug)]
+pub struct Server {
+    client: Client,
+    /// Of the server's process.
+    pid: u64,
+    started: Option<Started>,
+}
+
+/// A server that was started here.
+#[derive(Debug)]
+struct Started {
+    child: Child,
+    _dir: TempDir,
+}
+
+/// How the instance of a sample must have come to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Nothing of the version is prepared; its snapshot is in the page cache.
+    Unprepared,
+    /// An instance was armed.
+    Armed,
+    /// A process was started.
+    Process,
+}
+
+impl Start {
+    /// What the server calls it.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Unprepared => "restored",
+            Self::Armed => "armed",
+            Self::Process => "booted",
+        }
+    }
+}
+
+impl Server {
+    /// The server that the command line names, or one that is started.
+    pub async fn named_or_started(server: &ServerArgs, data_dir: &Path) -> Result<Self> {
+        match &server.endpoint {
+            Some(_) => Self::running(Client::new(server)?, None).await,
+            None => Self::start(data_dir, "auto").await,
+        }
+    }
+
+    /// Starts a server with the runtimes of another data directory.
+    pub async fn start(data_dir: &Path, isolation: &str) -> Result<Self> {
+        let runtimes = paths::runtimes_dir(data_dir);
+        if !runtime::built(&runtimes)
+            .iter()
+            .any(|built| built.name == RUNTIME)
+        {
+            return Err(Hinted {
+                message: format!("{} has no runtime {RUNTIME}", runtimes.display()),
+                hint: format!("gust runtime build {RUNTIME}"),
+            }
+            .into());
+        }
+        let dir = tempfile::Builder::new()
+            .prefix("gust-bench-")
+            .tempdir()
+            .context("make a data directory")?;
+        let runtimes = runtimes
+            .canonicalize()
+            .with_context(|| format!("find {}", runtimes.display()))?;
+        symlink(&runtimes, paths::runtimes_dir(dir.path())).context("link the runtimes")?;
+        let program = std::env::current_exe().context("find this program")?;
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("GUST_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
+            .args([
+                "up",
+                "--quiet",
+                "--listen",
+                "127.0.0.1:0",
+                "--isolation",
+                isolation,
+            ])
+            .arg("--data-dir")
+            .arg(dir.path())
+            .env("GUST_CONFIG", "/dev/null")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start gust up")?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().context("read what gust up says")?;
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .context("read what gust up says")?;
+        let started = Started { child, _dir: dir };
+        let Some((_, address)) = line.trim().rsplit_once("http://") else {
+            bail!("gust up did not start; it said {line:?}");
+        };
+        let client = Client::new(&ServerArgs {
+            endpoint: Some(format!("http://{address}")),
+            access_key: None,
+            secret_key: None,
+            region: "us-east-1".to_owned(),
+        })?;
+        Self::running(client, Some(started)).await
+    }
+
+    async fn running(client: Client, started: Option<Started>) -> Result<Self> {
+        let stats = client.get("/_gust/v1/stats").await?;
+        let pid = stats["pid"]
+            .as_u64()
+            .context("the server does not say its process id")?;
+        Ok(Self { client, pid, started })
+    }
+
+    /// A client of it.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Its process id, when it is a process of this machine that was started here.
+    pub fn pid(&self) -> Option<u64> {
+        self.started.as_ref().map(|_| self.pid)
+    }
+
+    /// Makes a function, and waits until it can be called.
+    pub async fn deploy(
+        &self,
+        handler: &Handler,
+        name: &str,
+        memory_mode: Option<&str>,
+        dir: &Path,
+    ) -> Result<()> {
+        let project = handler.project(name, memory_mode);
+        deploy::deploy(&self.client, &project, &handler.package(dir)?)
+            .await
+            .with_context(|| format!("deploy {name}"))?;
+        Ok(())
+    }
+
+    /// Deletes a function.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let path = format!("/2015-03-31/functions/{}", segment(name));
+        self.client.send(Method::DELETE, &path, &[], Vec::new()).await?;
+        Ok(())
+    }
+
+    /// What its node holds now.
+    pub async fn node(&self) -> Result<Value> {
+        Ok(self.client.get("/_gust/v1/stats").await?["node"].take())
+    }
+
+    /// Waits until nothing is being called, prepared or taken down: until some looks in a row find the same.
+    pub async fn quiet(&self) -> Result<()> {
+        let (mut before, mut same) = (Value::Null, 0);
+        for _ in 0..QUIET_PAUSES_MAX {
+            let node = self.node().await?;
+            same = if node == before && node["busy"] == 0 {
+                same + 1
+            } else {
+                0
+            };
+            if same >= QUIET_LOOKS {
+                return Ok(());
+            }
+            before = node;
+            tokio::time::sleep(QUIET_PAUSE).await;
+        }
+        bail!("the server does not become quiet: {before}")
+    }
+
+    /// Ends the idle instances of a function, and its armed ones unless they are to be kept.
+    pub async fn evict(&self, name: &str, keep_armed: bool) -> Result<()> {
+        calls::evict(&mut self.client.connect().await?, name, keep_armed).await
+    }
+
+    /// One call that meets no idle instance.
+    pub async fn cold_call(&self, name: &str, payload: &bytes::Bytes, start: Start) -> Result<Sample> {
+        let mut last = String::new();
+        for _ in 0..RETRIES_MAX {
+            self.quiet().await?;
+            self.evict(name, start == Start::Armed).await?;
+            self.quiet().await?;
+            let mut connection = self.client.connect().await?;
+            let sample = calls::call(&mut connection, name, payload).await?;
+            last = sample.start().to_owned();
+            if last == start.label() {
+                return Ok(sample);
+            }
+        }
+        bail!(
+            "{RETRIES_MAX} calls of {name} in a row were to find their instance {}, but it was {last}",
+            start.label()
+        )
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        children::end(&mut self.child);
+    }
+}
