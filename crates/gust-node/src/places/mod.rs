@@ -98,6 +98,9 @@ impl<I, T> Places<I, T> {
             (&mut entry.armed, StartKind::Armed),
         ] {
             if let Some(resting) = list.pop() {
+                if let Some(taken) = self.taken.get_mut(&resting.place) {
+                    taken.armed = false;
+                }
                 return (Claim::Use(resting.instance, kind), Consequences::none());
             }
         }
@@ -169,9 +172,11 @@ impl<I, T> Places<I, T> {
         if let Some(taken) = self.taken.get_mut(&place) {
             self.bytes = self.bytes - taken.bytes + bytes;
             taken.bytes = bytes;
+            taken.armed = armed;
         }
         let tick = self.next_count();
-        let Some(entry) = self.current(&id, generation) else {
+        let is_evicted = self.taken.get(&place).is_some_and(|taken| taken.evicted);
+        let Some(entry) = self.current(&id, generation).filter(|_| !is_evicted) else {
             let mut consequences = self.serve_queue();
             consequences.dropped.push(instance);
             return consequences;
@@ -220,7 +225,11 @@ impl<I, T> Places<I, T> {
         if let Some(entry) = self.versions.get_mut(id) {
             entry.arming += 1;
         }
-        Some(self.take(expected))
+        let place = self.take(generation, expected);
+        if let Some(taken) = self.taken.get_mut(&place) {
+            taken.armed = true;
+        }
+        Some(place)
     }
 
     /// An armed instance is ready or will not be.
@@ -248,21 +257,22 @@ impl<I, T> Places<I, T> {
         gone.into_iter().map(|resting| resting.instance).collect()
     }
 
-    /// Takes out the idle instances of a version, and its armed ones too unless `keep_armed`.
+    /// Takes out the idle instances of a version, and its armed ones too unless `keep_armed`. Those that serve a call or
+    /// are in the making go when they come to rest.
     pub(crate) fn evict(&mut self, id: &VersionId, keep_armed: bool) -> Vec<I> {
         let Some(entry) = self.versions.get_mut(id) else {
             return Vec::new();
         };
-        let armed = if keep_armed {
-            Vec::new()
-        } else {
-            std::mem::take(&mut entry.armed)
-        };
-        let idle = std::mem::take(&mut entry.idle);
-        idle.into_iter()
-            .chain(armed)
-            .map(|resting| resting.instance)
-            .collect()
+        let mut gone = std::mem::take(&mut entry.idle);
+        if !keep_armed {
+            gone.append(&mut entry.armed);
+        }
+        for taken in self.taken.values_mut() {
+            if taken.generation == entry.generation && !(taken.armed && keep_armed) {
+                taken.evicted = true;
+            }
+        }
+        gone.into_iter().map(|resting| resting.instance).collect()
     }
 
     /// Takes out everything at rest, and lets go of the queue: its calls are told by their closed channel.
@@ -301,7 +311,8 @@ impl<I, T> Places<I, T> {
             let Some(next) = self.queue.iter().position(|waiter| !waiter.patient) else {
                 break;
             };
-            let expected = self.versions[&self.queue[next].version].expected_bytes;
+            let entry = &self.versions[&self.queue[next].version];
+            let (generation, expected) = (entry.generation, entry.expected_bytes);
             if !self.fits(expected) {
                 // What is told to go frees its place in a moment, which serves the queue again.
                 if self.leaving == 0 {
@@ -310,7 +321,7 @@ impl<I, T> Places<I, T> {
                 break;
             }
             if let Some(waiter) = self.queue.remove(next) {
-                let place = self.take(expected);
+                let place = self.take(generation, expected);
                 consequences.turns.push((waiter.sender, Grant::Start(place)));
             }
         }
@@ -324,14 +335,17 @@ impl<I, T> Places<I, T> {
         memory && self.taken.len() < self.bounds.instances_max && self.starting < self.bounds.starts_max
     }
 
-    fn take(&mut self, bytes: u64) -> PlaceId {
+    fn take(&mut self, generation: u64, bytes: u64) -> PlaceId {
         let place = PlaceId(self.next_count());
         self.taken.insert(
             place,
             Taken {
+                generation,
                 bytes,
                 starting: true,
                 leaving: false,
+                armed: false,
+                evicted: false,
             },
         );
         self.bytes += bytes;
