@@ -256,10 +256,46 @@ fn a_patient_call_waits_for_an_instance_that_has_answered() {
     started(&mut turn);
     started(&mut world.claim("a"));
     assert!(waits(&mut patient));
+    world.rest(instance, 10, false);
     let consequences = world.places.unsettle(&id("a"), generation);
     world.carry_out(consequences);
-    world.rest(instance, 10, false);
     assert!(matches!(patient.try_recv(), Ok(Grant::Use(_, StartKind::Warm))));
+}
+
+#[test]
+fn patience_ends_with_what_was_waited_for() {
+    let mut world = World::new(10, 1000);
+    let generation = world.places.versions[&id("a")].generation;
+    for kind in [None, Some(StartKind::Armed)] {
+        let instance = world.start("a");
+        world.places.settle(&id("a"), generation);
+        if kind.is_some() {
+            let armed = world.start("a");
+            world.rest(armed, 10, true);
+        }
+        // An armed one is left alone for the moment.
+        let Claim::Queued {
+            turn: mut patient,
+            settling: true,
+        } = world.claim_with("a", true)
+        else {
+            panic!()
+        };
+        assert!(waits(&mut patient));
+        world.leave(instance);
+        let consequences = world.places.unsettle(&id("a"), generation);
+        world.carry_out(consequences);
+        let granted = match patient.try_recv() {
+            Ok(Grant::Use(_, kind)) => Some(kind),
+            Ok(Grant::Start(place)) => {
+                let consequences = world.places.started(place);
+                world.carry_out(consequences);
+                None
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(granted, kind);
+    }
 }
 
 #[test]
