@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Which wall was tested is no detail."""
+    for isolation in sorted(gust.ISOLATIONS_USED):
+        terminalreporter.write_line(f"ISOLATION USED: {isolation}", bold=True)
+
+
 @pytest.fixture(scope="session")
 def server():
     with gust.running("--retry-wait-ms", "200") as running:
