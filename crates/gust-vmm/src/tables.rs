@@ -231,6 +231,11 @@ impl PageTables {
         entries
     }
 
+    /// Keeps no journal until one is begun.
+    pub(crate) fn stop_journal(&mut self) {
+        self.journal = None;
+    }
+
     /// Begins a new journal.
     pub(crate) fn clear_journal(&mut self) {
         self.journal = Some(HashMap::new());

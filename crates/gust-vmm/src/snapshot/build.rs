@@ -340,7 +340,7 @@ fn choose(chunk: &ChunkMap, set: &ChunkSet, style: Style, whole_left: &mut u64) 
 }
 
 /// Neighbours are likely to be touched next time.
-pub(super) fn rounded_to_pairs(bits: &PageBits) -> PageBits {
+fn rounded_to_pairs(bits: &PageBits) -> PageBits {
     let mut rounded = *bits;
     for page in (0..CHUNK_PAGES).filter(|page| bits.has(*page)) {
         rounded.set(page ^ 1);

@@ -18,7 +18,7 @@ use crate::{
     physical::{Region, region_of},
     snapshot::{
         ChunkMap, Costs, MachineState, Style, WorkingSet,
-        build::{Built, Mapping, Piece, Plan, WritableImage, build, choose_all, rounded_to_pairs},
+        build::{Built, Mapping, Piece, Plan, WritableImage, build, choose_all},
         layout::read_exact,
         working_set::PageBits,
     },
@@ -287,7 +287,6 @@ impl<'a> Grafting<'a> {
         let physical = self.built.image_address(piece.index);
         let table = self.built.page_table(piece.address());
         self.built.plan.bindings.push((piece.chunk.chunk, physical));
-        let near = rounded_to_pairs(&piece.set.touched);
         let mut writable = false;
         for (page, prot) in piece.chunk.pages().iter().enumerate() {
             let Some(prot) = *prot else {
@@ -311,7 +310,7 @@ impl<'a> Grafting<'a> {
             } else if let Some(index) = base_page.filter(|index| self.is_ready(*index, page, touched)) {
                 writable |= prot.writable();
                 IMAGE_BASE + index as u64 * CHUNK_BYTES + page as u64 * PAGE_BYTES
-            } else if prot.readable() && (touched || (near.has(page) && base_page.is_none())) {
+            } else if touched {
                 let entry_at = EntryAt(Built::table_address(table)).plus(page).0;
                 self.filled.push(true);
                 self.built.take_hot(Some(piece.source(page)), entry_at) | ACCESSED | dirty

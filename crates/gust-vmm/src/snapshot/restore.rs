@@ -250,6 +250,7 @@ impl AddressSpace {
         {
             return Err(Error::Snapshot("the graft changes what is no table".into()));
         }
+        self.tables.stop_journal();
         for (at, value) in edits {
             self.tables.replace(EntryAt(*at), *value);
         }
