@@ -39,6 +39,8 @@ class Server:
         self.errors = []
 
     def start(self):
+        # Where functions run as processes, their users must be able to pass through.
+        self.data_dir.chmod(0o711)
         runtimes = self.data_dir / "runtimes"
         if RUNTIMES and not runtimes.exists():
             runtimes.symlink_to(RUNTIMES)
