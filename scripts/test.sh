@@ -8,15 +8,17 @@
 # Set CARGO_TARGET_DIR or GUST_CACHE to build or keep runtimes elsewhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/lib.sh
 
-cache="${GUST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gust}"
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 export GUST_TEST_RUNTIMES="${GUST_TEST_RUNTIMES:-$cache/data/runtimes}"
-runtimes=(python3.11 provided.al2023)
 steps=("$@")
 [ ${#steps[@]} -gt 0 ] || steps=(lint unit process aws)
-
-say() { printf '\n== %s (after %s s)\n' "$*" "$SECONDS"; }
+for step in "${steps[@]}"; do
+    case "$step" in
+    lint | unit | process | aws) ;;
+    *) echo "there is no step $step: lint, unit, process, aws" >&2; exit 2 ;;
+    esac
+done
 
 wanted() {
     local step
@@ -24,37 +26,8 @@ wanted() {
     return 1
 }
 
-need_tools() {
-    local missing=()
-    command -v cc >/dev/null || missing+=(build-essential)
-    command -v apt-get >/dev/null && { command -v dpkg-deb >/dev/null || missing+=(dpkg); }
-    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
-    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
-    if ! command -v cargo >/dev/null; then
-        echo "cargo is missing: install Rust 1.95 or newer (rustup)" >&2
-        exit 1
-    fi
-    [ ${#missing[@]} -eq 0 ] && return
-    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
-        say "installing ${missing[*]}"
-        apt-get update -q
-        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
-    else
-        echo "missing: ${missing[*]}; install them with: apt-get install ${missing[*]}" >&2
-        exit 1
-    fi
-}
-
-# Only what the runtimes are built from decides whether they are built again.
-build_runtimes() {
-    local stamp="$cache/data/runtimes/.built-from" from name
-    from="$(git ls-files -s crates/gust-image runtimes Cargo.lock 2>/dev/null | sha256sum | cut -d' ' -f1)"
-    if [ "$(cat "$stamp" 2>/dev/null)" = "$from" ]; then return; fi
-    say "building runtimes: ${runtimes[*]}"
-    for name in "${runtimes[@]}"; do
-        "$gust" runtime build --force --data-dir "$cache/data" "$name"
-    done
-    echo "$from" >"$stamp"
+aws_tests() {
+    GUST_BIN="$gust" GUST_TEST_ISOLATION="$1" "$cache/venv/bin/python" -B -m pytest -c tests/aws/pytest.ini "${@:2}"
 }
 
 need_tools
@@ -69,7 +42,7 @@ fi
 
 say "building"
 cargo build --workspace --locked
-build_runtimes
+build_runtimes "$gust" python3.11 provided.al2023 provided.al2
 
 if wanted unit; then
     say "unit tests"
@@ -82,16 +55,15 @@ if wanted process; then
 fi
 
 if wanted aws; then
-    say "AWS clients: boto3 and awscli from PyPI"
-    venv="$cache/venv"
-    want="$(sha256sum tests/aws/requirements.txt | cut -d' ' -f1)"
-    if [ "$(cat "$venv/.made-from" 2>/dev/null)" != "$want" ]; then
-        rm -rf "$venv"
-        python3 -m venv "$venv"
-        "$venv/bin/pip" install -q --disable-pip-version-check -r tests/aws/requirements.txt
-        echo "$want" >"$venv/.made-from"
+    make_venv
+    if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then
+        say "AWS clients, functions in KVM micro-VMs"
+        aws_tests kvm tests/aws
+    else
+        say "NO /dev/kvm: micro-VMs are NOT tested"
     fi
-    GUST_BIN="$gust" "$venv/bin/python" -B -m pytest -c tests/aws/pytest.ini tests/aws
+    say "AWS clients, functions in processes"
+    aws_tests process tests/aws/test_{damage,handlers,invoke,packages,provided}.py
 fi
 
 say "all passed"

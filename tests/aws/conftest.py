@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -32,10 +33,23 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Which wall was tested is no detail."""
+    for isolation in sorted(gust.ISOLATIONS_USED):
+        terminalreporter.write_line(f"ISOLATION USED: {isolation}", bold=True)
+
+
 @pytest.fixture(scope="session")
 def server():
     with gust.running("--retry-wait-ms", "200") as running:
         yield running
+
+
+@pytest.fixture
+def data_dir():
+    """A data directory for several servers, one after the other. Not beneath pytest's, which is for its owner alone."""
+    with tempfile.TemporaryDirectory(prefix="gust-test-") as dir:
+        yield pathlib.Path(dir)
 
 
 @pytest.fixture(scope="session")

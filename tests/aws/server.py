@@ -19,6 +19,8 @@ ISOLATION = os.environ.get("GUST_TEST_ISOLATION", "auto")
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/test"
+MICRO_VM = "KVM micro-VM"
+ISOLATIONS_USED = set()
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 60
 
@@ -33,13 +35,16 @@ class Server:
         self.data_dir = pathlib.Path(data_dir or tempfile.mkdtemp(prefix="gust-test-"))
         self.process = None
         self.endpoint = None
+        self.isolation = None
         self.errors = []
 
     def start(self):
+        # Where functions run as processes, their users must be able to pass through.
+        self.data_dir.chmod(0o711)
         runtimes = self.data_dir / "runtimes"
         if RUNTIMES and not runtimes.exists():
             runtimes.symlink_to(RUNTIMES)
-        command = [GUST, "up", "--listen", "127.0.0.1:0", "--data-dir", str(self.data_dir), "--quiet"]
+        command = [GUST, "up", "--listen", "127.0.0.1:0", "--data-dir", str(self.data_dir)]
         self.process = subprocess.Popen(
             [*command, *self.arguments],
             stdin=subprocess.DEVNULL,
@@ -52,12 +57,23 @@ class Server:
         threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True).start()
         watchdog = threading.Timer(START_TIMEOUT_S, self.process.kill)
         watchdog.start()
-        line = self.process.stdout.readline()
+        said = ""
+        for line in self.process.stdout:
+            said += line
+            if not line.strip():
+                break
         watchdog.cancel()
-        found = re.search(r"http://\S+", line)
-        assert found, f"the server did not start: {line!r} {''.join(self.errors)}"
-        self.endpoint = found.group()
+        endpoint, isolation = re.search(r"http://\S+", said), re.search(r"^ *isolation +(.+)$", said, re.MULTILINE)
+        assert endpoint and isolation, f"the server did not start: {said!r} {''.join(self.errors)}"
+        self.endpoint, self.isolation = endpoint.group(), isolation.group(1)
+        ISOLATIONS_USED.add(self.isolation)
+        wanted = MICRO_VM if ISOLATION == "kvm" or (ISOLATION == "auto" and os.path.exists("/dev/kvm")) else "process"
+        assert wanted in self.isolation, f"functions should run in {wanted}, but the server says {self.isolation}"
         return self
+
+    @property
+    def has_snapshots(self):
+        return MICRO_VM in self.isolation
 
     def stop(self, number=signal.SIGTERM):
         """Ends the server with a signal and answers its exit code."""

@@ -91,8 +91,8 @@ def test_what_cannot_be_delivered_is_not_accepted(client, name):
         client.invoke(FunctionName=name, Payload=b"{", InvocationType="Event")
 
 
-def test_accepted_events_survive_kill_9(tmp_path):
-    server = gust.Server(data_dir=tmp_path).start()
+def test_accepted_events_survive_kill_9(data_dir):
+    server = gust.Server(data_dir=data_dir).start()
     try:
         client = server.client()
         create(client, "keeper", TELL)

@@ -33,8 +33,8 @@ MIXED = dedent("""
             while True:
                 hoard.append(bytearray(1 << 20))
         if kind == "log":
-            line = "x" * 1023 + "\\n"
-            for _ in range(1 << 20):
+            line = "x" * 65535 + "\\n"
+            for _ in range(1 << 14):
                 sys.stdout.write(line)
             return "logged"
         if kind == "fork":

@@ -8,32 +8,46 @@ from conftest import raw
 LIST = b"GET /2015-03-31/functions HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def connect(server):
-    address = urllib.parse.urlsplit(server.endpoint)
-    return socket.create_connection((address.hostname, address.port), timeout=60)
+class Connection:
+    """One connection. What arrives beyond an answer is kept for the next one."""
 
+    def __init__(self, server):
+        address = urllib.parse.urlsplit(server.endpoint)
+        self.socket = socket.create_connection((address.hostname, address.port), timeout=60)
+        self.sendall = self.socket.sendall
+        self.close = self.socket.close
+        self.rest = b""
 
-def answer(connection):
-    """One response: status line, headers and body."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        piece = connection.recv(65536)
-        if not piece:
-            break
-        data += piece
-    head, _, body = data.partition(b"\r\n\r\n")
-    for line in head.split(b"\r\n"):
-        if line.lower().startswith(b"content-length:"):
-            length = int(line.split(b":")[1])
-            while len(body) < length:
-                body += connection.recv(65536)
-    return head, body
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.close()
+
+    def more(self):
+        piece = self.socket.recv(65536)
+        self.rest += piece
+        return piece
+
+    def answer(self):
+        """One answer: status line and headers, and the body."""
+        while b"\r\n\r\n" not in self.rest and self.more():
+            pass
+        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        length = 0
+        for line in head.split(b"\r\n"):
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        while len(self.rest) < length and self.more():
+            pass
+        body, self.rest = self.rest[:length], self.rest[length:]
+        return head, body
 
 
 def send(server, data):
-    with connect(server) as connection:
+    with Connection(server) as connection:
         connection.sendall(data)
-        return answer(connection)
+        return connection.answer()
 
 
 def test_garbage_is_refused_and_harms_nobody(server):
@@ -44,18 +58,18 @@ def test_garbage_is_refused_and_harms_nobody(server):
 
 
 def test_connections_serve_many_requests(server):
-    with connect(server) as connection:
+    with Connection(server) as connection:
         for _ in range(3):
             connection.sendall(LIST)
-            assert answer(connection)[0].startswith(b"HTTP/1.1 200")
+            assert connection.answer()[0].startswith(b"HTTP/1.1 200")
         # A body that is too large is read and thrown away: the connection goes on.
         path = b"/2015-03-31/functions/missing/invocations"
         head = b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8000000\r\n\r\n"
         connection.sendall(head + b"1" * 8_000_000)
-        assert answer(connection)[0].startswith(b"HTTP/1.1 413")
+        assert connection.answer()[0].startswith(b"HTTP/1.1 413")
         connection.sendall(b"PUT /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc" + LIST)
-        assert answer(connection)[0].startswith(b"HTTP/1.1 404")
-        assert answer(connection)[0].startswith(b"HTTP/1.1 200")
+        assert connection.answer()[0].startswith(b"HTTP/1.1 404")
+        assert connection.answer()[0].startswith(b"HTTP/1.1 200")
 
 
 def test_chunked_bodies_are_taken(server):
@@ -66,17 +80,17 @@ def test_chunked_bodies_are_taken(server):
 
 
 def test_a_body_that_breaks_off_harms_nobody(server):
-    with connect(server) as connection:
+    with Connection(server) as connection:
         connection.sendall(b"POST /2015-03-31/functions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     assert raw(server, "GET", "/2015-03-31/functions")[0] == 200
 
 
 def test_many_idle_connections_are_no_burden(server):
-    idle = [connect(server) for _ in range(200)]
+    idle = [Connection(server) for _ in range(200)]
     try:
         assert raw(server, "GET", "/2015-03-31/functions")[0] == 200
         idle[150].sendall(LIST)
-        assert answer(idle[150])[0].startswith(b"HTTP/1.1 200")
+        assert idle[150].answer()[0].startswith(b"HTTP/1.1 200")
     finally:
         for connection in idle:
             connection.close()

@@ -67,9 +67,9 @@ def test_runtimes_that_there_are_not(server, name, runtime):
         create(server.client(parameter_validation=False), name, wait=False, Runtime=runtime)
 
 
-def test_a_runtime_that_is_not_built_is_told_apart(tmp_path):
-    (tmp_path / "runtimes").mkdir()
-    with gust.running(data_dir=tmp_path) as server:
+def test_a_runtime_that_is_not_built_is_told_apart(data_dir):
+    (data_dir / "runtimes").mkdir()
+    with gust.running(data_dir=data_dir) as server:
         with refused("InvalidParameterValueException", 400, "gust runtime build python3.11"):
             create(server.client(), "hello", wait=False)
 

@@ -21,7 +21,12 @@ mod logs;
 mod meta;
 mod record;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
 
 pub use blob::{BlobId, BlobKind, Blobs, ParseBlobIdError, Pin};
 pub use error::StoreError;
@@ -33,6 +38,12 @@ use lock::DataDirLock;
 
 /// Name of the metadata file in the data directory.
 const META_FILE: &str = "meta.redb";
+
+/// Others may pass through, but neither list nor write.
+const MODE_PASS_THROUGH: u32 = 0o711;
+
+/// For the owner alone.
+const MODE_PRIVATE: u32 = 0o700;
 
 /// Configuration of a store.
 #[derive(Debug, Clone)]
@@ -76,14 +87,27 @@ pub struct Store {
 impl Store {
     /// Opens the data directory, making it when it is missing.
     ///
+    /// What others may do with a new one: pass through, since the users that workers run as must reach the trees of
+    /// functions in it; but neither list it nor read records, code and logs.
+    ///
     /// # Errors
     /// [`StoreError::Locked`] when another process owns the directory, [`StoreError::Io`] and
     /// [`StoreError::Database`] when it cannot be read or written.
     pub fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         let dir = &config.dir;
-        fs::create_dir_all(dir)
-            .map_err(|source| StoreError::io(format!("make data directory {}", dir.display()), source))?;
+        let failed = |source| StoreError::io(format!("make data directory {}", dir.display()), source);
+        make_data_dir(dir).map_err(failed)?;
         let lock = DataDirLock::take(dir)?;
+        for kind in ["blobs", "logs"] {
+            make_dir(&dir.join(kind), MODE_PRIVATE).map_err(failed)?;
+        }
+        // An empty file is a new database: it is private before anything is in it.
+        let meta = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(MODE_PRIVATE & 0o666)
+            .open(dir.join(META_FILE));
+        drop(meta.map_err(failed)?);
         Ok(Self {
             meta: Meta::open(&dir.join(META_FILE), config.meta_cache_bytes)?,
             blobs: Blobs::open(dir.join("blobs"))?,
@@ -93,14 +117,51 @@ impl Store {
     }
 
     /// The data directory.
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         self.lock.dir()
+    }
+}
+
+/// Makes a data directory as [`Store::open`] does, for whoever puts something into it before.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_data_dir(path: &Path) -> io::Result<()> {
+    make_dir(path, MODE_PASS_THROUGH)
+}
+
+/// Makes a directory and those above it. One that is there stays as it is.
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn others_can_pass_through_but_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("above/data");
+        drop(Store::open(&StoreConfig::new(&data)).unwrap());
+        let mode = |name: &str| fs::metadata(data.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(""), 0o711);
+        for name in ["blobs", "logs"] {
+            assert_eq!(mode(name), 0o700, "{name}");
+        }
+        assert_eq!(mode(META_FILE), 0o600);
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o750)).unwrap();
+        drop(Store::open(&StoreConfig::new(&data)).unwrap());
+        assert_eq!(mode(""), 0o750, "what its owner has chosen stays");
+    }
 
     #[test]
     fn a_second_owner_is_refused_by_name_and_pid() {

@@ -124,7 +124,7 @@ pub struct UpArgs {
     /// Address to listen on [default: 127.0.0.1:4566]
     #[arg(long, env = "GUST_LISTEN")]
     pub listen: Option<SocketAddr>,
-    /// Data directory [default: ~/.local/share/gust]
+    /// Data directory [default: /var/lib/gust for root, ~/.local/share/gust for others]
     #[arg(long, env = paths::DATA_DIR_VARIABLE)]
     pub data_dir: Option<PathBuf>,
     /// The wall around each instance [default: auto]

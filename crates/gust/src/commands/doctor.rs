@@ -174,11 +174,19 @@ fn user_namespaces() -> Check {
 
 fn cgroups() -> Check {
     const NAME: &str = "cgroups";
+    const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
     let Some(controllers) = read("/sys/fs/cgroup/cgroup.controllers") else {
+        // Hierarchies of version 1, each a directory.
+        if WANTED
+            .iter()
+            .all(|one| Path::new("/sys/fs/cgroup").join(one).is_dir())
+        {
+            return Check::good(NAME, format!("version 1 with {}", WANTED.join(", ")));
+        }
         let mend = "boot with systemd.unified_cgroup_hierarchy=1";
-        return Check::lacking(NAME, Verdict::Weak, "no cgroup version 2 at /sys/fs/cgroup", mend);
+        return Check::lacking(NAME, Verdict::Weak, "no cgroups at /sys/fs/cgroup", mend);
     };
-    let missing: Vec<&str> = ["cpu", "memory", "pids"]
+    let missing: Vec<&str> = WANTED
         .into_iter()
         .filter(|one| !controllers.split(' ').any(|c| c == *one))
         .collect();
@@ -275,26 +283,42 @@ fn port(listen: std::net::SocketAddr) -> Check {
     }
 }
 
+/// The data directory, or what there is on the way to it: a check makes nothing.
+fn nearest(data_dir: &Path) -> &Path {
+    data_dir
+        .ancestors()
+        .find(|dir| dir.exists())
+        .unwrap_or(Path::new("/"))
+}
+
 fn directory(data_dir: &Path) -> Check {
     const NAME: &str = "data directory";
-    let tried = fs::create_dir_all(data_dir).and_then(|()| tempfile::tempfile_in(data_dir).map(drop));
-    match tried {
-        Ok(()) => Check::good(NAME, data_dir.display().to_string()),
-        Err(error) => {
-            let found = format!("{} cannot be written: {error}", data_dir.display());
-            Check::lacking(
-                NAME,
-                Verdict::Bad,
-                found,
-                "use another one with --data-dir or GUST_DATA_DIR",
-            )
+    let mend = "use another one with --data-dir or GUST_DATA_DIR";
+    let nearest = nearest(data_dir);
+    if let Err(error) = tempfile::tempfile_in(nearest) {
+        let found = format!(
+            "{}: {} cannot be written: {error}",
+            data_dir.display(),
+            nearest.display()
+        );
+        return Check::lacking(NAME, Verdict::Bad, found, mend);
+    }
+    match paths::barrier(nearest) {
+        Some(barrier) if rustix::process::geteuid().is_root() => {
+            let found = format!("other users cannot pass through {}", barrier.display());
+            let mend = format!(
+                "for isolation without KVM: chmod o+x {}, or {mend}",
+                barrier.display()
+            );
+            Check::lacking(NAME, Verdict::Weak, found, mend)
         }
+        Some(_) | None => Check::good(NAME, data_dir.display().to_string()),
     }
 }
 
 fn space(data_dir: &Path) -> Check {
     const NAME: &str = "disk space";
-    match rustix::fs::statvfs(data_dir) {
+    match rustix::fs::statvfs(nearest(data_dir)) {
         Ok(disk) => {
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
             if free >= SPACE_BYTES_MIN {
@@ -306,12 +330,8 @@ fn space(data_dir: &Path) -> Check {
         }
         Err(error) => {
             let found = format!("cannot tell for {}: {error}", data_dir.display());
-            Check::lacking(
-                NAME,
-                Verdict::Weak,
-                found,
-                "use another directory with --data-dir",
-            )
+            let mend = "use another directory with --data-dir";
+            Check::lacking(NAME, Verdict::Weak, found, mend)
         }
     }
 }

@@ -50,11 +50,15 @@ pub(super) fn run(arguments: RuntimeArgs) -> Result<ExitCode> {
     match arguments.command {
         RuntimeCommand::Ls { output } => list(&dir, output.output)?,
         RuntimeCommand::Build { names, force } => {
+            make_data_dir(&data_dir)?;
             for name in names {
                 build(&dir, &name, force)?;
             }
         }
-        RuntimeCommand::Add { name, source } => add(&dir, &name, &source)?,
+        RuntimeCommand::Add { name, source } => {
+            make_data_dir(&data_dir)?;
+            add(&dir, &name, &source)?;
+        }
         RuntimeCommand::Rm { names } => {
             for name in names {
                 remove(&dir, &name)?;
@@ -62,6 +66,10 @@ pub(super) fn run(arguments: RuntimeArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn make_data_dir(dir: &Path) -> Result<()> {
+    gust_store::make_data_dir(dir).with_context(|| format!("make data directory {}", dir.display()))
 }
 
 /// The runtimes that are built, by name; none when the directory cannot be read.

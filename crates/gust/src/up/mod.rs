@@ -197,6 +197,22 @@ fn isolation(config: &UpConfig) -> Result<(Isolation, Option<String>)> {
 }
 
 async fn start_node(config: &UpConfig, isolation: Isolation) -> Result<Node> {
+    let dir = &config.data_dir;
+    match isolation {
+        Isolation::Kvm => {}
+        // Root's workers are users of their own, who find the trees of functions by their paths.
+        Isolation::Process if rustix::process::geteuid().is_root() => {
+            if let Some(barrier) = paths::barrier(dir) {
+                let barrier = barrier.display();
+                return Err(Hinted {
+                    message: format!("functions would run as users who cannot pass through {barrier}"),
+                    hint: format!("chmod o+x {barrier}, or use another directory with --data-dir"),
+                }
+                .into());
+            }
+        }
+        Isolation::Process => {}
+    }
     let node = NodeConfig {
         data_dir: config.data_dir.join("node"),
         isolation,
