@@ -112,13 +112,10 @@ fn a_blocked_call_is_interrupted_or_made_again() {
             Came::Blocked
         );
         let pid = guest.done(libc::SYS_getpid, &[]) as u64;
-        let call_number = guest.kernel.registers_mut(other).rax;
-        let _ = call_number;
-        let tids: Vec<u64> = (1..200).collect();
-        for tid in tids {
-            if tid != guest.done(libc::SYS_gettid, &[]) as u64 {
-                guest.call(libc::SYS_tgkill, &[pid, tid, libc::SIGUSR1 as u64]);
-            }
+        let main = guest.done(libc::SYS_gettid, &[]) as u64;
+        // There is one other thread, with one of the ids above the first one's.
+        for tid in main + 1..main + 10 {
+            guest.call(libc::SYS_tgkill, &[pid, tid, libc::SIGUSR1 as u64]);
         }
         guest.turn_of(other);
         let inside = *guest.kernel.registers_mut(other);
@@ -128,7 +125,7 @@ fn a_blocked_call_is_interrupted_or_made_again() {
             Came::Back(value) if expected < 0 => assert_eq!(value, expected),
             // The instruction is made again: it is two bytes before where it had returned to.
             Came::Back(value) => {
-                assert_eq!(value, libc::SYS_read, "the number of the call is in its register")
+                assert_eq!(value, libc::SYS_read, "the number of the call is in its register");
             }
             other => panic!("{other:?}"),
         }
