@@ -254,6 +254,8 @@ pub enum InvokeError {
 pub struct NodeStats {
     /// Prepared workers that hold nothing of any tenant.
     pub pooled: usize,
+    /// Prepared workers in which a runtime's base has been laid out, and nothing of any tenant.
+    pub shaped: usize,
     /// Armed instances.
     pub armed: usize,
     /// Idle instances.

@@ -8,6 +8,7 @@ use std::{os::fd::AsFd, sync::Arc};
 use gust_worker::protocol::{Command, Report, WaitsFor};
 
 use crate::{
+    api::NodeError,
     capture::answer,
     desk::Place,
     identity::Identity,
@@ -16,24 +17,26 @@ use crate::{
     log::LogSink,
     node::Inner,
     restore::restoring,
-    snapshot::{FormatError, Key, Recording, SnapshotStore},
+    snapshot::{Key, LearnedFrom, Recording, SnapshotStore},
     start::StartError,
     version::Version,
     worker::{WorkerError, unexpected},
 };
 
 /// Longest layout: hot pages of more memory than that would be no faster than the snapshot itself.
-const LAYOUT_BYTES_MAX: u64 = 4 << 30;
+pub(crate) const LAYOUT_BYTES_MAX: u64 = 4 << 30;
 
 /// Why no layout came of a recorded run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LearnError {
     #[error(transparent)]
     Worker(#[from] WorkerError),
-    #[error("a layout cannot be stored")]
-    Stored(#[from] FormatError),
     #[error("making a layout's file failed")]
     Draft(#[source] std::io::Error),
+    #[error(transparent)]
+    Node(NodeError),
+    #[error("no worker: {0:?}")]
+    Start(StartError),
     #[error("the worker wrote a layout of {0} bytes")]
     Length(u64),
 }
@@ -115,8 +118,10 @@ impl Inner {
                 tracing::warn!(version = %instance.version.id(), error, "nothing was learned from a run");
             }
             let version = Arc::clone(&instance.version);
+            let snapshot = Arc::clone(recording.snapshot());
             drop((instance, recording));
             inner.arm(&version);
+            inner.tend_graft(&version, &snapshot);
         });
     }
 
@@ -137,20 +142,12 @@ impl Inner {
             Report::Replanned { .. } => {}
             other => return Err(unexpected(&other).into()),
         }
-        // What is there counts, and not what the worker says is there.
-        let layout_bytes = draft.metadata().map_err(LearnError::Draft)?.len();
-        if layout_bytes == 0 || layout_bytes > LAYOUT_BYTES_MAX {
-            return Err(LearnError::Length(layout_bytes));
-        }
-        let (store, snapshot) = (Arc::clone(store), Arc::clone(recording.snapshot()));
         let key = Key {
             name: instance.version.id().0.clone(),
             inputs: Vec::new(),
         };
-        let kept =
-            tokio::task::spawn_blocking(move || store.keep_layout(&key, &snapshot, &draft, layout_bytes));
-        // A panic there is logged by its thread.
-        kept.await.unwrap_or(Ok(())).map_err(LearnError::Stored)?;
+        self.keep_layout(store, key, recording.snapshot(), draft, LearnedFrom::Run)
+            .await?;
         self.forget_removed(&instance.version).await;
         Ok(())
     }

@@ -111,6 +111,17 @@ impl Files {
         }
     }
 
+    /// Names the base snapshot of the runtime.
+    pub(crate) fn base_name(&self) -> String {
+        let hex: String = self
+            .root
+            .checksum
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("runtime {hex}")
+    }
+
     /// Checksums of every image, in order: what a snapshot was made from.
     pub(crate) fn checksums(&self) -> Vec<[u8; 32]> {
         let all = [&self.root, &self.code].into_iter().chain(&self.layers);

@@ -16,15 +16,7 @@ impl Identity {
     /// A new one, from the kernel's random numbers.
     pub(crate) fn new() -> Self {
         let mut random = [0; 48];
-        let mut filled = 0;
-        while filled < random.len() {
-            // Once the kernel's generator is ready, this does not fail; a signal may cut it short.
-            if let Ok(n) =
-                rustix::rand::getrandom(&mut random[filled..], rustix::rand::GetRandomFlags::empty())
-            {
-                filled += n;
-            }
-        }
+        fill_random(&mut random);
         let (id, seed) = random.split_at(16);
         let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
         Self {
@@ -48,6 +40,17 @@ impl Identity {
             .unwrap_or_default();
         let (year, month, day) = date(now);
         format!("{year:04}/{month:02}/{day:02}/[{version}]{}", self.id)
+    }
+}
+
+/// Fills a buffer from the kernel's random numbers.
+pub(crate) fn fill_random(buffer: &mut [u8]) {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        // Once the kernel's generator is ready, this does not fail; a signal may cut it short.
+        if let Ok(n) = rustix::rand::getrandom(&mut buffer[filled..], rustix::rand::GetRandomFlags::empty()) {
+            filled += n;
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod outcome;
 mod places;
 mod pool;
 mod restore;
+mod shaped;
 mod snapshot;
 mod source;
 mod start;

@@ -27,6 +27,7 @@ use crate::{
     places::Bounds,
     pool::Pool,
     restore::Restoring,
+    shaped::Shaped,
     snapshot::{SnapshotStore, processor_fingerprint},
     source::Source,
     start::{StartError, failed},
@@ -55,6 +56,10 @@ pub(crate) struct Inner {
     pub snapshots: Option<Arc<SnapshotStore>>,
     /// Guards the making of runtimes' base snapshots.
     pub base: tokio::sync::Mutex<()>,
+    /// Workers with runtimes' bases in them.
+    pub shaped: Shaped,
+    /// Guards the making of bases' layouts and of grafts.
+    pub shaping: tokio::sync::Mutex<()>,
     source: Source,
     versions: Mutex<HashMap<VersionId, Arc<Version>>>,
     instances_started: AtomicU64,
@@ -74,6 +79,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.desk.close();
         self.pool.close();
+        self.shaped.close();
     }
 }
 
@@ -142,7 +148,9 @@ impl Inner {
         };
         let inner = Arc::new(Self {
             desk: Desk::new(bounds, settle_time(config.isolation)),
-            pool: Pool::start(source.clone(), config.pool_size),
+            pool: Pool::start(source.clone(), config.pool_size, None),
+            shaped: Shaped::new(source.clone(), config.pool_size),
+            shaping: tokio::sync::Mutex::default(),
             files: Arc::new(files),
             snapshots,
             base: tokio::sync::Mutex::default(),
@@ -161,6 +169,7 @@ impl Inner {
                 let Some(inner) = weak.upgrade() else { return };
                 inner.desk.expire(idle_timeout);
                 inner.pool.tend();
+                inner.shaped.tend();
             }
         });
         inner
@@ -358,6 +367,7 @@ impl Inner {
             });
         };
         let made = self.snapshot(store, version, log).await?;
+        self.tend_graft(version, &made.snapshot);
         let (instance, restoring) = self.restore(version, made.snapshot, place).await?;
         instance.place.started();
         self.count_started();
@@ -382,6 +392,7 @@ impl Inner {
         let counts = self.desk.counts();
         NodeStats {
             pooled: self.pool.len(),
+            shaped: self.shaped.len(),
             armed: counts.armed,
             idle: counts.idle,
             busy: counts.busy,
@@ -397,6 +408,7 @@ impl Inner {
         let _ = tokio::time::timeout(grace, calls.wait_for(|calls| *calls == 0)).await;
         self.desk.close();
         self.pool.close();
+        self.shaped.close();
         self.source.stop().await;
     }
 

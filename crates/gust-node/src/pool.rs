@@ -1,4 +1,5 @@
-//! Prepared workers that hold nothing of any tenant, made ahead so that a start finds one ready.
+//! Prepared workers that hold nothing of any tenant, made ahead so that a start finds one ready: blank ones, and ones in
+//! which a runtime's base has been laid out already ([`Based`]).
 
 use std::{
     io,
@@ -10,7 +11,9 @@ use gust_worker::protocol::JailReport;
 use tokio::sync::Notify;
 
 use crate::{
+    restore::Based,
     source::Source,
+    start::StartError,
     worker::{Worker, WorkerError},
 };
 
@@ -22,6 +25,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Pool {
     source: Source,
     size: usize,
+    /// What is laid out in each.
+    based: Option<Based>,
     ready: Mutex<Ready>,
     /// Told when there may be fewer than `size`.
     missing: Notify,
@@ -38,10 +43,11 @@ struct Ready {
 
 impl Pool {
     /// A pool that fills itself in the background, to `size` workers.
-    pub(crate) fn start(source: Source, size: usize) -> Arc<Self> {
+    pub(crate) fn start(source: Source, size: usize, based: Option<Based>) -> Arc<Self> {
         let pool = Arc::new(Self {
             source,
             size,
+            based,
             ready: Mutex::default(),
             missing: Notify::new(),
         });
@@ -52,18 +58,20 @@ impl Pool {
 
     /// A prepared worker: one of the pool, or a new one when there is none.
     pub(crate) async fn take(&self) -> Result<Worker, PoolError> {
-        let ready = {
-            let mut ready = self.ready();
-            if ready.closed {
-                return Err(PoolError::Closed);
-            }
-            std::iter::from_fn(|| ready.workers.pop()).find(|worker| !worker.has_ended())
-        };
-        self.missing.notify_one();
-        match ready {
+        match self.take_ready() {
             Some(worker) => Ok(worker),
+            None if self.ready().closed => Err(PoolError::Closed),
             None => self.make().await,
         }
+    }
+
+    /// A prepared worker, if there is one.
+    pub(crate) fn take_ready(&self) -> Option<Worker> {
+        let mut ready = self.ready();
+        let worker = std::iter::from_fn(|| ready.workers.pop()).find(|worker| !worker.has_ended());
+        drop(ready);
+        self.missing.notify_one();
+        worker
     }
 
     /// How many are ready.
@@ -95,9 +103,14 @@ impl Pool {
     async fn make(&self) -> Result<Worker, PoolError> {
         let mut worker = self.source.spawn().await.map_err(PoolError::Spawn)?;
         let jail = worker.prepared().await.map_err(PoolError::Prepare)?;
-        let mut ready = self.ready();
-        if ready.jail.replace(jail) != Some(jail) {
-            tracing::info!(?jail, "workers are jailed");
+        {
+            let mut ready = self.ready();
+            if ready.jail.replace(jail) != Some(jail) {
+                tracing::info!(?jail, "workers are jailed");
+            }
+        }
+        if let Some(based) = &self.based {
+            based.lay_out(&mut worker).await.map_err(PoolError::LayOut)?;
         }
         Ok(worker)
     }
@@ -134,7 +147,8 @@ async fn fill(pool: Weak<Pool>) {
                 }
             }
             Err(error) => {
-                if !pool.ready().closed {
+                let is_stopping = matches!(&error, PoolError::Closed) || pool.source.is_stopped();
+                if !pool.ready().closed && !is_stopping {
                     let error: &dyn std::error::Error = &error;
                     tracing::error!(error, "a worker could not be prepared");
                 }
@@ -155,6 +169,8 @@ pub(crate) enum PoolError {
     Spawn(#[source] io::Error),
     #[error("a new worker failed")]
     Prepare(#[source] WorkerError),
+    #[error("laying a runtime out failed: {0:?}")]
+    LayOut(StartError),
     #[error("the node is stopping")]
     Closed,
 }

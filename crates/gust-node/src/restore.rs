@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Bounds of a runtime without a function.
-const RUNTIME_LIMITS: Limits = Limits {
+pub(crate) const RUNTIME_LIMITS: Limits = Limits {
     memory_bytes: 512 << 20,
     tmp_bytes: 512 << 20,
     cpus: 1,
@@ -50,6 +50,10 @@ pub(crate) struct Restoring {
 }
 
 impl Restoring {
+    fn records(&self) -> bool {
+        matches!(&self.command, Command::Restore(spec) if spec.record)
+    }
+
     /// The message.
     pub(crate) fn outgoing(&self) -> Outgoing<'_> {
         let mut outgoing = with_trees(&self.command, [&self.files.root]);
@@ -64,6 +68,61 @@ impl Restoring {
             ..outgoing
         }
     }
+}
+
+/// A runtime's base with the layout that lets versions be laid out on top of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Based {
+    pub snapshot: Arc<Snapshot>,
+    pub layout: Arc<Layout>,
+    /// Of any version on this runtime.
+    pub files: Arc<Files>,
+}
+
+impl Based {
+    /// Lays the base out in a blank worker and touches it ahead.
+    pub(crate) async fn lay_out(&self, worker: &mut Worker) -> Result<(), StartError> {
+        let layout = Some(Arc::clone(&self.layout));
+        restore_runtime(
+            worker,
+            Arc::clone(&self.snapshot),
+            layout,
+            &self.files,
+            &Identity::new(),
+        )
+        .await
+    }
+}
+
+/// Has a blank worker take a runtime's base.
+async fn restore_runtime(
+    worker: &mut Worker,
+    snapshot: Arc<Snapshot>,
+    layout: Option<Arc<Layout>>,
+    files: &Arc<Files>,
+    identity: &Identity,
+) -> Result<(), StartError> {
+    worker
+        .limit(RUNTIME_LIMITS)
+        .map_err(|error| io_error("bounding a worker", error))?;
+    let restoring = Restoring {
+        command: Command::Restore(RestoreSpec {
+            arm: true,
+            record: false,
+            has_layout: layout.is_some(),
+            memory_mode: MemoryMode::Reuse,
+            limits: RUNTIME_LIMITS,
+            identity: identity.spec(),
+            environment: Vec::new(),
+        }),
+        snapshot,
+        layout,
+        files: Arc::clone(files),
+        is_base: true,
+    };
+    let sent = worker.send(&[restoring.outgoing()]).await;
+    sent.map_err(StartError::Lost)?;
+    booted(worker, &mut LogSink::Discarded).await
 }
 
 /// A version's snapshot, and how it came to be.
@@ -126,15 +185,13 @@ impl Inner {
     }
 
     /// A runtime's base snapshot: its program started and waiting for its function.
-    async fn base(&self, store: &Arc<SnapshotStore>, files: &Files) -> Result<Arc<Snapshot>, StartError> {
-        let hex: String = files
-            .root
-            .checksum
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+    pub(crate) async fn base(
+        &self,
+        store: &Arc<SnapshotStore>,
+        files: &Files,
+    ) -> Result<Arc<Snapshot>, StartError> {
         let key = Key {
-            name: format!("runtime {hex}"),
+            name: files.base_name(),
             inputs: vec![files.root.checksum],
         };
         if let Some(snapshot) = store.held(&key) {
@@ -157,24 +214,7 @@ impl Inner {
     ) -> Result<(Worker, Identity), StartError> {
         let identity = Identity::new();
         let mut worker = self.take_worker(RUNTIME_LIMITS).await?;
-        let restoring = Restoring {
-            command: Command::Restore(RestoreSpec {
-                arm: true,
-                record: false,
-                has_layout: false,
-                memory_mode: MemoryMode::Reuse,
-                limits: RUNTIME_LIMITS,
-                identity: identity.spec(),
-                environment: Vec::new(),
-            }),
-            snapshot,
-            layout: None,
-            files: Arc::clone(files),
-            is_base: true,
-        };
-        let sent = worker.send(&[restoring.outgoing()]).await;
-        sent.map_err(StartError::Lost)?;
-        booted(&mut worker, &mut LogSink::Discarded).await?;
+        restore_runtime(&mut worker, snapshot, None, files, &identity).await?;
         Ok((worker, identity))
     }
 
@@ -186,11 +226,11 @@ impl Inner {
         place: Place,
     ) -> Result<(Instance, Restoring), StartError> {
         let files = version.files(&self.files).await?;
-        let worker = self.take_worker(version.limits()).await?;
         let recording = snapshot.claim_recording();
         let identity = Identity::new();
         let record = recording.is_some();
         let restoring = restoring(version, snapshot, files, &identity, false, record);
+        let worker = self.room_for(version, &restoring).await?;
         let version = Arc::clone(version);
         let instance = Instance {
             id: identity.id,
@@ -201,6 +241,20 @@ impl Inner {
             recording,
         };
         Ok((instance, restoring))
+    }
+
+    /// A worker to restore a version in: one with its runtime's base in it, where the version's layout is for that, or a
+    /// blank one.
+    async fn room_for(&self, version: &Version, restoring: &Restoring) -> Result<Worker, StartError> {
+        let grafted_on = restoring.layout.as_ref().and_then(|layout| layout.grafted_on);
+        let grafted_on = grafted_on.filter(|_| !restoring.records());
+        let Some(worker) = grafted_on.and_then(|layout| self.shaped.take(layout)) else {
+            return self.take_worker(version.limits()).await;
+        };
+        worker
+            .limit(version.limits())
+            .map_err(|error| io_error("bounding a worker", error))?;
+        Ok(worker)
     }
 }
 

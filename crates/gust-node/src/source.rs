@@ -18,6 +18,13 @@ impl Source {
         }
     }
 
+    /// Whether there will be no more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        match self {
+            Self::Zygote(zygote) => zygote.is_stopped(),
+        }
+    }
+
     /// Ends every worker; returns when they are gone.
     pub(crate) async fn stop(&self) {
         match self {

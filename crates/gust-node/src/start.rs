@@ -61,7 +61,9 @@ impl From<PoolError> for StartError {
     fn from(error: PoolError) -> Self {
         Self::Node(match error {
             PoolError::Closed => NodeError::Stopping,
-            error @ (PoolError::Spawn(_) | PoolError::Prepare(_)) => failed("preparing a worker", error),
+            error @ (PoolError::Spawn(_) | PoolError::Prepare(_) | PoolError::LayOut(_)) => {
+                failed("preparing a worker", error)
+            }
         })
     }
 }

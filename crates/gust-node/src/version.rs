@@ -1,6 +1,9 @@
 //! A function version as its node knows it.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32},
+};
 
 use gust_worker::protocol::{Command, InitSpec, Limits, MemoryMode};
 use tokio::sync::OnceCell;
@@ -31,6 +34,10 @@ pub(crate) struct Version {
     files: OnceCell<Arc<Files>>,
     /// Nothing of it is to be kept any more.
     pub removed: AtomicBool,
+    /// A graft on its runtime's base is being made.
+    pub grafting: AtomicBool,
+    /// Grafts that came to nothing.
+    pub graft_failures: AtomicU32,
     /// Held while its snapshot or its first instance is made, so that only one is.
     pub making: tokio::sync::Mutex<()>,
 }
@@ -42,6 +49,8 @@ impl Version {
             generation,
             files: OnceCell::new(),
             removed: AtomicBool::new(false),
+            grafting: AtomicBool::new(false),
+            graft_failures: AtomicU32::new(0),
             making: tokio::sync::Mutex::default(),
         }
     }

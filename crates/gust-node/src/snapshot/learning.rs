@@ -26,6 +26,21 @@ const FAILURES_MAX: u32 = 3;
 pub(crate) struct Layout {
     /// For reading only.
     pub file: File,
+    /// Sets it apart from every other.
+    pub id: u64,
+    /// The layout of the runtime's base that it has a graft for.
+    pub grafted_on: Option<u64>,
+}
+
+/// What a new layout was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LearnedFrom {
+    /// One more run.
+    Run,
+    /// The same runs; it has a graft for this layout of the runtime's base.
+    Base(u64),
+    /// So many functions: it is a base's.
+    Functions(u64),
 }
 
 /// What has been learned of a snapshot's runs.
@@ -35,7 +50,7 @@ pub(super) struct Learning(Mutex<Learned>);
 #[derive(Debug, Default)]
 struct Learned {
     layout: Option<Arc<Layout>>,
-    /// Runs that the layout is made from.
+    /// Runs that the layout is made from; for a base, functions.
     runs: u64,
     recording: bool,
     failures: u32,
@@ -59,11 +74,15 @@ impl Learning {
         }))
     }
 
-    /// Takes a layout that was made from one more run; returns from how many it is.
-    pub(super) fn learned(&self, layout: Layout) -> u64 {
+    /// Takes a layout; returns from how many runs or functions it is.
+    pub(super) fn learned(&self, layout: Layout, from: LearnedFrom) -> u64 {
         let mut learned = lock(&self.0);
         learned.layout = Some(Arc::new(layout));
-        learned.runs += 1;
+        learned.runs = match from {
+            LearnedFrom::Run => learned.runs + 1,
+            LearnedFrom::Base(_) => learned.runs,
+            LearnedFrom::Functions(functions) => functions,
+        };
         learned.runs
     }
 }
@@ -72,6 +91,17 @@ impl Snapshot {
     /// The layout that was learned, if one was.
     pub(crate) fn layout(&self) -> Option<Arc<Layout>> {
         lock(&self.learning.0).layout.clone()
+    }
+
+    /// Runs that its layout is made from; for a base, functions.
+    pub(crate) fn learned_from(&self) -> u64 {
+        lock(&self.learning.0).runs
+    }
+
+    /// Whether more runs are to be recorded.
+    pub(crate) fn is_learning(&self) -> bool {
+        let learned = lock(&self.learning.0);
+        learned.runs < RUNS_WANTED && learned.failures < FAILURES_MAX
     }
 
     /// Whether an instance records now, so that a better layout is to be expected soon.

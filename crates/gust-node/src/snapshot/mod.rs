@@ -25,7 +25,7 @@ use std::{
 pub(crate) use format::FormatError;
 use format::{Description, Reader};
 use learning::Learning;
-pub(crate) use learning::{Layout, Recording};
+pub(crate) use learning::{Layout, LearnedFrom, Recording};
 use scratch::{Scratch, read_only};
 
 /// Names a snapshot, and what it must have been made from to be of use.
@@ -194,29 +194,45 @@ impl SnapshotStore {
         Ok(snapshot)
     }
 
-    /// Takes in a layout that a worker has made from one more run: from now on every restore uses it. Blocks.
+    /// Takes in a layout that a worker has written: from now on every restore uses it. Blocks.
     pub(crate) fn keep_layout(
         &self,
         key: &Key,
         snapshot: &Snapshot,
-        draft: &File,
-        bytes: u64,
+        (draft, bytes): (&File, u64),
+        from: LearnedFrom,
     ) -> Result<(), FormatError> {
         let path = self.path(&key.name, "layout");
         let file = read_only(draft).map_err(|source| FormatError::Io {
             path: path.clone(),
             source,
         })?;
-        let runs = snapshot.learning.learned(Layout { file });
+        let grafted_on = match from {
+            LearnedFrom::Base(layout) => Some(layout),
+            LearnedFrom::Run | LearnedFrom::Functions(_) => None,
+        };
+        let id = random_id();
+        let layout = Layout { file, id, grafted_on };
+        let runs = snapshot.learning.learned(layout, from);
         if snapshot.stored_bytes == 0 {
             return Ok(());
         }
+        let numbers = [Some(runs), Some(id), grafted_on].into_iter().flatten().collect();
         format::write(
             &path,
-            &self.layout_description(key, snapshot.checksum, vec![runs]),
+            &self.layout_description(key, snapshot.checksum, numbers),
             &[(draft, bytes)],
         )
         .map(|_| ())
+    }
+
+    /// Snapshots in memory of functions of a runtime whose runs have been learned from.
+    pub(crate) fn descendants(&self, runtime: &[u8; 32]) -> Vec<Arc<Snapshot>> {
+        let held = lock(&self.held);
+        let functions = held.snapshots.values().filter(|held| {
+            held.inputs.len() > 1 && held.inputs.first() == Some(runtime) && held.snapshot.layout().is_some()
+        });
+        functions.map(|held| Arc::clone(&held.snapshot)).collect()
     }
 
     /// Forgets a snapshot, in memory and on disk. Blocks.
@@ -237,9 +253,16 @@ impl SnapshotStore {
             };
             let file = self.scratch.file().map_err(failed)?;
             reader.copy(0, &file)?;
-            let runs = reader.description().numbers.first().copied().unwrap_or(1);
+            let [runs, id, rest @ ..] = reader.description().numbers.as_slice() else {
+                return Err(FormatError::Damaged("its numbers"));
+            };
             let file = read_only(&file).map_err(failed)?;
-            Ok((Arc::new(Layout { file }), runs))
+            let layout = Layout {
+                file,
+                id: *id,
+                grafted_on: rest.first().copied(),
+            };
+            Ok((Arc::new(layout), *runs))
         });
         match loaded {
             Ok(layout) => Some(layout),
@@ -314,6 +337,13 @@ pub(crate) fn processor_fingerprint() -> io::Result<String> {
     Ok(blake3::hash(lines.collect::<Vec<_>>().join("\n").as_bytes())
         .to_hex()
         .to_string())
+}
+
+/// Unlike any other, of this or another start of the node.
+fn random_id() -> u64 {
+    let mut bytes = [0; 8];
+    crate::identity::fill_random(&mut bytes);
+    u64::from_le_bytes(bytes)
 }
 
 fn disk_bytes(metadata: &fs::Metadata) -> u64 {
@@ -407,7 +437,12 @@ mod tests {
             let draft = first.layout_draft().unwrap();
             draft.write_all_at(content, 0).unwrap();
             first
-                .keep_layout(&key("a"), snapshot, &draft, content.len() as u64)
+                .keep_layout(
+                    &key("a"),
+                    snapshot,
+                    (&draft, content.len() as u64),
+                    LearnedFrom::Run,
+                )
                 .unwrap();
         };
         learn(&snapshot, b"layout of one");
@@ -421,6 +456,18 @@ mod tests {
         let loaded = store(dir.path(), 1 << 20).load(&key("a")).unwrap();
         assert_eq!(content(&loaded.layout().unwrap().file), b"layout of two");
         assert!(loaded.claim_recording().is_none());
+
+        // A graft is learned from no further run, and belongs to the base's layout.
+        assert_eq!(loaded.layout().unwrap().grafted_on, None);
+        let draft = first.layout_draft().unwrap();
+        draft.write_all_at(b"graft", 0).unwrap();
+        first
+            .keep_layout(&key("a"), &snapshot, (&draft, 5), LearnedFrom::Base(7))
+            .unwrap();
+        let loaded = store(dir.path(), 1 << 20).load(&key("a")).unwrap();
+        let (grafted, known) = (loaded.layout().unwrap(), snapshot.layout().unwrap());
+        assert_eq!((grafted.grafted_on, loaded.learned_from()), (Some(7), 2));
+        assert_eq!(grafted.id, known.id);
 
         // A snapshot that is made anew has no layout, and does not take the old one's.
         let layout = first.path("a", "layout");
@@ -463,7 +510,9 @@ mod tests {
         assert_eq!(snapshot.stored_bytes, 0);
         assert_eq!(content(&store.held(&key("a")).unwrap().memory)[0], 4);
         let draft = store.layout_draft().unwrap();
-        store.keep_layout(&key("a"), &snapshot, &draft, 0).unwrap();
+        store
+            .keep_layout(&key("a"), &snapshot, (&draft, 0), LearnedFrom::Run)
+            .unwrap();
         assert!(snapshot.layout().is_some());
     }
 

@@ -182,6 +182,11 @@ impl Zygote {
         wait(child).await;
     }
 
+    /// Whether it has been stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.state().stopped
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }

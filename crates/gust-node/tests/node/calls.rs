@@ -129,7 +129,7 @@ pub async fn a_program_that_is_missing(isolation: Isolation) -> Result<(), Faile
 
 pub async fn guests_end_and_the_next_call_works(isolation: Isolation) -> Result<(), Failed> {
     let world = World::new(isolation, |_| {}).await?;
-    let id = world.deploy(device("echo")).await?;
+    let id = world.ready(device("echo")).await?;
     for (payload, exit) in [
         ("exit 7", GuestExit::Exit(7)),
         ("segv", GuestExit::Signal(11)),
@@ -142,6 +142,7 @@ pub async fn guests_end_and_the_next_call_works(isolation: Isolation) -> Result<
             (response(&next)?, next.outcome.start),
             ("next".to_owned(), world.cold_start()),
         )?;
+        world.settled().await?;
     }
     world.stop().await;
     Ok(())

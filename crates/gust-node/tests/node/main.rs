@@ -90,6 +90,7 @@ fn main() -> ExitCode {
                 snapshots::a_snapshot_of_another_processor_is_made_anew,
                 snapshots::layouts_are_learned_from_the_first_runs,
                 snapshots::instances_are_armed_ahead,
+                snapshots::functions_are_laid_out_on_their_base,
                 snapshots::memory_is_given_back_after_every_call,
                 snapshots::memory_that_cannot_be_given_back_is_not_used_again,
                 snapshots::no_two_instances_are_alike,
