@@ -284,6 +284,9 @@ impl Kernel {
         }
         let loaded = self.load_program(cx, file).map_err(failed)?;
         self.process.program = self.canonical_program(cx.slot, &program);
+        self.mm
+            .file_names
+            .insert(file, self.process.program.as_slice().into());
         let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let length = name.len().min(15);
         self.thread_mut(cx.slot).name[..length].copy_from_slice(&name[..length]);

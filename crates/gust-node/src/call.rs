@@ -21,9 +21,6 @@ use crate::{
     worker::{WorkerError, unexpected},
 };
 
-/// Runs of a recording instance from which a layout is made: after each of them it is made anew.
-const RECORDED_RUNS: u32 = 2;
-
 /// How a call on an instance went.
 pub(crate) struct Ran {
     pub result: InvokeResult,
@@ -146,16 +143,14 @@ impl Inner {
     }
 
     /// Waits in the background until an instance is ready again, and takes it to rest; what is not wanted again ends.
-    pub(crate) fn put_to_rest(self: &Arc<Self>, instance: Box<Instance>) {
+    pub(crate) fn put_to_rest(self: &Arc<Self>, mut instance: Box<Instance>) {
+        if let Some(recording) = instance.recording.take() {
+            return self.learn(instance, recording);
+        }
         let settling = self.desk.settle(&instance.version);
         let inner = Arc::clone(self);
         tokio::spawn(async move {
-            let mut instance = instance;
-            let settled = match instance.settle().await {
-                Ok(waiting) => inner.learn(&mut instance).await.map(|()| waiting),
-                Err(error) => Err(error),
-            };
-            match settled {
+            match instance.settle().await {
                 Ok(Waiting { pristine, .. }) if pristine || instance.version.keeps_memory() => {
                     let version = Arc::clone(&instance.version);
                     inner.desk.rest(*instance, pristine);
@@ -175,20 +170,6 @@ impl Inner {
                 }
             }
         });
-    }
-
-    /// Has a recording instance make a layout of its runs, after each of the first few.
-    async fn learn(&self, instance: &mut Instance) -> Result<(), WorkerError> {
-        let Some(recording) = &mut instance.recording else {
-            return Ok(());
-        };
-        recording.runs += 1;
-        let last = recording.runs >= RECORDED_RUNS;
-        self.replan(instance).await?;
-        if last {
-            instance.recording = None;
-        }
-        Ok(())
     }
 }
 

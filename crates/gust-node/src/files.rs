@@ -1,12 +1,14 @@
 //! The files that versions run on: images as they are for micro-VMs, directories made from them for guest processes.
 //!
 //! A directory is made once for each distinct image, after the image has been compared with its checksum. Those of code
-//! and layers are removed with the last version that uses them; runtimes' stay.
+//! and layers are removed with the last version that uses them; runtimes' stay. Several layers are laid over each other
+//! once, to an image of their own.
 
 use std::{
     collections::HashMap,
     fs::{self, File},
     io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -16,15 +18,22 @@ use gust_image::{
     runtime::{DESCRIPTION_BYTES_MAX, DESCRIPTION_PATH, RuntimeDescription, RuntimeInterface},
 };
 use gust_worker::protocol::Interface;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    mount::{OpenTreeFlags, open_tree},
+};
 
 use crate::{
     api::{Isolation, NodeError, VersionSpec},
+    layers::{LayersError, merge, merged_checksum},
     version::{TASK_ROOT, io_error},
 };
 
 /// Where layers are seen in a sandbox.
 const LAYERS_ROOT: &str = "/opt";
+
+/// Extension of an image that was made of several layers.
+const LAYERS_SUFFIX: &str = "layers";
 
 /// Prefix of what an extraction that was cut short has left.
 const STAGING_PREFIX: &str = ".extract-";
@@ -36,6 +45,49 @@ pub(crate) struct Tree {
     pub descriptor: File,
     /// Names the content.
     pub checksum: [u8; 32],
+    /// An image of the node's own that goes with this tree.
+    made_from: Mutex<Option<PathBuf>>,
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let made_from = self.made_from.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = made_from.take() {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A tree as a worker gets it.
+#[derive(Debug)]
+pub(crate) enum Handed<'a> {
+    /// The file or directory.
+    Itself(BorrowedFd<'a>),
+    /// A mount of the directory that is attached nowhere yet: it needs no path that leads to it, and can be attached
+    /// once.
+    Mount(OwnedFd),
+}
+
+impl AsFd for Handed<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Itself(descriptor) => descriptor.as_fd(),
+            Self::Mount(descriptor) => descriptor.as_fd(),
+        }
+    }
+}
+
+impl Tree {
+    /// The directory of a guest process as a mount where this process may make any; otherwise its worker has to find it by
+    /// its path.
+    pub(crate) fn handed(&self) -> Handed<'_> {
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        match open_tree(&self.descriptor, "", flags) {
+            Ok(mount) => Handed::Mount(mount),
+            Err(_) => Handed::Itself(self.descriptor.as_fd()),
+        }
+    }
 }
 
 /// What one version runs on.
@@ -43,8 +95,8 @@ pub(crate) struct Tree {
 pub(crate) struct Files {
     pub root: Arc<Tree>,
     pub code: Arc<Tree>,
-    /// Lowest first.
-    pub layers: Vec<Arc<Tree>>,
+    /// Of all layers.
+    pub layers: Option<Arc<Tree>>,
     pub runtime: RuntimeDescription,
     /// The program to start; Lambda's error document when none of the runtime's exists.
     pub command: Result<Vec<String>, String>,
@@ -103,13 +155,7 @@ impl FileStore {
     pub(crate) fn open(&self, spec: &VersionSpec) -> Result<Files, NodeError> {
         let (root, root_image) = self.tree(&spec.root_image, Use::Runtime)?;
         let (code, code_image) = self.tree(&spec.code_image, Use::Function)?;
-        let mut layers = Vec::new();
-        let mut layer_images = Vec::new();
-        for path in &spec.layer_images {
-            let (layer, image) = self.tree(path, Use::Function)?;
-            layers.push(layer);
-            layer_images.push(image);
-        }
+        let layers = self.layers(&spec.layer_images)?;
         let runtime = describe(&root_image).map_err(|error| {
             io_error(
                 format!("reading the runtime image {}", spec.root_image.display()),
@@ -120,9 +166,9 @@ impl FileStore {
             let within = |prefix: &str| path.strip_prefix(prefix).filter(|rest| rest.starts_with('/'));
             match (within(TASK_ROOT), within(LAYERS_ROOT)) {
                 (Some(rest), _) => code_image.tables().find(rest.as_bytes()).is_some(),
-                (_, Some(rest)) => layer_images
-                    .iter()
-                    .any(|image| image.tables().find(rest.as_bytes()).is_some()),
+                (_, Some(rest)) => layers
+                    .as_ref()
+                    .is_some_and(|(_, image)| image.tables().find(rest.as_bytes()).is_some()),
                 // Of the runtime's own programs, the image's maker has said that they are there; links are not followed
                 // here.
                 (None, None) => true,
@@ -136,10 +182,44 @@ impl FileStore {
         Ok(Files {
             root,
             code,
-            layers,
+            layers: layers.map(|(tree, _)| tree),
             runtime,
             command,
         })
+    }
+
+    /// All layers as one tree; `None` when there are none.
+    fn layers(&self, images: &[PathBuf]) -> Result<Option<(Arc<Tree>, ImageFile)>, NodeError> {
+        let images = match images {
+            [] => return Ok(None),
+            [only] => return self.tree(only, Use::Function).map(Some),
+            several => several,
+        };
+        let failed = |error: LayersError| io_error("laying layers over each other", io::Error::other(error));
+        let opened: Result<Vec<ImageFile>, _> = images.iter().map(|path| ImageFile::open(path)).collect();
+        let opened = opened.map_err(|error| failed(error.into()))?;
+        let checksums: Vec<[u8; 32]> = opened.iter().map(|image| image.tables().checksum()).collect();
+        let merged = self
+            .path(&merged_checksum(&checksums), Use::Function)
+            .with_extension(LAYERS_SUFFIX);
+        if !merged.exists() {
+            for image in &opened {
+                image.verify().map_err(|error| failed(error.into()))?;
+            }
+            merge(&opened, &self.directory, &merged).map_err(failed)?;
+        }
+        match self.tree(&merged, Use::Function) {
+            Ok((tree, image)) => {
+                // The tree is named by its content; the image goes with it.
+                *tree.made_from.lock().unwrap_or_else(PoisonError::into_inner) = Some(merged);
+                Ok(Some((tree, image)))
+            }
+            Err(error) => {
+                // The next attempt makes it anew.
+                let _ = fs::remove_file(&merged);
+                Err(error)
+            }
+        }
     }
 
     /// Removes the directories that no version uses any more. Blocks.
@@ -194,7 +274,11 @@ impl FileStore {
         };
         let descriptor =
             descriptor.map_err(|error| io_error(format!("opening the image {}", image.display()), error))?;
-        let tree = Arc::new(Tree { descriptor, checksum });
+        let tree = Arc::new(Tree {
+            descriptor,
+            checksum,
+            made_from: Mutex::default(),
+        });
         trees.insert(checksum, Arc::downgrade(&tree));
         Ok((tree, file))
     }

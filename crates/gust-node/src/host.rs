@@ -14,7 +14,7 @@ use crate::{
 /// How long a call may wait for an instance that has answered: no longer than a start of its own would take.
 pub(crate) fn settle_time(isolation: Isolation) -> Duration {
     match isolation {
-        Isolation::Kvm => Duration::from_millis(2),
+        Isolation::Kvm => Duration::from_millis(1),
         Isolation::Process => Duration::from_millis(50),
     }
 }

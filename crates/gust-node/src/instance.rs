@@ -6,7 +6,7 @@ use gust_worker::protocol::{Report, Waiting};
 
 use crate::{
     desk::Place,
-    snapshot::Snapshot,
+    snapshot::Recording,
     version::Version,
     worker::{Worker, WorkerError, unexpected},
 };
@@ -23,26 +23,8 @@ pub(crate) struct Instance {
     pub place: Place,
     /// Memory that it used when it last reported, in bytes.
     pub memory_bytes: u64,
-    /// It records its runs for a layout.
+    /// It records its first run, for a layout to be learned, and ends with it.
     pub recording: Option<Recording>,
-}
-
-/// The runs of one instance, from which a layout is made.
-#[derive(Debug)]
-pub(crate) struct Recording {
-    pub snapshot: Arc<Snapshot>,
-    /// Runs that have ended.
-    pub runs: u32,
-    /// A layout has come of it.
-    pub kept: bool,
-}
-
-impl Drop for Recording {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.snapshot.give_recording_back();
-        }
-    }
 }
 
 impl Instance {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod arm;
 mod call;
 mod capture;
 mod desk;
@@ -13,6 +14,7 @@ mod files;
 mod host;
 mod identity;
 mod instance;
+mod layers;
 mod link;
 mod log;
 mod node;

@@ -160,6 +160,7 @@ impl Inner {
                 ticks.tick().await;
                 let Some(inner) = weak.upgrade() else { return };
                 inner.desk.expire(idle_timeout);
+                inner.pool.tend();
             }
         });
         inner
@@ -248,16 +249,22 @@ impl Inner {
         let version = self.versions().remove(id);
         self.desk.remove(id);
         let Some(version) = version else { return };
-        let inner = Arc::clone(self);
-        let removed = tokio::task::spawn_blocking(move || {
-            if let Some(store) = &inner.snapshots {
-                store.remove(&version.id().0);
-            }
-            drop(version);
-            inner.files.prune();
-        });
+        version.removed.store(true, Ordering::SeqCst);
+        self.forget_removed(&version).await;
+        drop(version);
+        let files = Arc::clone(&self.files);
         // It blocks on nothing but the disk, and a panic there is logged by its thread.
-        let _ = removed.await;
+        let _ = tokio::task::spawn_blocking(move || files.prune()).await;
+    }
+
+    /// Deletes what is stored of a version, if it has been removed: at its removal, and again when something that was
+    /// under way then has been stored since.
+    pub(crate) async fn forget_removed(&self, version: &Version) {
+        let Some(store) = &self.snapshots else { return };
+        if version.removed.load(Ordering::SeqCst) {
+            let (store, name) = (Arc::clone(store), version.id().0.clone());
+            let _ = tokio::task::spawn_blocking(move || store.remove(&name)).await;
+        }
     }
 
     pub(crate) async fn invoke(

@@ -75,6 +75,13 @@ impl Pool {
             .count()
     }
 
+    /// Has workers replaced that have ended by themselves.
+    pub(crate) fn tend(&self) {
+        if self.len() < self.size {
+            self.missing.notify_one();
+        }
+    }
+
     /// Lets go of every worker, and keeps none from now on.
     pub(crate) fn close(&self) {
         let mut ready = self.ready();
@@ -104,9 +111,17 @@ impl Pool {
 async fn fill(pool: Weak<Pool>) {
     loop {
         let Some(pool) = pool.upgrade() else { return };
-        if pool.ready().closed {
-            return;
-        }
+        let ended: Vec<Worker> = {
+            let mut ready = pool.ready();
+            if ready.closed {
+                return;
+            }
+            ready
+                .workers
+                .extract_if(.., |worker| worker.has_ended())
+                .collect()
+        };
+        drop(ended);
         if pool.len() >= pool.size {
             pool.missing.notified().await;
             continue;

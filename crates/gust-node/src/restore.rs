@@ -1,11 +1,11 @@
-//! Snapshots at work: made at a deployment, restored for a call, armed ahead, and their layouts learned.
+//! Snapshots at work: made at a deployment and restored for a call; see [`arm`](crate::arm) for the rest.
 //!
 //! ```text
 //!  runtime: Boot ──> Capture (base)          once for each runtime image
 //!  version: Restore(base) or Boot ──> Init ──> Capture
 //!  call:    Restore + Invoke, in one message
 //!  armed:   Restore(arm) ──> Waiting         ahead, for versions in use
-//!  layout:  Restore(record) + Invoke ──> Waiting ──> Replan
+//!  layout:  Restore(record) + Invoke ──> Waiting ──> Replan, and the instance ends
 //! ```
 
 use std::{
@@ -14,21 +14,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gust_worker::protocol::{Command, Interface, Limits, MemoryMode, Report, RestoreSpec, WaitsFor};
+use gust_worker::protocol::{Command, Interface, Limits, MemoryMode, RestoreSpec};
 
 use crate::{
-    capture::{answer, capture},
+    capture::capture,
     desk::Place,
     files::Files,
     identity::Identity,
-    instance::{Instance, Recording},
+    instance::Instance,
     link::Outgoing,
     log::LogSink,
     node::Inner,
     snapshot::{Key, Layout, Snapshot, SnapshotStore},
     start::{StartError, boot_command, booted, function_trees, initialise, with_trees},
     version::{Version, io_error},
-    worker::{Worker, WorkerError, unexpected},
+    worker::Worker,
 };
 
 /// Bounds of a runtime without a function.
@@ -121,6 +121,7 @@ impl Inner {
         let waiting = initialise(&mut worker, version, log).await?;
         let took = start.elapsed();
         let snapshot = capture(store, &mut worker, key, waiting.memory_bytes).await?;
+        self.forget_removed(version).await;
         Ok(Made { snapshot, init: took })
     }
 
@@ -186,11 +187,7 @@ impl Inner {
     ) -> Result<(Instance, Restoring), StartError> {
         let files = version.files(&self.files).await?;
         let worker = self.take_worker(version.limits()).await?;
-        let recording = snapshot.claim_recording().then(|| Recording {
-            snapshot: Arc::clone(&snapshot),
-            runs: 0,
-            kept: false,
-        });
+        let recording = snapshot.claim_recording();
         let identity = Identity::new();
         let record = recording.is_some();
         let restoring = restoring(version, snapshot, files, &identity, false, record);
@@ -205,101 +202,9 @@ impl Inner {
         };
         Ok((instance, restoring))
     }
-
-    /// Has armed instances of a version made in the background, as many as are wanted and have room.
-    pub(crate) fn arm(self: &Arc<Self>, version: &Arc<Version>) {
-        let Some(store) = &self.snapshots else { return };
-        while let Some(place) = self.desk.claim_armed(version, self.config.armed_per_version) {
-            let (inner, store, version) = (Arc::clone(self), Arc::clone(store), Arc::clone(version));
-            tokio::spawn(async move {
-                let armed = inner.make_armed(&store, &version, place).await;
-                inner.desk.armed(&version);
-                match armed {
-                    Ok(instance) => inner.desk.rest(instance, true),
-                    Err(error) if !inner.is_stopping() => {
-                        tracing::warn!(version = %version.id(), ?error, "no armed instance");
-                    }
-                    Err(_) => {}
-                }
-            });
-        }
-    }
-
-    async fn make_armed(
-        &self,
-        store: &Arc<SnapshotStore>,
-        version: &Arc<Version>,
-        place: Place,
-    ) -> Result<Instance, StartError> {
-        let snapshot = self
-            .snapshot(store, version, &mut LogSink::Discarded)
-            .await?
-            .snapshot;
-        let files = version.files(&self.files).await?;
-        let identity = Identity::new();
-        let mut worker = self.take_worker(version.limits()).await?;
-        let restoring = restoring(version, snapshot, files, &identity, true, false);
-        let sent = worker.send(&[restoring.outgoing()]).await;
-        sent.map_err(StartError::Lost)?;
-        let waiting = match answer(&mut worker).await.map_err(StartError::Lost)? {
-            Report::Waiting(waiting) if waiting.waits_for == WaitsFor::Event => waiting,
-            other => return Err(StartError::Lost(unexpected(&other))),
-        };
-        place.started();
-        self.count_started();
-        let version = Arc::clone(version);
-        let memory_bytes = waiting.memory_bytes;
-        Ok(Instance {
-            id: identity.id,
-            version,
-            worker,
-            place,
-            memory_bytes,
-            recording: None,
-        })
-    }
-
-    /// Has a recording instance write a layout, and uses it from now on.
-    pub(crate) async fn replan(&self, instance: &mut Instance) -> Result<(), WorkerError> {
-        let (Some(store), Some(recording)) = (&self.snapshots, &mut instance.recording) else {
-            return Ok(());
-        };
-        let Ok(draft) = store.layout_draft() else {
-            return Ok(());
-        };
-        let command = Command::Replan;
-        let descriptors = vec![draft.as_fd(), recording.snapshot.memory.as_fd()];
-        instance
-            .worker
-            .send(&[Outgoing {
-                command: &command,
-                body: b"",
-                descriptors,
-            }])
-            .await?;
-        let layout_bytes = match answer(&mut instance.worker).await? {
-            Report::Replanned { layout_bytes, .. } => layout_bytes,
-            other => return Err(unexpected(&other)),
-        };
-        recording.kept = true;
-        let (store, snapshot) = (Arc::clone(store), Arc::clone(&recording.snapshot));
-        let name = instance.version.id().0.clone();
-        let stored = tokio::task::spawn_blocking(move || {
-            let key = Key {
-                name: name.clone(),
-                inputs: Vec::new(),
-            };
-            if let Err(error) = store.keep_layout(&key, &snapshot, &draft, layout_bytes) {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(name, error, "a layout is kept in memory only");
-            }
-        });
-        let _ = stored.await;
-        Ok(())
-    }
 }
 
-fn restoring(
+pub(crate) fn restoring(
     version: &Version,
     snapshot: Arc<Snapshot>,
     files: Arc<Files>,

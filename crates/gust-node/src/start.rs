@@ -1,7 +1,7 @@
 //! Starting: a runtime's program from nothing, and a function in it.
 
 use std::{
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use gust_worker::protocol::{BootSpec, Command, Limits, Report, Waiting, WaitsFor
 use crate::{
     api::{Failure, NodeError},
     desk::Place,
-    files::{Files, Tree},
+    files::{Files, Handed, Tree},
     identity::Identity,
     instance::Instance,
     link::Outgoing,
@@ -95,9 +95,11 @@ impl Inner {
             let start = Instant::now();
             let boot = boot_command(&files, &identity, version.limits())?;
             let init = version.init_command(&identity);
+            let root = files.root.handed();
+            let function: Vec<Handed<'_>> = function_trees(&files).map(|tree| tree.handed()).collect();
             let commands = [
-                with_trees(&boot, [&files.root]),
-                with_trees(&init, function_trees(&files)),
+                with_descriptors(&boot, [root.as_fd()]),
+                with_descriptors(&init, function.iter().map(Handed::as_fd)),
             ];
             let started = match worker.send(&commands).await {
                 Ok(()) => initialise(&mut worker, version, log).await,
@@ -168,11 +170,17 @@ pub(crate) fn with_trees<'a>(
     command: &'a Command,
     trees: impl IntoIterator<Item = &'a Arc<Tree>>,
 ) -> Outgoing<'a> {
-    let descriptors = trees.into_iter().map(|tree| tree.descriptor.as_fd()).collect();
+    with_descriptors(command, trees.into_iter().map(|tree| tree.descriptor.as_fd()))
+}
+
+fn with_descriptors<'a>(
+    command: &'a Command,
+    descriptors: impl IntoIterator<Item = BorrowedFd<'a>>,
+) -> Outgoing<'a> {
     Outgoing {
         command,
         body: b"",
-        descriptors,
+        descriptors: descriptors.into_iter().collect(),
     }
 }
 

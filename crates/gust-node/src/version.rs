@@ -1,6 +1,6 @@
 //! A function version as its node knows it.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use gust_worker::protocol::{Command, InitSpec, Limits, MemoryMode};
 use tokio::sync::OnceCell;
@@ -29,6 +29,8 @@ pub(crate) struct Version {
     pub spec: VersionSpec,
     pub generation: u64,
     files: OnceCell<Arc<Files>>,
+    /// Nothing of it is to be kept any more.
+    pub removed: AtomicBool,
     /// Held while its snapshot or its first instance is made, so that only one is.
     pub making: tokio::sync::Mutex<()>,
 }
@@ -39,6 +41,7 @@ impl Version {
             spec,
             generation,
             files: OnceCell::new(),
+            removed: AtomicBool::new(false),
             making: tokio::sync::Mutex::default(),
         }
     }

@@ -333,7 +333,7 @@ impl Vm {
             .ok_or(Error::Missing("a vCPU in a detached machine"))?
             .block();
         let states = (0..STATES).map(|thread| (XSAVE_AREAS + thread * PAGE_BYTES) | 1);
-        let pages = [SYSCALL_PAGE, block + BLOCK_STUB_DATA | 1];
+        let pages = [SYSCALL_PAGE, (block + BLOCK_STUB_DATA) | 1];
         let touches: Vec<u64> = states.chain(pages).map(|at| KERNEL_BASE + at).collect();
         self.touch(&touches)
     }

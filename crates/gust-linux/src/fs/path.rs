@@ -2,7 +2,7 @@
 
 use crate::{
     abi::NAME_MAX,
-    errno::{EACCES, EBADF, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, Errno},
+    errno::{EACCES, EBADF, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EROFS, Errno},
     fs::{
         FileKind, NodeType, Vnode,
         synthetic::{self, LinkTo, Synthetic},
@@ -288,6 +288,10 @@ impl Kernel {
 
     /// Whether the process may use a node so, as its user; root may all but run what nobody may.
     pub(crate) fn check_access(&self, vnode: Vnode, wanted: i32) -> Result<(), Errno> {
+        // Told before rights are looked at, as Linux does.
+        if wanted & libc::W_OK != 0 && matches!(vnode, Vnode::Image { .. }) {
+            return Err(EROFS);
+        }
         let attributes = self.vfs.attributes(vnode)?;
         let (uid, gid) = (self.process.uid, self.process.gid);
         if uid == 0 {

@@ -369,7 +369,7 @@ impl Kernel {
 /// A time-out in milliseconds; negative is none.
 pub(crate) fn milliseconds(timeout: u64) -> Option<u64> {
     let timeout = timeout as i32;
-    (timeout >= 0).then_some(timeout as u64 * 1_000_000)
+    u64::try_from(timeout).ok().map(|timeout| timeout * 1_000_000)
 }
 
 pub(crate) fn sys_epoll_wait(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {

@@ -93,7 +93,11 @@ fn place(
     anonymous: bool,
 ) -> Result<PageRange, Errno> {
     if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 {
-        let range = page_range(hint, bytes)?;
+        if !hint.is_multiple_of(PAGE) {
+            return Err(EINVAL);
+        }
+        let end = hint.checked_add(bytes).ok_or(ENOMEM)?;
+        let range = PageRange::new(hint, end);
         if !in_user_space(range) {
             return Err(if range.start < USER_START { EPERM } else { ENOMEM });
         }

@@ -17,13 +17,16 @@ pub enum Support {
     Refused(&'static str),
 }
 
+/// Answers a call; the arguments are as the guest's registers had them.
+pub(crate) type Call = fn(&mut Kernel, &mut Cx<'_>, &[u64; 6]) -> SysResult;
+
 /// One call.
 #[derive(Clone, Copy)]
 pub(crate) struct SystemCall {
     pub(crate) number: u64,
     pub(crate) name: &'static str,
     pub(crate) support: Support,
-    pub(crate) call: fn(&mut Kernel, &mut Cx<'_>, &[u64; 6]) -> SysResult,
+    pub(crate) call: Call,
 }
 
 /// The entry of a number.

@@ -1,8 +1,9 @@
 //! Who may have an instance now: the places of a node, as a plain object without a clock or I/O.
 //!
 //! A place is the right to have one worker serve one version. There are `instances_max` of them, and together they may
-//! hold `memory_bytes_max`. A call gets, in this order: an idle instance of its version, an armed one, an instance that is
-//! about to be idle again, a place to start one, or its turn in one queue of all versions.
+//! hold `memory_bytes_max`. A call gets, in this order: an idle instance of its version, one that is about to be idle again
+//! (which takes less than arming another in the stead of an armed one), an armed one, a place to start one, or its turn in
+//! one queue of all versions.
 //!
 //! ```text
 //!             claim                       settle (answered)         idle again
@@ -14,6 +15,7 @@
 //! very first. Nobody waits while an idle instance of another version keeps a place: the one that has been idle longest
 //! goes. Generic in the instance `I`, so that tests need no processes, and in what the queue's channels carry, `T`.
 
+mod queue;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -93,23 +95,18 @@ impl<I, T> Places<I, T> {
         let Some(entry) = self.versions.get_mut(id) else {
             return (Claim::Unknown, Consequences::none());
         };
-        for (list, kind) in [
-            (&mut entry.idle, StartKind::Warm),
-            (&mut entry.armed, StartKind::Armed),
-        ] {
-            if let Some(resting) = list.pop() {
-                return (Claim::Use(resting.instance, kind), Consequences::none());
-            }
-        }
-        if self.queue.len() >= QUEUE_MAX {
-            return (Claim::Full, Consequences::none());
-        }
         let ahead = self
             .queue
             .iter()
             .filter(|waiter| waiter.patient && waiter.version == *id)
             .count();
-        let settling = patient && entry.settling > ahead;
+        let settling = patient && entry.idle.is_empty() && entry.settling > ahead;
+        if !settling && let Some((instance, kind)) = self.take_resting(id) {
+            return (Claim::Use(instance, kind), Consequences::none());
+        }
+        if self.queue.len() >= QUEUE_MAX {
+            return (Claim::Full, Consequences::none());
+        }
         let (sender, turn) = oneshot::channel();
         self.queue.push_back(Waiter {
             version: id.clone(),
@@ -169,9 +166,11 @@ impl<I, T> Places<I, T> {
         if let Some(taken) = self.taken.get_mut(&place) {
             self.bytes = self.bytes - taken.bytes + bytes;
             taken.bytes = bytes;
+            taken.armed = armed;
         }
         let tick = self.next_count();
-        let Some(entry) = self.current(&id, generation) else {
+        let is_evicted = self.taken.get(&place).is_some_and(|taken| taken.evicted);
+        let Some(entry) = self.current(&id, generation).filter(|_| !is_evicted) else {
             let mut consequences = self.serve_queue();
             consequences.dropped.push(instance);
             return consequences;
@@ -220,7 +219,11 @@ impl<I, T> Places<I, T> {
         if let Some(entry) = self.versions.get_mut(id) {
             entry.arming += 1;
         }
-        Some(self.take(expected))
+        let place = self.take(generation, expected);
+        if let Some(taken) = self.taken.get_mut(&place) {
+            taken.armed = true;
+        }
+        Some(place)
     }
 
     /// An armed instance is ready or will not be.
@@ -248,21 +251,22 @@ impl<I, T> Places<I, T> {
         gone.into_iter().map(|resting| resting.instance).collect()
     }
 
-    /// Takes out the idle instances of a version, and its armed ones too unless `keep_armed`.
+    /// Takes out the idle instances of a version, and its armed ones too unless `keep_armed`. Those that serve a call or
+    /// are in the making go when they come to rest.
     pub(crate) fn evict(&mut self, id: &VersionId, keep_armed: bool) -> Vec<I> {
         let Some(entry) = self.versions.get_mut(id) else {
             return Vec::new();
         };
-        let armed = if keep_armed {
-            Vec::new()
-        } else {
-            std::mem::take(&mut entry.armed)
-        };
-        let idle = std::mem::take(&mut entry.idle);
-        idle.into_iter()
-            .chain(armed)
-            .map(|resting| resting.instance)
-            .collect()
+        let mut gone = std::mem::take(&mut entry.idle);
+        if !keep_armed {
+            gone.append(&mut entry.armed);
+        }
+        for taken in self.taken.values_mut() {
+            if taken.generation == entry.generation && !(taken.armed && keep_armed) {
+                taken.evicted = true;
+            }
+        }
+        gone.into_iter().map(|resting| resting.instance).collect()
     }
 
     /// Takes out everything at rest, and lets go of the queue: its calls are told by their closed channel.
@@ -290,31 +294,17 @@ impl<I, T> Places<I, T> {
         }
     }
 
-    /// Grants what can be granted, first come first served.
-    fn serve_queue(&mut self) -> Consequences<I, T> {
-        let mut consequences = Consequences::none();
-        let versions = &self.versions;
-        // Calls that were given up, and calls of versions that are gone.
-        self.queue
-            .retain(|waiter| !waiter.sender.is_closed() && versions.contains_key(&waiter.version));
-        while self.starting < self.bounds.starts_max {
-            let Some(next) = self.queue.iter().position(|waiter| !waiter.patient) else {
-                break;
-            };
-            let expected = self.versions[&self.queue[next].version].expected_bytes;
-            if !self.fits(expected) {
-                // What is told to go frees its place in a moment, which serves the queue again.
-                if self.leaving == 0 {
-                    consequences.dropped.extend(self.oldest());
-                }
-                break;
-            }
-            if let Some(waiter) = self.queue.remove(next) {
-                let place = self.take(expected);
-                consequences.turns.push((waiter.sender, Grant::Start(place)));
-            }
+    /// Takes an instance of a version that rests.
+    fn take_resting(&mut self, id: &VersionId) -> Option<(I, StartKind)> {
+        let entry = self.versions.get_mut(id)?;
+        let (resting, kind) = match entry.idle.pop() {
+            Some(idle) => (idle, StartKind::Warm),
+            None => (entry.armed.pop()?, StartKind::Armed),
+        };
+        if let Some(taken) = self.taken.get_mut(&resting.place) {
+            taken.armed = false;
         }
-        consequences
+        Some((resting.instance, kind))
     }
 
     /// Whether an instance of this size has room. One always has: a budget must not shut a node down.
@@ -324,14 +314,17 @@ impl<I, T> Places<I, T> {
         memory && self.taken.len() < self.bounds.instances_max && self.starting < self.bounds.starts_max
     }
 
-    fn take(&mut self, bytes: u64) -> PlaceId {
+    fn take(&mut self, generation: u64, bytes: u64) -> PlaceId {
         let place = PlaceId(self.next_count());
         self.taken.insert(
             place,
             Taken {
+                generation,
                 bytes,
                 starting: true,
                 leaving: false,
+                armed: false,
+                evicted: false,
             },
         );
         self.bytes += bytes;

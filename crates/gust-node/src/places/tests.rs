@@ -256,10 +256,46 @@ fn a_patient_call_waits_for_an_instance_that_has_answered() {
     started(&mut turn);
     started(&mut world.claim("a"));
     assert!(waits(&mut patient));
+    world.rest(instance, 10, false);
     let consequences = world.places.unsettle(&id("a"), generation);
     world.carry_out(consequences);
-    world.rest(instance, 10, false);
     assert!(matches!(patient.try_recv(), Ok(Grant::Use(_, StartKind::Warm))));
+}
+
+#[test]
+fn patience_ends_with_what_was_waited_for() {
+    let mut world = World::new(10, 1000);
+    let generation = world.places.versions[&id("a")].generation;
+    for kind in [None, Some(StartKind::Armed)] {
+        let instance = world.start("a");
+        world.places.settle(&id("a"), generation);
+        if kind.is_some() {
+            let armed = world.start("a");
+            world.rest(armed, 10, true);
+        }
+        // An armed one is left alone for the moment.
+        let Claim::Queued {
+            turn: mut patient,
+            settling: true,
+        } = world.claim_with("a", true)
+        else {
+            panic!()
+        };
+        assert!(waits(&mut patient));
+        world.leave(instance);
+        let consequences = world.places.unsettle(&id("a"), generation);
+        world.carry_out(consequences);
+        let granted = match patient.try_recv() {
+            Ok(Grant::Use(_, kind)) => Some(kind),
+            Ok(Grant::Start(place)) => {
+                let consequences = world.places.started(place);
+                world.carry_out(consequences);
+                None
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(granted, kind);
+    }
 }
 
 #[test]
@@ -326,6 +362,28 @@ fn what_rests_too_long_or_has_died_is_taken_out() {
 }
 
 #[test]
+fn evicted_instances_go_now_or_when_they_come_to_rest() {
+    let mut world = World::new(10, 1000);
+    let generation = world.places.versions[&id("a")].generation;
+    let [idle, busy, other] = [world.start("a"), world.start("a"), world.start("b")];
+    world.rest(idle, 10, false);
+    let mut arm = || world.places.claim_armed(&id("a"), generation, 10).unwrap();
+    let [armed, arming] = [arm(), arm()].map(|place| Instance { place, version: "a" });
+    world.rest(armed, 10, true);
+    assert_eq!(world.places.evict(&id("a"), true).len(), 1);
+    // The busy one goes, what is armed or made to be stays, and serves a call as any other.
+    assert_eq!(world.rest(busy, 10, false), 1);
+    assert_eq!(world.rest(arming, 10, true), 0);
+    assert_eq!(world.places.counts().armed, 2);
+    let Claim::Use(served, StartKind::Armed) = world.claim_with("a", true) else {
+        panic!("an armed instance is there");
+    };
+    assert_eq!(world.rest(served, 10, false), 0);
+    assert_eq!(world.places.evict(&id("a"), false).len(), 2);
+    assert_eq!(world.rest(other, 10, false), 0);
+}
+
+#[test]
 fn armed_instances_never_push_others_out() {
     let mut world = World::new(3, 1000);
     let generation = world.places.versions[&id("a")].generation;
@@ -355,6 +413,8 @@ enum Step {
     Finish(usize, u64, bool),
     Die(usize),
     Expire,
+    Evict(usize, bool),
+    Arm(usize),
     Remove(usize),
 }
 
@@ -365,6 +425,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0_usize..50, 0_u64..40, any::<bool>()).prop_map(|(at, mib, armed)| Step::Finish(at, mib, armed)),
         1 => (0_usize..50).prop_map(Step::Die),
         1 => Just(Step::Expire),
+        1 => (0_usize..3, any::<bool>()).prop_map(|(version, keep)| Step::Evict(version, keep)),
+        2 => (0_usize..3).prop_map(Step::Arm),
         1 => (0_usize..3).prop_map(Step::Remove),
     ];
     prop::collection::vec(step, 0..120)
@@ -401,6 +463,20 @@ proptest! {
                     let gone = world.places.expire(world.now, Duration::from_secs(3), |_| false);
                     gone.into_iter().for_each(|instance| world.leave(instance));
                 }
+                Step::Evict(version, keep_armed) => {
+                    let gone = world.places.evict(&id(NAMES[version]), keep_armed);
+                    gone.into_iter().for_each(|instance| world.leave(instance));
+                }
+                Step::Arm(version) => {
+                    let version = NAMES[version];
+                    let generation = world.places.versions[&id(version)].generation;
+                    if let Some(place) = world.places.claim_armed(&id(version), generation, 2) {
+                        world.places.armed(&id(version), generation);
+                        let consequences = world.places.started(place);
+                        world.carry_out(consequences);
+                        world.rest(Instance { place, version }, 10, true);
+                    }
+                }
                 Step::Remove(version) => {
                     let consequences = world.places.remove(&id(NAMES[version]));
                     world.carry_out(consequences);
@@ -435,7 +511,10 @@ proptest! {
             let sum: u64 = world.places.taken.values().map(|taken| taken.bytes).sum();
             prop_assert_eq!(sum, counts.memory_bytes);
             prop_assert_eq!(world.places.starting, 0);
+            // What runs may have grown over the bound; then nothing rests.
+            prop_assert!(sum <= 100 * MIB || counts.idle + counts.armed == 0 || world.places.taken.len() == 1);
             if counts.queued > 0 {
+                prop_assert!(!busy.is_empty(), "someone must give something back");
                 prop_assert!(counts.idle + counts.armed == 0, "{:?}", counts);
             }
         }

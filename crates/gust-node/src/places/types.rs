@@ -115,10 +115,16 @@ pub(super) struct Waiter<T> {
 /// A place that is taken.
 #[derive(Debug)]
 pub(super) struct Taken {
+    /// Registration of the version that it was taken for.
+    pub(super) generation: u64,
     pub(super) bytes: u64,
     pub(super) starting: bool,
     /// Its instance has been told to go.
     pub(super) leaving: bool,
+    /// Its instance is armed or is made to be.
+    pub(super) armed: bool,
+    /// Its instance is not kept when it comes to rest.
+    pub(super) evicted: bool,
 }
 
 impl<I> Entry<I> {

@@ -11,6 +11,7 @@
 //! its own, so that the large file is written once.
 
 mod format;
+mod learning;
 mod scratch;
 
 use std::{
@@ -18,14 +19,13 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 pub(crate) use format::FormatError;
 use format::{Description, Reader};
+use learning::Learning;
+pub(crate) use learning::{Layout, Recording};
 use scratch::{Scratch, read_only};
 
 /// Names a snapshot, and what it must have been made from to be of use.
@@ -58,33 +58,7 @@ pub(crate) struct Snapshot {
     held_bytes: u64,
     /// Names the content.
     checksum: [u8; 32],
-    layout: Mutex<Option<Arc<Layout>>>,
-    /// An instance records its runs, for a layout to be made of them.
-    recording: AtomicBool,
-}
-
-/// A restore layout in memory.
-#[derive(Debug)]
-pub(crate) struct Layout {
-    /// For reading only.
-    pub file: File,
-}
-
-impl Snapshot {
-    /// The layout that was learned, if one was.
-    pub(crate) fn layout(&self) -> Option<Arc<Layout>> {
-        lock(&self.layout).clone()
-    }
-
-    /// Whether the next unprepared restore is to record its runs: one does until there is a layout.
-    pub(crate) fn claim_recording(&self) -> bool {
-        lock(&self.layout).is_none() && !self.recording.swap(true, Ordering::Relaxed)
-    }
-
-    /// A recording that came to nothing: another instance may record.
-    pub(crate) fn give_recording_back(&self) {
-        self.recording.store(false, Ordering::Relaxed);
-    }
+    learning: Learning,
 }
 
 /// The snapshots of one node.
@@ -187,8 +161,7 @@ impl SnapshotStore {
             stored_bytes,
             held_bytes: bytes.0 + bytes.1,
             checksum,
-            layout: Mutex::new(None),
-            recording: AtomicBool::new(false),
+            learning: Learning::default(),
         });
         self.hold(key, &snapshot);
         Ok(snapshot)
@@ -215,14 +188,13 @@ impl SnapshotStore {
                 .unwrap_or(0),
             held_bytes: reader.bytes(0) + reader.bytes(1),
             checksum,
-            layout: Mutex::new(self.load_layout(key, checksum)),
-            recording: AtomicBool::new(false),
+            learning: Learning::new(self.load_layout(key, checksum)),
         });
         self.hold(key, &snapshot);
         Ok(snapshot)
     }
 
-    /// Takes in a layout that a worker has written: from now on every restore uses it. Blocks.
+    /// Takes in a layout that a worker has made from one more run: from now on every restore uses it. Blocks.
     pub(crate) fn keep_layout(
         &self,
         key: &Key,
@@ -235,13 +207,13 @@ impl SnapshotStore {
             path: path.clone(),
             source,
         })?;
-        *lock(&snapshot.layout) = Some(Arc::new(Layout { file }));
+        let runs = snapshot.learning.learned(Layout { file });
         if snapshot.stored_bytes == 0 {
             return Ok(());
         }
         format::write(
             &path,
-            &self.layout_description(key, snapshot.checksum),
+            &self.layout_description(key, snapshot.checksum, vec![runs]),
             &[(draft, bytes)],
         )
         .map(|_| ())
@@ -255,19 +227,22 @@ impl SnapshotStore {
         }
     }
 
-    fn load_layout(&self, key: &Key, checksum: [u8; 32]) -> Option<Arc<Layout>> {
+    fn load_layout(&self, key: &Key, checksum: [u8; 32]) -> Option<(Arc<Layout>, u64)> {
         let path = self.path(&key.name, "layout");
-        let loaded = Reader::open(&path, &self.layout_description(key, checksum)).and_then(|reader| {
+        let expected = self.layout_description(key, checksum, Vec::new());
+        let loaded = Reader::open(&path, &expected).and_then(|reader| {
             let failed = |source| FormatError::Io {
                 path: path.clone(),
                 source,
             };
             let file = self.scratch.file().map_err(failed)?;
             reader.copy(0, &file)?;
-            read_only(&file).map_err(failed)
+            let runs = reader.description().numbers.first().copied().unwrap_or(1);
+            let file = read_only(&file).map_err(failed)?;
+            Ok((Arc::new(Layout { file }), runs))
         });
         match loaded {
-            Ok(file) => Some(Arc::new(Layout { file })),
+            Ok(layout) => Some(layout),
             Err(FormatError::Missing) => None,
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -311,12 +286,12 @@ impl SnapshotStore {
         }
     }
 
-    fn layout_description(&self, key: &Key, snapshot: [u8; 32]) -> Description {
+    fn layout_description(&self, key: &Key, snapshot: [u8; 32], numbers: Vec<u64>) -> Description {
         Description {
             name: format!("layout of {}", key.name),
             fingerprint: self.fingerprint.clone(),
             inputs: vec![snapshot],
-            numbers: Vec::new(),
+            numbers,
         }
     }
 
@@ -428,19 +403,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = store(dir.path(), 1 << 20);
         let snapshot = keep(&first, &key("a"), 1);
-        assert!(snapshot.claim_recording());
-        assert!(!snapshot.claim_recording());
-        snapshot.give_recording_back();
-        assert!(snapshot.claim_recording());
-        snapshot.give_recording_back();
-
-        let draft = first.layout_draft().unwrap();
-        draft.write_all_at(b"layout", 0).unwrap();
-        first.keep_layout(&key("a"), &snapshot, &draft, 6).unwrap();
-        assert_eq!(content(&snapshot.layout().unwrap().file), b"layout");
-        assert!(!snapshot.claim_recording());
+        let learn = |snapshot: &Arc<Snapshot>, content: &[u8]| {
+            let draft = first.layout_draft().unwrap();
+            draft.write_all_at(content, 0).unwrap();
+            first
+                .keep_layout(&key("a"), snapshot, &draft, content.len() as u64)
+                .unwrap();
+        };
+        learn(&snapshot, b"layout of one");
+        assert_eq!(content(&snapshot.layout().unwrap().file), b"layout of one");
+        // After a restart, what is missing is learned.
         let loaded = store(dir.path(), 1 << 20).load(&key("a")).unwrap();
-        assert_eq!(content(&loaded.layout().unwrap().file), b"layout");
+        assert_eq!(content(&loaded.layout().unwrap().file), b"layout of one");
+        assert!(loaded.claim_recording().is_some());
+        learn(&snapshot, b"layout of two");
+        assert!(snapshot.claim_recording().is_none());
+        let loaded = store(dir.path(), 1 << 20).load(&key("a")).unwrap();
+        assert_eq!(content(&loaded.layout().unwrap().file), b"layout of two");
+        assert!(loaded.claim_recording().is_none());
 
         // A snapshot that is made anew has no layout, and does not take the old one's.
         let layout = first.path("a", "layout");
@@ -454,6 +434,24 @@ mod tests {
                 .layout()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn one_instance_records_at_a_time_and_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), 1 << 20);
+        let snapshot = keep(&store, &key("a"), 1);
+        let mut failures = 0;
+        while let Some(recording) = snapshot.claim_recording() {
+            assert!(snapshot.is_being_recorded() && snapshot.claim_recording().is_none());
+            drop(recording);
+            // One that came to nothing may be tried again at will; one that failed may not.
+            let recording = snapshot.claim_recording().unwrap();
+            recording.failed();
+            failures += 1;
+        }
+        assert!((1..10).contains(&failures));
+        assert!(!snapshot.is_being_recorded());
     }
 
     #[test]

@@ -132,7 +132,7 @@ pub(crate) fn learn(base: Stored<'_>, functions: &[Descendant<'_>]) -> Result<Sh
                 if let Some(number) = number {
                     set.chunks[*number].touched.set(page);
                 }
-                if prot.writable() && touched.written.has(page) || !is_same {
+                if (prot.writable() && touched.written.has(page)) || !is_same {
                     *wanted.entry((chunk.chunk, page)).or_default() += 1;
                 }
             }

@@ -89,6 +89,9 @@ fn reason_of(error: &dyn std::error::Error) -> String {
     reason
 }
 
+/// Writes a layout from other files.
+type Relayout = fn(&[OwnedFd]) -> std::result::Result<Option<(u64, u64)>, SandboxError>;
+
 /// How far the worker has come.
 enum Stage {
     /// A machine that holds nothing.
@@ -322,7 +325,7 @@ impl Supervisor {
         channel: &mut Channel,
         command: &'static str,
         descriptors: Vec<OwnedFd>,
-        write: fn(&[OwnedFd]) -> std::result::Result<Option<(u64, u64)>, SandboxError>,
+        write: Relayout,
     ) -> Result<Next> {
         match self.stage {
             Stage::Pooled(..) => {}

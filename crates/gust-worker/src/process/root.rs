@@ -9,8 +9,9 @@
 //! /proc        of the guest's own processes
 //! ```
 //!
-//! Trees come as descriptors of directories. A directory is found again by its path in this mount namespace, which is a
-//! copy of the one in which it was opened, and compared with its descriptor.
+//! Trees come as mounts that are attached nowhere, where the node may make any, or else as descriptors of directories. A
+//! directory is found again by its path in this mount namespace, which is a copy of the one in which it was opened, and
+//! compared with its descriptor: there, every directory above it must let anyone pass.
 
 use std::{
     fs, io,
@@ -68,19 +69,16 @@ pub(super) fn enter(root: &Root<'_>) -> io::Result<()> {
         move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
     };
     make_private().map_err(named("making mounts private"))?;
-    let (tree, path) = directory(root.tree).map_err(named("finding the runtime's tree"))?;
-    move_mount(&tree, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    // All of them before the root is covered, because they may have to be found by their paths.
+    let top = tree(root.tree).map_err(named("finding the runtime's tree"))?;
+    let code = tree(root.code).map_err(named("finding the function's code"))?;
+    let layers = layers(root.layers).map_err(named("stacking the layers"))?;
+    move_mount(&top, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|error| named("mounting the runtime's tree")(error.into()))?;
     // Whatever is mounted from here on goes to places inside the tree, whatever links it may have.
-    let top = open(
-        &path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
     let place = |mount: &OwnedFd, at: &str| place(&top, mount, at).map_err(named(&format!("mounting {at}")));
-    let (code, _) = directory(root.code).map_err(named("finding the function's code"))?;
     place(&code, root.task_root)?;
-    if let Some(layers) = layers(root.layers).map_err(named("stacking the layers"))? {
+    if let Some(layers) = layers {
         place(&layers, root.layers_at)?;
     }
     let size = root.tmp_bytes.to_string();
@@ -99,17 +97,20 @@ pub(super) fn enter(root: &Root<'_>) -> io::Result<()> {
     enter_root(top.as_fd()).map_err(named("changing the root"))
 }
 
-/// A read-only mount of a directory, not attached anywhere, and its path in this namespace.
-fn directory(descriptor: BorrowedFd<'_>) -> io::Result<(OwnedFd, PathBuf)> {
+/// A tree as a read-only mount that is attached nowhere.
+fn tree(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attributes = u64::from((PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY).bits());
+    // The kernel lets this be done to mounts of this namespace and to those that are attached nowhere. What the node has
+    // opened is of its own namespace, so this succeeds for such a mount only.
+    if sys::set_mount_attributes(descriptor, attributes).is_ok() {
+        return descriptor.try_clone_to_owned();
+    }
     let path = path_of(descriptor)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = open_tree(CWD, &path, flags)?;
     expect_same(mount.as_fd(), descriptor, &path)?;
-    sys::set_mount_attributes(
-        &mount,
-        u64::from((PLAIN | MountAttrFlags::MOUNT_ATTR_RDONLY).bits()),
-    )?;
-    Ok((mount, path))
+    sys::set_mount_attributes(&mount, attributes)?;
+    Ok(mount)
 }
 
 /// Where a directory is found in this mount namespace.
@@ -144,7 +145,7 @@ fn escaped(path: &Path) -> String {
 fn layers(layers: &[OwnedFd]) -> io::Result<Option<OwnedFd>> {
     match layers {
         [] => Ok(None),
-        [only] => directory(only.as_fd()).map(|(mount, _)| Some(mount)),
+        [only] => tree(only.as_fd()).map(Some),
         layers if layers.len() > LAYERS_MAX => Err(io::Error::other("too many layers")),
         layers => {
             // The first directory named lies on top.

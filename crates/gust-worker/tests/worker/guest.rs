@@ -60,8 +60,8 @@ fn serve_device(mut device: fs::File) -> ExitCode {
         }
     };
     ready(&mut device);
-    let (_, meta, _) = message(&mut device);
-    let function = function(&meta);
+    let (_, _, meta, _) = message(&mut device);
+    let mut function = function(&meta);
     match initialise(function["handler"].as_str().unwrap().to_owned()) {
         Ok(()) => ready(&mut device),
         Err(document) => {
@@ -70,9 +70,13 @@ fn serve_device(mut device: fs::File) -> ExitCode {
         }
     }
     loop {
-        let (kind, meta, payload) = message(&mut device);
+        let (kind, flags, meta, payload) = message(&mut device);
         assert_eq!(kind, 2);
         let meta = String::from_utf8(meta).unwrap().replacen('\n', "|", 4);
+        let meta = match flags {
+            0 => meta,
+            _ => renewed(&meta, &mut function),
+        };
         let id = meta.split('|').next().unwrap().to_owned();
         match payload.as_slice() {
             b"close" => {
@@ -113,7 +117,21 @@ fn function(meta: &[u8]) -> serde_json::Value {
     function
 }
 
-fn message(device: &mut fs::File) -> (u32, Vec<u8>, Vec<u8>) {
+/// Takes what is new after a restore out of an event's fields.
+fn renewed(meta: &str, function: &mut serde_json::Value) -> String {
+    let (fields, rest) = meta.rsplit_once('|').unwrap();
+    let [entropy, changes, context] = rest.splitn(3, '\n').collect::<Vec<_>>()[..] else {
+        panic!("an event after a restore has the fields {meta:?}");
+    };
+    assert!(entropy.len() == 64 && entropy.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let changes: serde_json::Map<String, serde_json::Value> = serde_json::from_str(changes).unwrap();
+    for (name, value) in changes {
+        function["environment"][name] = value;
+    }
+    format!("{fields}|{context}")
+}
+
+fn message(device: &mut fs::File) -> (u32, u32, Vec<u8>, Vec<u8>) {
     let mut header = [0; 16];
     if device.read_exact(&mut header).is_err() {
         exit(0);
@@ -123,7 +141,7 @@ fn message(device: &mut fs::File) -> (u32, Vec<u8>, Vec<u8>) {
     let mut body = vec![0; field(8) as usize];
     device.read_exact(&mut meta).unwrap();
     device.read_exact(&mut body).unwrap();
-    (field(0), meta, body)
+    (field(0), field(12), meta, body)
 }
 
 fn answer(device: &mut fs::File, kind: u32, body: &[u8]) {

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     future::Future,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use gust_image::{Attributes, Tree, write};
 use gust_node::{
     Deployed, Invocation, InvokeError, InvokeResult, Isolation, MemoryMode, Node, NodeConfig, NodeError,
-    Outcome, VersionId, VersionSpec,
+    Outcome, StartKind, VersionId, VersionSpec,
 };
 use libtest_mimic::Failed;
 use tokio::sync::mpsc;
@@ -28,6 +29,9 @@ pub struct Images {
     pub device: PathBuf,
     pub api: PathBuf,
     pub provided: PathBuf,
+    /// Their programs are none.
+    pub broken_device: PathBuf,
+    pub broken_api: PathBuf,
     pub code: PathBuf,
     pub layers: [PathBuf; 2],
 }
@@ -50,20 +54,30 @@ impl Images {
                     "environment":{{"PATH":"/"}}}}"#
             )
         };
-        let one_file = |name: &str, path: &str, content: &str| {
+        let files = |name: &str, files: &[(&str, &str)]| {
             let mut tree = Tree::new(dir.path()).unwrap();
-            tree.file(path.as_bytes(), Attributes::root(0o755), &mut content.as_bytes())
-                .unwrap();
+            for (path, content) in files {
+                tree.file(path.as_bytes(), Attributes::root(0o755), &mut content.as_bytes())
+                    .unwrap();
+            }
             store(&tree, &dir.path().join(name))
         };
         Self {
             device: runtime("device.img", &described("device", "/guest")),
             api: runtime("api.img", &described("runtime-api", "/guest")),
             provided: runtime("provided.img", &described("runtime-api", "/var/task/bootstrap")),
-            code: one_file("code.img", "app.txt", ""),
+            broken_device: runtime("broken-device.img", &described("device", "/etc/broken")),
+            broken_api: runtime("broken-api.img", &described("runtime-api", "/etc/broken")),
+            code: files("code.img", &[("app.txt", "")]),
             layers: [
-                one_file("lower.img", "both", "lower"),
-                one_file("upper.img", "both", "upper"),
+                files(
+                    "lower.img",
+                    &[("both", "lower"), ("lower", "1"), ("bin/lower", "3")],
+                ),
+                files(
+                    "upper.img",
+                    &[("both", "upper"), ("upper", "2"), ("bin/upper", "4")],
+                ),
             ],
             _dir: dir,
         }
@@ -82,6 +96,8 @@ pub fn guest_tree(spool: &Path) -> Tree {
         tree.directory(directory.as_bytes(), Attributes::root(0o755))
             .unwrap();
     }
+    let broken = &mut b"\x7fELF, but no program".as_slice();
+    tree.file(b"etc/broken", Attributes::root(0o755), broken).unwrap();
     let program = std::env::current_exe().unwrap();
     let mut files = libraries(&program);
     files.push((program, PathBuf::from("/guest")));
@@ -110,8 +126,11 @@ pub fn libraries(program: &Path) -> Vec<(PathBuf, PathBuf)> {
 
 /// A node with a directory of its own.
 pub struct World {
+    pub isolation: Isolation,
     pub node: Node,
     pub dir: Arc<tempfile::TempDir>,
+    /// What its zygote was started as, unlike any other.
+    program: PathBuf,
 }
 
 /// What came of a call, with its log.
@@ -122,34 +141,90 @@ pub struct Called {
 }
 
 impl World {
-    pub async fn new(change: impl FnOnce(&mut NodeConfig)) -> Result<Self, Failed> {
-        Self::in_dir(Arc::new(tempfile::tempdir()?), change).await
+    pub async fn new(isolation: Isolation, change: impl FnOnce(&mut NodeConfig)) -> Result<Self, Failed> {
+        Self::in_dir(isolation, Arc::new(tempfile::tempdir()?), change).await
     }
 
     /// A node over the directory of an earlier one.
     pub async fn in_dir(
+        isolation: Isolation,
         dir: Arc<tempfile::TempDir>,
         change: impl FnOnce(&mut NodeConfig),
     ) -> Result<Self, Failed> {
-        // Workers of other users find their way to the files.
-        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(dir.path(), readable)?;
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let program = dir.path().join(format!("program-{number}"));
+        symlink(std::env::current_exe()?, &program)?;
         let mut config = NodeConfig {
             data_dir: dir.path().join("node"),
-            isolation: Isolation::Process,
+            isolation,
             pool_size: 1,
-            armed_per_version: 1,
+            armed_per_version: 0,
             instances_max: 8,
             memory_budget_bytes: 4 << 30,
             idle_timeout: Duration::from_secs(600),
             queue_timeout: Duration::from_secs(20),
-            worker_program: None,
+            worker_program: Some(program.clone()),
         };
         change(&mut config);
         Ok(Self {
+            isolation,
             node: Node::start(config).await?,
             dir,
+            program,
         })
+    }
+
+    /// Deploys a version and calls it until it has an idle instance: what learns from its run ends with it.
+    pub async fn ready(&self, spec: VersionSpec) -> Result<VersionId, Failed> {
+        const CALLS_MAX: usize = 6;
+        let id = self.deploy(spec).await?;
+        for _ in 0..CALLS_MAX {
+            let called = self.call(&id, "ready").await?;
+            self.settled().await?;
+            if called.outcome.start == StartKind::Warm {
+                return Ok(id);
+            }
+        }
+        Err("no instance was kept".into())
+    }
+
+    /// Waits until nothing is done but rest, so that which instance serves the next call is certain.
+    pub async fn settled(&self) -> Result<(), Failed> {
+        until(|| async { self.node.stats().busy == 0 }).await
+    }
+
+    /// How an instance of a version that has been deployed comes to be when none rests.
+    pub fn cold_start(&self) -> StartKind {
+        match self.isolation {
+            Isolation::Kvm => StartKind::Restored,
+            Isolation::Process => StartKind::Booted,
+        }
+    }
+
+    /// The node's zygote.
+    pub fn zygote(&self) -> Option<i32> {
+        let program = self.program.to_str()?.as_bytes();
+        children(std::process::id().cast_signed())
+            .into_iter()
+            .find(|pid| {
+                let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                command.split(|&byte| byte == 0).next() == Some(program)
+            })
+    }
+
+    /// The node's workers.
+    pub fn workers(&self) -> Vec<i32> {
+        self.zygote().map(children).unwrap_or_default()
+    }
+
+    /// Files of a kind that the node keeps of its snapshots.
+    pub fn snapshot_files(&self, kind: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.dir.path().join("node/snapshots"));
+        let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+        paths
+            .filter(|path| path.extension().is_some_and(|extension| extension == kind))
+            .collect()
     }
 
     /// Calls a version, collecting what it logs.
@@ -242,6 +317,11 @@ pub fn spec(root: &Path, handler: &str) -> VersionSpec {
     }
 }
 
+/// A version with a runtime that speaks to the device.
+pub fn device(handler: &str) -> VersionSpec {
+    spec(&IMAGES.device, handler)
+}
+
 /// The response of a call that succeeded.
 pub fn response(called: &Called) -> Result<String, Failed> {
     match &called.outcome.result {
@@ -263,35 +343,17 @@ pub fn equal<T: PartialEq + std::fmt::Debug>(found: T, expected: T) -> Result<()
     }
 }
 
-/// Waits until something has come true, at most ten seconds.
+/// Waits until something has come true, at most a minute.
 pub async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) -> Result<(), Failed> {
     let start = Instant::now();
     while !condition().await {
-        if start.elapsed() > Duration::from_secs(10) {
-            return Err("it did not come true in time".into());
+        if start.elapsed() > Duration::from_secs(60) {
+            let caller = std::panic::Location::caller();
+            return Err(format!("{caller}: it did not come true in time").into());
         }
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())
-}
-
-/// Processes of this machine whose environment has this entry: guests of one version.
-pub fn guests(entry: &str) -> Vec<i32> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &i32| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment
-            .split(|&byte| byte == 0)
-            .any(|variable| variable == entry.as_bytes())
-    })
-    .collect()
-}
-
-/// Parent of a process.
-pub fn parent(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
 pub fn kill(pid: i32) -> Result<(), Failed> {
@@ -299,9 +361,26 @@ pub fn kill(pid: i32) -> Result<(), Failed> {
     Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
 }
 
-/// Children of this process: its zygotes.
-pub fn zygotes() -> Vec<i32> {
-    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+/// Whether a process or one of its children gets processor time now.
+pub fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('R'));
+    state == Some(true) || children(pid).into_iter().any(is_running)
+}
+
+/// Whether a process has ended, reaped or not.
+pub fn has_ended(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_none_or(|(_, rest)| rest.starts_with('Z'))
+}
+
+/// Children of a process.
+fn children(pid: i32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
     lists
         .flat_map(|list| {

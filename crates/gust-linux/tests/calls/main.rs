@@ -1,0 +1,10 @@
+//! System calls of a guest on a machine without a processor, answered as Linux answers them. No KVM is needed.
+
+mod files;
+mod guest;
+mod hostile;
+mod memory;
+mod signals;
+mod sockets;
+mod table;
+mod waiting;

@@ -1,0 +1,109 @@
+//! Sockets inside the guest. There is no network outside of it.
+
+use crate::guest::{Came, Guest, SCRATCH, error};
+
+const INET: u64 = libc::AF_INET as u64;
+const STREAM: u64 = libc::SOCK_STREAM as u64;
+
+fn address(guest: &mut Guest, ip: [u8; 4], port: u16) -> u64 {
+    let mut bytes = vec![libc::AF_INET as u8, 0];
+    bytes.extend(port.to_be_bytes());
+    bytes.extend(ip);
+    bytes.extend([0; 8]);
+    guest.put(SCRATCH + 0x2000, &bytes)
+}
+
+fn listener(guest: &mut Guest, port: u16) -> u64 {
+    let fd = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(guest, [127, 0, 0, 1], port);
+    assert_eq!(guest.done(libc::SYS_bind, &[fd, at, 16]), 0);
+    assert_eq!(guest.done(libc::SYS_listen, &[fd, 5]), 0);
+    fd
+}
+
+#[test]
+fn a_server_and_its_client_meet() {
+    let mut guest = Guest::new();
+    let listener = listener(&mut guest, 8080);
+    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(&mut guest, [127, 0, 0, 1], 8080);
+    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
+    let server = guest.done(libc::SYS_accept4, &[listener, 0, 0, 0]) as u64;
+    guest.put(SCRATCH, b"request");
+    assert_eq!(guest.done(libc::SYS_sendto, &[client, SCRATCH, 7, 0, 0, 0]), 7);
+    assert_eq!(guest.done(libc::SYS_read, &[server, SCRATCH + 0x100, 100]), 7);
+    assert_eq!(guest.get(SCRATCH + 0x100, 7), b"request");
+    assert_eq!(guest.done(libc::SYS_shutdown, &[client, libc::SHUT_WR as u64]), 0);
+    assert_eq!(guest.done(libc::SYS_read, &[server, SCRATCH, 100]), 0);
+    guest.done(libc::SYS_close, &[server]);
+    assert_eq!(guest.done(libc::SYS_read, &[client, SCRATCH, 100]), 0);
+}
+
+#[test]
+fn who_waits_to_accept_is_woken() {
+    let mut guest = Guest::new();
+    let listener = listener(&mut guest, 8080);
+    let other = guest.thread();
+    assert_eq!(
+        guest.call_on(other, libc::SYS_accept, &[listener, 0, 0]),
+        Came::Blocked
+    );
+    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(&mut guest, [127, 0, 0, 1], 8080);
+    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
+    assert!(matches!(guest.turn_of(other), Came::Back(fd) if fd > 0));
+}
+
+#[test]
+fn there_is_no_way_out() {
+    let mut guest = Guest::new();
+    let socket = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(&mut guest, [127, 0, 0, 1], 9);
+    assert_eq!(
+        guest.fails(libc::SYS_connect, &[socket, at, 16]),
+        libc::ECONNREFUSED
+    );
+    let socket = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(&mut guest, [10, 0, 0, 1], 80);
+    assert_eq!(
+        guest.fails(libc::SYS_connect, &[socket, at, 16]),
+        libc::ENETUNREACH
+    );
+    let packet = libc::AF_PACKET as u64;
+    assert_eq!(
+        guest.call(libc::SYS_socket, &[packet, STREAM, 0]),
+        error(libc::EAFNOSUPPORT)
+    );
+}
+
+#[test]
+fn a_port_is_taken_once() {
+    let mut guest = Guest::new();
+    let first = listener(&mut guest, 8080);
+    let second = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(&mut guest, [127, 0, 0, 1], 8080);
+    assert_eq!(guest.fails(libc::SYS_bind, &[second, at, 16]), libc::EADDRINUSE);
+    guest.done(libc::SYS_close, &[first]);
+    assert_eq!(guest.done(libc::SYS_bind, &[second, at, 16]), 0);
+}
+
+#[test]
+fn pairs_carry_messages_whole() {
+    let mut guest = Guest::new();
+    let unix = libc::AF_UNIX as u64;
+    let datagram = libc::SOCK_DGRAM as u64;
+    assert_eq!(guest.done(libc::SYS_socketpair, &[unix, datagram, 0, SCRATCH]), 0);
+    let both = guest.word(SCRATCH);
+    let (a, b) = (both & 0xffff_ffff, both >> 32);
+    guest.put(SCRATCH, b"onetwo");
+    assert_eq!(guest.done(libc::SYS_write, &[a, SCRATCH, 3]), 3);
+    assert_eq!(guest.done(libc::SYS_write, &[a, SCRATCH + 3, 3]), 3);
+    assert_eq!(guest.done(libc::SYS_read, &[b, SCRATCH + 0x100, 2]), 2);
+    assert_eq!(guest.get(SCRATCH + 0x100, 2), b"on");
+    assert_eq!(
+        guest.done(libc::SYS_read, &[b, SCRATCH + 0x100, 9]),
+        3,
+        "what is left of a message is lost"
+    );
+    assert_eq!(guest.get(SCRATCH + 0x100, 3), b"two");
+}

@@ -1,0 +1,157 @@
+//! What is done with snapshots off the path of calls: instances are armed ahead, and layouts are learned from runs.
+//!
+//! An instance that records learns for all that come after it and ends with its first run, armed or not. While one
+//! records, none is armed: it would be laid out worse than it could be a moment later.
+
+use std::{os::fd::AsFd, sync::Arc};
+
+use gust_worker::protocol::{Command, Report, WaitsFor};
+
+use crate::{
+    capture::answer,
+    desk::Place,
+    identity::Identity,
+    instance::Instance,
+    link::Outgoing,
+    log::LogSink,
+    node::Inner,
+    restore::restoring,
+    snapshot::{FormatError, Key, Recording, SnapshotStore},
+    start::StartError,
+    version::Version,
+    worker::{WorkerError, unexpected},
+};
+
+/// Longest layout: hot pages of more memory than that would be no faster than the snapshot itself.
+const LAYOUT_BYTES_MAX: u64 = 4 << 30;
+
+/// Why no layout came of a recorded run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LearnError {
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error("a layout cannot be stored")]
+    Stored(#[from] FormatError),
+    #[error("making a layout's file failed")]
+    Draft(#[source] std::io::Error),
+    #[error("the worker wrote a layout of {0} bytes")]
+    Length(u64),
+}
+
+impl Inner {
+    /// Has armed instances of a version made in the background, as many as are wanted and have room.
+    pub(crate) fn arm(self: &Arc<Self>, version: &Arc<Version>) {
+        let Some(store) = &self.snapshots else { return };
+        while let Some(place) = self.desk.claim_armed(version, self.config.armed_per_version) {
+            let (inner, store, version) = (Arc::clone(self), Arc::clone(store), Arc::clone(version));
+            tokio::spawn(async move {
+                let armed = inner.make_armed(&store, &version, place).await;
+                inner.desk.armed(&version);
+                match armed {
+                    Ok(Some(instance)) => inner.desk.rest(instance, true),
+                    Ok(None) => {}
+                    Err(error) if !inner.is_stopping() => {
+                        tracing::warn!(version = %version.id(), ?error, "no armed instance");
+                    }
+                    Err(_) => {}
+                }
+            });
+        }
+    }
+
+    /// An armed instance; `None` while another records.
+    async fn make_armed(
+        &self,
+        store: &Arc<SnapshotStore>,
+        version: &Arc<Version>,
+        place: Place,
+    ) -> Result<Option<Instance>, StartError> {
+        let snapshot = self
+            .snapshot(store, version, &mut LogSink::Discarded)
+            .await?
+            .snapshot;
+        if snapshot.is_being_recorded() {
+            return Ok(None);
+        }
+        let files = version.files(&self.files).await?;
+        let identity = Identity::new();
+        let mut worker = self.take_worker(version.limits()).await?;
+        let recording = snapshot.claim_recording();
+        let record = recording.is_some();
+        let restoring = restoring(version, snapshot, files, &identity, true, record);
+        let sent = worker.send(&[restoring.outgoing()]).await;
+        sent.map_err(StartError::Lost)?;
+        let waiting = match answer(&mut worker).await.map_err(StartError::Lost)? {
+            Report::Waiting(waiting) if waiting.waits_for == WaitsFor::Event => waiting,
+            other => return Err(StartError::Lost(unexpected(&other))),
+        };
+        place.started();
+        self.count_started();
+        let version = Arc::clone(version);
+        let memory_bytes = waiting.memory_bytes;
+        Ok(Some(Instance {
+            id: identity.id,
+            version,
+            worker,
+            place,
+            memory_bytes,
+            recording,
+        }))
+    }
+
+    /// Learns in the background from the run of an instance that has recorded it; the instance ends.
+    pub(crate) fn learn(self: &Arc<Self>, mut instance: Box<Instance>, recording: Recording) {
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            let learned = match instance.settle().await {
+                Ok(_) => inner.replan(&mut instance, &recording).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = learned
+                && !inner.is_stopping()
+            {
+                recording.failed();
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(version = %instance.version.id(), error, "nothing was learned from a run");
+            }
+            let version = Arc::clone(&instance.version);
+            drop((instance, recording));
+            inner.arm(&version);
+        });
+    }
+
+    /// Has an instance write a layout, and uses it from now on.
+    async fn replan(&self, instance: &mut Instance, recording: &Recording) -> Result<(), LearnError> {
+        let Some(store) = &self.snapshots else {
+            return Ok(());
+        };
+        let draft = store.layout_draft().map_err(LearnError::Draft)?;
+        let command = Command::Replan;
+        let outgoing = Outgoing {
+            command: &command,
+            body: b"",
+            descriptors: vec![draft.as_fd(), recording.snapshot().memory.as_fd()],
+        };
+        instance.worker.send(&[outgoing]).await?;
+        match answer(&mut instance.worker).await? {
+            Report::Replanned { .. } => {}
+            other => return Err(unexpected(&other).into()),
+        }
+        // What is there counts, and not what the worker says is there.
+        let layout_bytes = draft.metadata().map_err(LearnError::Draft)?.len();
+        if layout_bytes == 0 || layout_bytes > LAYOUT_BYTES_MAX {
+            return Err(LearnError::Length(layout_bytes));
+        }
+        let (store, snapshot) = (Arc::clone(store), Arc::clone(recording.snapshot()));
+        let key = Key {
+            name: instance.version.id().0.clone(),
+            inputs: Vec::new(),
+        };
+        let kept =
+            tokio::task::spawn_blocking(move || store.keep_layout(&key, &snapshot, &draft, layout_bytes));
+        // A panic there is logged by its thread.
+        kept.await.unwrap_or(Ok(())).map_err(LearnError::Stored)?;
+        self.forget_removed(&instance.version).await;
+        Ok(())
+    }
+}

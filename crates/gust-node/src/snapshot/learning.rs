@@ -1,0 +1,111 @@
+//! The restore layout of one snapshot: which there is, and whose run the next is learned from.
+//!
+//! ```text
+//!  no layout ── claim ──> one instance records its first run ── learned ──> layout of 1 run ── claim ──> ... 2 runs: done
+//!      ^                           └ dropped: another may claim
+//! ```
+//!
+//! A recorded run is slower than others, and its instance ends with it, so no more runs are recorded than are needed.
+
+use std::{
+    fs::File,
+    sync::{Arc, Mutex},
+};
+
+use super::{Snapshot, lock};
+
+/// Runs that a layout is learned from. What a function touches is nearly complete after two different inputs; further ones
+/// add a few pages, whose faults cost less than another recorded run.
+pub(super) const RUNS_WANTED: u64 = 2;
+
+/// Recorded runs that may come to nothing before a snapshot is used without a (better) layout.
+const FAILURES_MAX: u32 = 3;
+
+/// A restore layout in memory.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    /// For reading only.
+    pub file: File,
+}
+
+/// What has been learned of a snapshot's runs.
+#[derive(Debug, Default)]
+pub(super) struct Learning(Mutex<Learned>);
+
+#[derive(Debug, Default)]
+struct Learned {
+    layout: Option<Arc<Layout>>,
+    /// Runs that the layout is made from.
+    runs: u64,
+    recording: bool,
+    failures: u32,
+}
+
+/// The right and duty of one instance to record its first run. Dropped when that run has been learned from or has come
+/// to nothing.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    snapshot: Arc<Snapshot>,
+}
+
+impl Learning {
+    /// With a layout of so many runs.
+    pub(super) fn new(layout: Option<(Arc<Layout>, u64)>) -> Self {
+        let (layout, runs) = layout.map_or((None, 0), |(layout, runs)| (Some(layout), runs));
+        Self(Mutex::new(Learned {
+            layout,
+            runs,
+            ..Learned::default()
+        }))
+    }
+
+    /// Takes a layout that was made from one more run; returns from how many it is.
+    pub(super) fn learned(&self, layout: Layout) -> u64 {
+        let mut learned = lock(&self.0);
+        learned.layout = Some(Arc::new(layout));
+        learned.runs += 1;
+        learned.runs
+    }
+}
+
+impl Snapshot {
+    /// The layout that was learned, if one was.
+    pub(crate) fn layout(&self) -> Option<Arc<Layout>> {
+        lock(&self.learning.0).layout.clone()
+    }
+
+    /// Whether an instance records now, so that a better layout is to be expected soon.
+    pub(crate) fn is_being_recorded(&self) -> bool {
+        lock(&self.learning.0).recording
+    }
+
+    /// Has the next instance record its first run, if one is wanted and none does.
+    pub(crate) fn claim_recording(self: &Arc<Self>) -> Option<Recording> {
+        let mut learned = lock(&self.learning.0);
+        let wanted = learned.runs < RUNS_WANTED && learned.failures < FAILURES_MAX && !learned.recording;
+        wanted.then(|| {
+            learned.recording = true;
+            Recording {
+                snapshot: Arc::clone(self),
+            }
+        })
+    }
+}
+
+impl Recording {
+    /// What is recorded.
+    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// The run was recorded, but no layout came of it.
+    pub(crate) fn failed(&self) {
+        lock(&self.snapshot.learning.0).failures += 1;
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        lock(&self.snapshot.learning.0).recording = false;
+    }
+}

@@ -1,0 +1,117 @@
+//! The node by its own API, with the real zygote and guests that do what their events say; the same scenarios for each
+//! isolation. This program is the test, the zygote (`zygote` as its argument) and the guest (`guest`).
+
+mod calls;
+mod capacity;
+#[path = "../../../gust-worker/tests/worker/guest.rs"]
+mod guest;
+mod snapshots;
+mod world;
+
+use std::process::ExitCode;
+
+use gust_node::Isolation;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Makes trials of async tests, each for one isolation.
+macro_rules! trials {
+    ($isolation:expr, $($module:ident :: $test:ident),* $(,)?) => {
+        vec![$(trial($isolation, stringify!($test), || run($module::$test($isolation)))),*]
+    };
+}
+
+/// What holds for every isolation.
+macro_rules! everywhere {
+    ($isolation:expr) => {
+        trials![
+            $isolation,
+            calls::calls_are_served_by_the_instance_that_is_there,
+            calls::the_runtime_api_is_served,
+            calls::a_function_that_cannot_be_initialised,
+            calls::a_program_that_is_missing,
+            calls::a_program_that_cannot_be_run,
+            calls::guests_end_and_the_next_call_works,
+            calls::a_guest_that_runs_too_long,
+            calls::an_initialisation_that_takes_too_long,
+            calls::a_guest_that_wants_more_memory_than_it_may_have,
+            calls::log_arrives_and_is_bounded,
+            calls::large_responses_are_refused,
+            calls::guests_that_fork_and_open_files,
+            calls::layers_and_environment,
+            calls::deployments_are_remembered_by_name,
+            calls::two_versions_at_once,
+            capacity::a_worker_that_is_killed_during_a_call,
+            capacity::an_instance_that_is_killed_while_it_rests,
+            capacity::a_zygote_that_is_killed,
+            capacity::the_pool_refills,
+            capacity::places_are_bounded_and_calls_wait,
+            capacity::memory_is_bounded,
+            capacity::calls_wait_so_long_and_no_longer,
+            capacity::other_versions_give_way,
+            capacity::idle_instances_go,
+            capacity::evicted_instances_end,
+            capacity::a_version_that_is_removed_while_it_runs,
+            capacity::a_call_that_is_given_up_runs_to_its_end,
+            capacity::a_stop_lets_calls_finish,
+            capacity::a_stop_ends_what_takes_too_long,
+        ]
+    };
+}
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("zygote") => return gust_worker::zygote::main(),
+        Some("guest") => return guest::main(),
+        _ => {}
+    }
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("GUST_LOG") {
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
+    }
+    let arguments = Arguments::from_args();
+    let mut trials = everywhere![Isolation::Process];
+    trials.extend(trials![
+        Isolation::Process,
+        calls::fresh_memory_for_each_call,
+        calls::a_directory_that_others_may_not_enter,
+    ]);
+    match std::fs::File::options().read(true).write(true).open("/dev/kvm") {
+        Err(error) => {
+            eprintln!("SKIPPED: every test of micro-VMs, because /dev/kvm cannot be opened: {error}");
+        }
+        Ok(_) => {
+            trials.extend(everywhere![Isolation::Kvm]);
+            trials.extend(trials![
+                Isolation::Kvm,
+                snapshots::snapshots_outlive_the_node,
+                snapshots::damaged_files_are_made_anew,
+                snapshots::a_snapshot_of_another_processor_is_made_anew,
+                snapshots::layouts_are_learned_from_the_first_runs,
+                snapshots::instances_are_armed_ahead,
+                snapshots::memory_is_given_back_after_every_call,
+                snapshots::memory_that_cannot_be_given_back_is_not_used_again,
+                snapshots::no_two_instances_are_alike,
+                snapshots::a_version_that_is_removed_leaves_nothing,
+            ]);
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(
+    isolation: Isolation,
+    name: &str,
+    test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    Trial::test(format!("{isolation:?}::{name}").to_lowercase(), test)
+}
+
+fn run(test: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(test)
+}
