@@ -50,3 +50,22 @@ fn every_dependency_has_a_reason() {
         .collect();
     assert_eq!(named, used);
 }
+
+#[test]
+fn bad_input_names_tests_that_there_are() {
+    let text = fs::read_to_string(root().join("docs/bad-input.md")).unwrap();
+    let mut named = 0;
+    for row in text
+        .lines()
+        .filter(|line| line.starts_with('|') && line.contains("::"))
+    {
+        let cell = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let (file, test) = cell.trim().trim_matches('`').split_once("::").expect(row);
+        let source = fs::read_to_string(root().join(file)).expect(row);
+        let is_there =
+            source.contains(&format!("def {test}(")) || source.contains(&format!("#[test]\nfn {test}("));
+        assert!(is_there, "{row}");
+        named += 1;
+    }
+    assert!(named > 30, "the tables are read");
+}

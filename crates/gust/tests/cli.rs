@@ -299,3 +299,71 @@ fn calls_are_measured_and_reported() {
         reports.path().join("bench-calls.svg").is_file() && reports.path().join("bench-calls.json").is_file()
     );
 }
+
+/// What only micro-VMs have, or a loud skip.
+fn has_kvm() -> bool {
+    let found = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok();
+    if !found {
+        eprintln!("SKIPPED: /dev/kvm cannot be opened");
+    }
+    found
+}
+
+/// Runs a bench with a server of its own, and answers its report.
+fn bench(arguments: &[&str], runtimes: &std::path::Path) -> serde_json::Value {
+    let reports = tempfile::tempdir().unwrap();
+    let data_dir = runtimes.parent().unwrap();
+    let output = gust()
+        .arg("bench")
+        .args(arguments)
+        .args(["-o", "json", "--data-dir"])
+        .arg(data_dir)
+        .arg("--report-dir")
+        .arg(reports.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for ending in ["json", "svg"] {
+        let file = reports.path().join(format!("bench-{}.{ending}", arguments[0]));
+        assert!(file.is_file(), "{}", file.display());
+    }
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn cold_starts_are_measured_by_kind() {
+    let Some(runtimes) = runtimes().filter(|_| has_kvm()) else {
+        return;
+    };
+    let report = bench(
+        &["coldstart", "-n", "2", "--warm-up", "1", "--no-peers"],
+        &runtimes,
+    );
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(
+        rows.len(),
+        6,
+        "two handlers, each unprepared, armed and as a process"
+    );
+    for row in rows {
+        assert_eq!(row["latency"]["count"], 2, "{row}");
+        assert!(row["parts"]["handler_us"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    assert_eq!(report["targets"].as_array().unwrap().len(), 7);
+    assert!(report["remarks"].to_string().contains("left out"), "{report}");
+}
+
+#[test]
+fn warm_calls_and_bursts_are_measured() {
+    let Some(runtimes) = runtimes() else { return };
+    let report = bench(&["warm", "-n", "70", "--warm-up", "2"], &runtimes);
+    assert_eq!(report["rows"].as_array().unwrap().len(), 10);
+    let report = bench(&["burst", "-n", "20", "--rounds", "1"], &runtimes);
+    assert_eq!(report["targets"][0]["met"], true, "{report}");
+    let last = &report["rows"][1]["extra"];
+    assert!(last["instances"].as_f64().unwrap() >= 1.0 && last["memory_mib"].as_f64().is_some());
+}
