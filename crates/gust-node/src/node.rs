@@ -60,7 +60,7 @@ pub(crate) struct Inner {
     pub shaped: Shaped,
     /// Guards the making of bases' layouts and of grafts.
     pub shaping: tokio::sync::Mutex<()>,
-    source: Source,
+    pub source: Source,
     versions: Mutex<HashMap<VersionId, Arc<Version>>>,
     instances_started: AtomicU64,
     stopping: AtomicBool,

@@ -11,7 +11,7 @@ use gust_worker::protocol::JailReport;
 use tokio::sync::Notify;
 
 use crate::{
-    restore::Based,
+    restore::{Based, RUNTIME_LIMITS},
     source::Source,
     start::StartError,
     worker::{Worker, WorkerError},
@@ -109,8 +109,13 @@ impl Pool {
                 tracing::info!(?jail, "workers are jailed");
             }
         }
-        if let Some(based) = &self.based {
-            based.lay_out(&mut worker).await.map_err(PoolError::LayOut)?;
+        match &self.based {
+            Some(based) => {
+                let _turn = self.source.background().await;
+                based.lay_out(&mut worker).await.map_err(PoolError::LayOut)?;
+            }
+            // The least that anyone gives it.
+            None => worker.limit(RUNTIME_LIMITS).map_err(PoolError::Spawn)?,
         }
         Ok(worker)
     }
