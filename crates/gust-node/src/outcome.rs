@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use gust_worker::protocol::WorkerTimings;
+
 use crate::{
     api::{Failure, InvokeResult, Outcome, StartKind, Timings},
     call::{Ran, is_restore},
@@ -25,6 +27,16 @@ pub(crate) fn outcome(
         memory_bytes_max,
         log_bytes_dropped,
     } = ran;
+    // A worker tells what its start took with its first answer, also when no call has waited for it.
+    let timings = match start {
+        StartKind::Restored | StartKind::Booted => timings,
+        StartKind::Warm | StartKind::Armed => WorkerTimings {
+            map_ns: 0,
+            fill_ns: 0,
+            boot_ns: 0,
+            ..timings
+        },
+    };
     let restore = Duration::from_nanos(timings.map_ns + timings.fill_ns);
     let inside = timings.map_ns
         + timings.fill_ns
