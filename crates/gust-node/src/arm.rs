@@ -78,7 +78,9 @@ impl Inner {
         }
         let files = version.files(&self.files).await?;
         let identity = Identity::new();
+        let _turn = self.source.background().await;
         let mut worker = self.take_worker(version.limits()).await?;
+        worker.stand_back(true);
         let recording = snapshot.claim_recording();
         let record = recording.is_some();
         let restoring = restoring(version, snapshot, files, &identity, true, record);
@@ -88,6 +90,7 @@ impl Inner {
             Report::Waiting(waiting) if waiting.waits_for == WaitsFor::Event => waiting,
             other => return Err(StartError::Lost(unexpected(&other))),
         };
+        worker.stand_back(false);
         place.started();
         self.count_started();
         let version = Arc::clone(version);

@@ -114,6 +114,12 @@ impl Inner {
                     WorkerError::Link(LinkError::Closed) => CallError::NotDelivered,
                     error => CallError::Lost(error),
                 })?;
+            if restoring.is_some() {
+                // While the worker lays the snapshot out, and not before.
+                let limits = current.version.limits();
+                let limited = current.worker.limit(limits);
+                limited.map_err(|error| CallError::Lost(WorkerError::Bounds(error)))?;
+            }
             hear(current, log).await.map_err(CallError::Lost)
         };
         let heard = tokio::time::timeout_at(deadline.into(), run).await;

@@ -39,7 +39,7 @@ pub(crate) async fn start_source(config: &NodeConfig) -> Result<Source, NodeErro
         Isolation::Kvm | Isolation::Process => None,
     };
     match missing {
-        None => Ok(Source::Zygote(zygote)),
+        None => Ok(Source::new(zygote)),
         Some(reason) => {
             zygote.stop().await;
             Err(io_error("preparing sandboxes", std::io::Error::other(reason)))

@@ -9,6 +9,7 @@ mod api;
 mod arm;
 mod call;
 mod capture;
+mod deploy;
 mod desk;
 mod files;
 mod host;

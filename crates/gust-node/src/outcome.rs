@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use gust_worker::protocol::WorkerTimings;
+
 use crate::{
     api::{Failure, InvokeResult, Outcome, StartKind, Timings},
     call::{Ran, is_restore},
@@ -25,14 +27,19 @@ pub(crate) fn outcome(
         memory_bytes_max,
         log_bytes_dropped,
     } = ran;
-    // An armed instance was laid out before its call: what that took is no part of the call.
-    let (map_ns, fill_ns) = match is_restore(start) || init.is_some() {
-        true => (timings.map_ns, timings.fill_ns),
-        false => (0, 0),
+    // A worker tells what its start took with its first answer, also when no call has waited for it.
+    let timings = match start {
+        StartKind::Restored | StartKind::Booted => timings,
+        StartKind::Warm | StartKind::Armed => WorkerTimings {
+            map_ns: 0,
+            fill_ns: 0,
+            boot_ns: 0,
+            ..timings
+        },
     };
-    let restore = Duration::from_nanos(map_ns + fill_ns);
-    let inside = map_ns
-        + fill_ns
+    let restore = Duration::from_nanos(timings.map_ns + timings.fill_ns);
+    let inside = timings.map_ns
+        + timings.fill_ns
         + timings.faults_ns
         + timings.runtime_ns
         + timings.handler_ns
@@ -51,8 +58,8 @@ pub(crate) fn outcome(
             worker_ns: nanoseconds(total)
                 .saturating_sub(nanoseconds(queued))
                 .saturating_sub(inside),
-            map_ns,
-            fill_ns,
+            map_ns: timings.map_ns,
+            fill_ns: timings.fill_ns,
             faults_ns: timings.faults_ns,
             boot_ns: timings.boot_ns,
             runtime_ns: timings.runtime_ns,
@@ -82,40 +89,5 @@ pub(crate) fn not_initialised(failure: Failure, queued: Duration, arrived: Insta
             boot_ns: nanoseconds(took),
             ..Timings::default()
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use gust_worker::protocol::WorkerTimings;
-
-    use super::*;
-
-    #[test]
-    fn what_was_done_before_a_call_is_no_part_of_it() {
-        let ms = Duration::from_millis;
-        let told = |start| {
-            let ran = Ran {
-                result: InvokeResult::Success(Bytes::new()),
-                took: ms(40),
-                timings: WorkerTimings {
-                    fill_ns: 30_000_000,
-                    handler_ns: 2_000_000,
-                    ..WorkerTimings::default()
-                },
-                memory_bytes_max: 0,
-                log_bytes_dropped: 0,
-            };
-            outcome(ran, start, String::new(), None, Duration::ZERO, ms(40))
-        };
-        let restored = told(StartKind::Restored);
-        assert_eq!(
-            (restored.duration, restored.start_duration),
-            (ms(10), Some(ms(30)))
-        );
-        let armed = told(StartKind::Armed);
-        assert_eq!((armed.duration, armed.start_duration), (ms(40), None));
-        assert_eq!((armed.timings.fill_ns, armed.timings.worker_ns), (0, 38_000_000));
     }
 }

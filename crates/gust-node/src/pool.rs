@@ -11,11 +11,15 @@ use gust_worker::protocol::JailReport;
 use tokio::sync::Notify;
 
 use crate::{
-    restore::Based,
+    restore::{Based, RUNTIME_LIMITS},
     source::Source,
     start::StartError,
     worker::{Worker, WorkerError},
 };
+
+/// Pause before one that was taken is replaced while others are ready: making one would take a processor from the start
+/// that took it.
+const REFILL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Pause after a worker could not be made.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -61,7 +65,7 @@ impl Pool {
         match self.take_ready() {
             Some(worker) => Ok(worker),
             None if self.ready().closed => Err(PoolError::Closed),
-            None => self.make().await,
+            None => self.make(true).await,
         }
     }
 
@@ -100,17 +104,29 @@ impl Pool {
         self.missing.notify_one();
     }
 
-    async fn make(&self) -> Result<Worker, PoolError> {
+    /// Makes a worker; behind everyone else unless it is urgent.
+    async fn make(&self, urgent: bool) -> Result<Worker, PoolError> {
         let mut worker = self.source.spawn().await.map_err(PoolError::Spawn)?;
+        if !urgent {
+            worker.stand_back(true);
+        }
         let jail = worker.prepared().await.map_err(PoolError::Prepare)?;
+        if !urgent {
+            worker.stand_back(false);
+        }
         {
             let mut ready = self.ready();
             if ready.jail.replace(jail) != Some(jail) {
                 tracing::info!(?jail, "workers are jailed");
             }
         }
-        if let Some(based) = &self.based {
-            based.lay_out(&mut worker).await.map_err(PoolError::LayOut)?;
+        match &self.based {
+            Some(based) => {
+                let _turn = self.source.background().await;
+                based.lay_out(&mut worker).await.map_err(PoolError::LayOut)?;
+            }
+            // The least that anyone gives it.
+            None => worker.limit(RUNTIME_LIMITS).map_err(PoolError::Spawn)?,
         }
         Ok(worker)
     }
@@ -139,7 +155,10 @@ async fn fill(pool: Weak<Pool>) {
             pool.missing.notified().await;
             continue;
         }
-        match pool.make().await {
+        if pool.len() > 0 {
+            tokio::time::sleep(REFILL_PAUSE).await;
+        }
+        match pool.make(false).await {
             Ok(worker) => {
                 let mut ready = pool.ready();
                 if !ready.closed {

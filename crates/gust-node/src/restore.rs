@@ -230,7 +230,7 @@ impl Inner {
         let identity = Identity::new();
         let record = recording.is_some();
         let restoring = restoring(version, snapshot, files, &identity, false, record);
-        let worker = self.room_for(version, &restoring).await?;
+        let worker = self.room_for(&restoring).await?;
         let version = Arc::clone(version);
         let instance = Instance {
             id: identity.id,
@@ -244,17 +244,14 @@ impl Inner {
     }
 
     /// A worker to restore a version in: one with its runtime's base in it, where the version's layout is for that, or a
-    /// blank one.
-    async fn room_for(&self, version: &Version, restoring: &Restoring) -> Result<Worker, StartError> {
+    /// blank one. It is still within the bounds of a runtime: the version's are set while it lays the snapshot out.
+    async fn room_for(&self, restoring: &Restoring) -> Result<Worker, StartError> {
         let grafted_on = restoring.layout.as_ref().and_then(|layout| layout.grafted_on);
         let grafted_on = grafted_on.filter(|_| !restoring.records());
-        let Some(worker) = grafted_on.and_then(|layout| self.shaped.take(layout)) else {
-            return self.take_worker(version.limits()).await;
-        };
-        worker
-            .limit(version.limits())
-            .map_err(|error| io_error("bounding a worker", error))?;
-        Ok(worker)
+        match grafted_on.and_then(|layout| self.shaped.take(layout)) {
+            Some(worker) => Ok(worker),
+            None => Ok(self.pool.take().await?),
+        }
     }
 }
 

@@ -2,33 +2,44 @@
 
 use std::{io, sync::Arc};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use crate::{worker::Worker, zygote::Zygote};
 
 /// Makes workers that have not reported yet.
 #[derive(Debug, Clone)]
-pub(crate) enum Source {
-    /// Copies of a zygote.
-    Zygote(Arc<Zygote>),
+pub(crate) struct Source {
+    zygote: Arc<Zygote>,
+    /// Turns of what workers prepare before anyone waits for it.
+    background: Arc<Semaphore>,
 }
 
 impl Source {
-    pub(crate) async fn spawn(&self) -> io::Result<Worker> {
-        match self {
-            Self::Zygote(zygote) => zygote.spawn().await,
+    pub(crate) fn new(zygote: Arc<Zygote>) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            zygote,
+            background: Arc::new(Semaphore::new((cpus / 2).max(1))),
         }
+    }
+
+    pub(crate) async fn spawn(&self) -> io::Result<Worker> {
+        self.zygote.spawn().await
+    }
+
+    /// A turn to have a worker prepare something that no one waits for yet: half of the processors stay free of it.
+    pub(crate) async fn background(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.background.acquire().await.ok()
     }
 
     /// Whether there will be no more.
     pub(crate) fn is_stopped(&self) -> bool {
-        match self {
-            Self::Zygote(zygote) => zygote.is_stopped(),
-        }
+        self.zygote.is_stopped()
     }
 
     /// Ends every worker; returns when they are gone.
     pub(crate) async fn stop(&self) {
-        match self {
-            Self::Zygote(zygote) => zygote.stop().await,
-        }
+        self.zygote.stop().await;
     }
 }

@@ -93,6 +93,11 @@ impl Worker {
         })
     }
 
+    /// Has the worker leave the processors to others while it prepares something that no one waits for yet.
+    pub(crate) fn stand_back(&self, stand_back: bool) {
+        self.group.stand_back(stand_back);
+    }
+
     /// Whether the worker has ended, known from the kernel before the zygote has told.
     pub(crate) fn has_ended(&self) -> bool {
         let is_dead = |pidfd: &OwnedFd| {
@@ -127,6 +132,8 @@ pub(crate) enum WorkerError {
     Refused(String),
     #[error("the worker said {0} where that makes no sense")]
     Unexpected(&'static str),
+    #[error("the worker cannot be bounded")]
+    Bounds(#[source] std::io::Error),
     #[error("the worker said nothing for {} s", .0.as_secs())]
     Late(Duration),
 }

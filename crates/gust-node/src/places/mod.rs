@@ -222,6 +222,9 @@ impl<I, T> Places<I, T> {
         let place = self.take(generation, expected);
         if let Some(taken) = self.taken.get_mut(&place) {
             taken.armed = true;
+            // It has its own turns, and must not hold up starts that calls wait for.
+            taken.starting = false;
+            self.starting -= 1;
         }
         Some(place)
     }

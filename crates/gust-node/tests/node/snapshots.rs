@@ -98,8 +98,11 @@ pub async fn damaged_files_are_made_anew(isolation: Isolation) -> Result<(), Fai
         learned(&world, &id).await?;
 
         let layouts = world.snapshot_files("layout");
-        equal(layouts.len(), 1).map_err(named)?;
-        damage(&layouts[0])?;
+        equal(layouts.is_empty(), false).map_err(named)?;
+        // The runtime's too, if it has one by now.
+        for layout in &layouts {
+            damage(layout)?;
+        }
         world = restarted(world, &spec).await?;
         let called = world.call(&id, "3").await?;
         equal(
@@ -109,7 +112,7 @@ pub async fn damaged_files_are_made_anew(isolation: Isolation) -> Result<(), Fai
         .map_err(named)?;
         world.settled().await?;
         learned(&world, &id).await?;
-        equal(world.snapshot_files("layout").len(), 1).map_err(named)?;
+        equal(world.snapshot_files("layout").is_empty(), false).map_err(named)?;
     }
     world.stop().await;
     Ok(())

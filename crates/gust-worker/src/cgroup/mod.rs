@@ -174,6 +174,22 @@ impl Group {
         Ok(())
     }
 
+    /// Has the group's processes leave the processors to others that want them, or take their share again. Best effort:
+    /// without it, they only hold others up.
+    pub fn stand_back(&self, stand_back: bool) {
+        let Some((version, directory)) = self.parts.get(&Controller::Cpu) else {
+            return;
+        };
+        // The least, and the kernel's default.
+        let (file, value) = match (version, stand_back) {
+            (Version::V1, true) => ("cpu.shares", 2),
+            (Version::V1, false) => ("cpu.shares", 1024),
+            (Version::V2, true) => ("cpu.weight", 1),
+            (Version::V2, false) => ("cpu.weight", 100),
+        };
+        let _ = put_if_there(directory, file, value);
+    }
+
     /// The files that hold the most memory used and the counts of events; `None` where memory is not bounded or the
     /// kernel does not count.
     pub fn memory_files(&self) -> Option<(File, File)> {
@@ -338,15 +354,20 @@ mod tests {
                 "memory.max",
                 "memory.swap.max",
                 "cpu.max",
+                "cpu.weight",
                 "pids.max",
             ],
         );
         fake(&worker, &["memory.peak", "memory.events"]);
         group.limit(LIMITS).unwrap();
         group.enter(42).unwrap();
+        group.stand_back(true);
+        assert_eq!(read(worker.join("cpu.weight")), "1");
+        group.stand_back(false);
         for (file, expected) in [
             ("memory.max", "67108864"),
             ("memory.swap.max", "0"),
+            ("cpu.weight", "100"),
             ("cpu.max", "200000 100000"),
             ("pids.max", "10"),
             ("cgroup.procs", "42"),
