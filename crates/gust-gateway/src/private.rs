@@ -107,6 +107,7 @@ fn stats(control: &Control) -> Answer {
             "events_waiting": stats.events,
             "node": {
                 "pooled": stats.node.pooled,
+                "shaped": stats.node.shaped,
                 "armed": stats.node.armed,
                 "idle": stats.node.idle,
                 "busy": stats.node.busy,
