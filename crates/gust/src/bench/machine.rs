@@ -12,6 +12,9 @@ pub struct Machine {
     memory_mib: u64,
     kernel: String,
     virtualised: bool,
+    /// Runnable threads on average over the last minute, when the measurement began: figures of a busy machine are
+    /// figures of its other users.
+    load: f64,
 }
 
 impl Machine {
@@ -23,6 +26,8 @@ impl Machine {
             line.split_once(':').map(|(_, value)| value.trim().to_owned())
         };
         let system = rustix::system::sysinfo();
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().and_then(|text| text.parse().ok());
         let memory_bytes = (system.totalram as u64).saturating_mul(system.mem_unit.into());
         Self {
             cpu: field("model name").unwrap_or_else(|| "unknown".to_owned()),
@@ -31,6 +36,7 @@ impl Machine {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             virtualised: field("flags")
                 .is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
+            load: load.unwrap_or_default(),
         }
     }
 
@@ -42,8 +48,8 @@ impl Machine {
             "physical machine"
         };
         format!(
-            "{} x {}, {} MiB, Linux {}, {place}",
-            self.cpus, self.cpu, self.memory_mib, self.kernel
+            "{} x {}, {} MiB, Linux {}, {place}, load {} at the start",
+            self.cpus, self.cpu, self.memory_mib, self.kernel, self.load
         )
     }
 
@@ -55,6 +61,7 @@ impl Machine {
             "memory_mib": self.memory_mib,
             "kernel": self.kernel,
             "virtualised": self.virtualised,
+            "load": self.load,
         })
     }
 }
