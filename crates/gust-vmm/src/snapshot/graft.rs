@@ -341,13 +341,21 @@ impl<'a> Grafting<'a> {
     }
 
     /// Takes away what the base has and the snapshot has not.
+    ///
+    /// Page by page, and not a table at a time: a host with shadow paging takes a directory in which three entries are
+    /// written one after the other for one that is no directory any more, and drops all that it knows below it.
     fn drop_others(&mut self, state: &MachineState) {
         let own = chunk_numbers(state);
         let bases = self.base.chunks.iter().map(|chunk| chunk.chunk);
         let reserved = self.shape.reserved.iter().map(|(chunk, _)| *chunk);
         for chunk in bases.chain(reserved).filter(|chunk| !own.contains_key(chunk)) {
             let (directory, index) = self.built.directory(chunk * CHUNK_BYTES);
-            self.built.tables[directory][index] = 0;
+            let entry = self.built.tables[directory][index];
+            if entry & LARGE != 0 {
+                self.built.tables[directory][index] = 0;
+            } else if entry != 0 {
+                self.built.tables[Built::table_number(entry)] = [0; CHUNK_PAGES];
+            }
         }
     }
 
