@@ -73,15 +73,15 @@ impl Inner {
             .snapshot(store, version, &mut LogSink::Discarded)
             .await?
             .snapshot;
-        if snapshot.is_being_recorded() {
-            return Ok(None);
-        }
         let files = version.files(&self.files).await?;
         let identity = Identity::new();
         let _turn = self.source.background().await;
+        let recording = snapshot.claim_recording();
+        if recording.is_none() && snapshot.is_being_recorded() {
+            return Ok(None);
+        }
         let mut worker = self.take_worker(version.limits()).await?;
         worker.stand_back(true);
-        let recording = snapshot.claim_recording();
         let record = recording.is_some();
         let restoring = restoring(version, snapshot, files, &identity, true, record);
         let sent = worker.send(&[restoring.outgoing()]).await;
