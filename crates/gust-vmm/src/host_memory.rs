@@ -181,6 +181,12 @@ impl HostMapping {
         let _ = self.advise(at, bytes, Advice::LinuxHugepage);
     }
 
+    /// Asks for 4 KiB pages, also of a file that lies in larger ones: copying one of them at a write then leaves the
+    /// translations of its neighbours alone.
+    pub(crate) fn want_small_pages(&self, at: u64, bytes: u64) {
+        let _ = self.advise(at, bytes, Advice::LinuxNoHugepage);
+    }
+
     /// Allocates the range now, so that the guest does not fault on it.
     pub(crate) fn populate(&self, at: u64, bytes: u64) -> Result<()> {
         self.advise(at, bytes, Advice::LinuxPopulateWrite)

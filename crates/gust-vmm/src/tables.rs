@@ -98,7 +98,8 @@ pub(crate) struct PageTables {
     system: NonNull<u8>,
     bytes: u64,
     next_table: u64,
-    stale: Vec<EntryAt>,
+    /// Entries that ring 0 must write, and whether they are of 4 KiB pages.
+    stale: Vec<(EntryAt, bool)>,
     /// Entries that have changed since the tables were adopted, with what they were then.
     journal: Option<HashMap<EntryAt, u64>>,
 }
@@ -179,7 +180,7 @@ impl PageTables {
         self.note(at, old);
         self.write(at, value | kept);
         if takes_away(old, value) {
-            self.stale.push(at);
+            self.stale.push((at, is_page(old)));
         }
     }
 
@@ -189,7 +190,7 @@ impl PageTables {
         self.note(at, old);
         self.write(at, value);
         if takes_away(old, value) {
-            self.stale.push(at);
+            self.stale.push((at, is_page(old)));
         }
     }
 
@@ -322,19 +323,46 @@ impl PageTables {
     }
 
     /// Takes the list of entries that ring 0 must write, as runs of (guest-virtual address, entries).
+    ///
+    /// A run costs as much as a dozen entries, so what lies between two of a table becomes part of one where writing it
+    /// costs the host nothing that it knows.
     pub(crate) fn take_stale_runs(&mut self) -> Vec<(u64, u64)> {
-        self.stale.sort_unstable();
-        self.stale.dedup();
+        let mut stale = std::mem::take(&mut self.stale);
+        stale.sort_unstable();
+        stale.dedup();
         let mut runs: Vec<(u64, u64)> = Vec::new();
-        for at in self.stale.drain(..) {
+        let mut last_is_page = false;
+        for (at, is_page) in stale {
             let address = KERNEL_BASE + at.0;
             match runs.last_mut() {
-                Some((start, count)) if *start + *count * 8 == address => *count += 1,
+                Some((start, count))
+                    if *start + *count * 8 == address
+                        || (last_is_page && is_page && self.is_unused(*start + *count * 8, address)) =>
+                {
+                    *count = (address - *start) / 8 + 1;
+                }
                 _ => runs.push((address, 1)),
             }
+            last_is_page = is_page;
         }
         runs
     }
+
+    /// Whether a short stretch of one table, given by guest-virtual addresses, has nothing that the processor has used.
+    fn is_unused(&self, from: u64, to: u64) -> bool {
+        const GAP_MAX: u64 = 12;
+        (to - from) / 8 <= GAP_MAX
+            && (from - 8) / PAGE_BYTES == to / PAGE_BYTES
+            && (from..to).step_by(8).all(|address| {
+                let entry = self.read(EntryAt(address - KERNEL_BASE));
+                entry & (PRESENT | ACCESSED) != PRESENT | ACCESSED
+            })
+    }
+}
+
+/// Whether a present entry is that of a 4 KiB page.
+fn is_page(entry: u64) -> bool {
+    entry & (BACKED | LARGE) == BACKED
 }
 
 /// Whether a used entry loses a right or changes its page.
@@ -393,12 +421,18 @@ mod tests {
     fn neighbours_become_one_run() {
         let (_system, mut tables) = tables();
         let at = tables.page_entry(0x40_0000).unwrap();
-        for page in [2, 0, 1, 5] {
-            tables.set(at.plus(page), 0x1000_0000 | rights(Prot::READ) | ACCESSED);
+        let used = 0x1000_0000 | BACKED | rights(Prot::READ) | ACCESSED;
+        for page in [2, 0, 1, 5, 9, 40, 511, 512] {
+            tables.set(at.plus(page), used);
+        }
+        tables.set(at.plus(7), used);
+        for page in [2, 0, 1, 5, 9, 40, 511, 512] {
             tables.set(at.plus(page), 0);
         }
         let base = KERNEL_BASE + at.0;
-        assert_eq!(tables.take_stale_runs(), vec![(base, 3), (base + 40, 1)]);
+        // Over what is not used, but not over what is, nor far, nor into another table.
+        let expected = [(0, 6), (9, 1), (40, 1), (511, 2)].map(|(first, count)| (base + first * 8, count));
+        assert_eq!(tables.take_stale_runs(), expected);
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) hot_entries: Vec<u64>,
     /// Tables and directory entries that map the image for writing.
     pub(crate) writable_images: Vec<WritableImage>,
+    /// Chunks of the snapshot's own image that are mapped as large pages, in order of their numbers.
+    pub(crate) large_images: Vec<u32>,
     /// Pages that count as backed.
     pub(crate) backed_pages: u64,
 }
@@ -177,6 +179,7 @@ impl Built {
         let (directory, entry) = self.directory(piece.address());
         // Not marked dirty: a write is then seen, and undone when the machine goes back to its snapshot.
         self.tables[directory][entry] = physical | LARGE | BACKED | ACCESSED | rights(prot);
+        self.plan.large_images.push(piece.index as u32);
         self.note_large_image(piece, prot, directory, entry);
     }
 

@@ -25,8 +25,8 @@ use crate::{
     tables::{ACCESSED, ADDRESS, BACKED, DIRTY, EntryAt, LARGE, NO_EXECUTE, PRESENT, USER, WRITE, rights},
 };
 
-/// Most hot pages of a base: one large page of the host. It is what a pooled machine has of its own.
-const BASE_HOT_PAGES_MAX: usize = CHUNK_PAGES;
+/// Most hot pages of a base: 2.5 MiB. They are what a pooled machine has of its own.
+const BASE_HOT_PAGES_MAX: usize = CHUNK_PAGES + CHUNK_PAGES / 4;
 
 /// Bits of an entry that are its rights.
 const RIGHTS: u64 = PRESENT | USER | WRITE | NO_EXECUTE;
@@ -307,7 +307,9 @@ impl<'a> Grafting<'a> {
                 // The base's own layout has filled it with the same.
                 self.filled[hot_number(old)] = base_page.is_none();
                 (old & (ADDRESS | ACCESSED | DIRTY)) | dirty
-            } else if let Some(index) = base_page.filter(|index| self.is_ready(*index, page, touched)) {
+            } else if let Some(index) =
+                base_page.filter(|index| self.is_ready(*index, page, touched, written))
+            {
                 writable |= prot.writable();
                 IMAGE_BASE + index as u64 * CHUNK_BYTES + page as u64 * PAGE_BYTES
             } else if touched {
@@ -328,9 +330,9 @@ impl<'a> Grafting<'a> {
         }
     }
 
-    /// The page of the base's image serves as it is: it has been touched ahead, or nothing touches it.
-    fn is_ready(&self, index: usize, page: usize, touched: bool) -> bool {
-        !touched || self.shape.set.chunks[index].touched.has(page)
+    /// The page of the base's image serves as it is: nothing touches it, or it is only read and has been touched ahead.
+    fn is_ready(&self, index: usize, page: usize, touched: bool, written: bool) -> bool {
+        !touched || (!written && self.shape.set.chunks[index].touched.has(page))
     }
 
     /// Takes a hot page of the base over.

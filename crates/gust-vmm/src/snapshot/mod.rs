@@ -43,7 +43,7 @@ pub use rewind::Rewound;
 pub use working_set::WorkingSet;
 
 /// Version of the structures in this module, of [`crate::geometry`] and of the XSAVE areas as they are stored.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 
 /// Adjacent pages of a chunk that have contents and the same rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

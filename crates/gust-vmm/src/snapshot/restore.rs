@@ -108,7 +108,9 @@ impl Vm {
             chunks: state.chunks.len(),
             ..restored
         };
-        self.space_mut().adopt(&restored);
+        let space = self.space_mut();
+        space.advise_image(image_first, restored.chunks, &restored.plan.large_images);
+        space.adopt(&restored);
         self.load_extended(&restored.extended)?;
         self.set_restored(restored);
         Ok(RestoreTimes {
@@ -143,6 +145,9 @@ impl Vm {
         let (hot_at, hot_bytes) = layout.section(hot);
         if hot_bytes != plan.hot_bytes {
             return Err(Error::Snapshot("the hot pages are not those of the plan".into()));
+        }
+        if layout.is_base() {
+            self.space_mut().keep_hot_small(hot_bytes);
         }
         self.space_mut().read_hot(layout.file, hot_at, 0, hot_bytes)?;
         self.read_whole_chunks(&plan, memory)?;
@@ -218,9 +223,31 @@ impl AddressSpace {
         if bytes == 0 {
             return Ok(());
         }
-        image.map_file_private(at, bytes, memory, 0)?;
-        image.want_huge_pages(at, bytes);
-        Ok(())
+        image.map_file_private(at, bytes, memory, 0)
+    }
+
+    /// Has the host map those chunks of the image with large pages that the guest's tables map so, and no others: where
+    /// the guest writes a page that the host has to copy, the host drops all translations of a large page.
+    fn advise_image(&mut self, first: u64, chunks: usize, large: &[u32]) {
+        let Some(image) = self.physical.slot_mut(IMAGE_BASE) else {
+            return;
+        };
+        let mut is_large = vec![false; chunks];
+        for chunk in large {
+            if let Some(is_large) = is_large.get_mut(*chunk as usize) {
+                *is_large = true;
+            }
+        }
+        let mut at = first * CHUNK_BYTES;
+        for run in is_large.chunk_by(|one, next| one == next) {
+            let bytes = run.len() as u64 * CHUNK_BYTES;
+            if run[0] {
+                image.want_huge_pages(at, bytes);
+            } else {
+                image.want_small_pages(at, bytes);
+            }
+            at += bytes;
+        }
     }
 
     fn fill_tables(&mut self, tables: &[u8]) -> Result<()> {
@@ -255,6 +282,17 @@ impl AddressSpace {
             self.tables.replace(EntryAt(*at), *value);
         }
         Ok(())
+    }
+
+    /// Has the last hot pages take no more than they need, where they do not fill a large page: for machines that are
+    /// kept for later.
+    fn keep_hot_small(&mut self, bytes: u64) {
+        let last = bytes / CHUNK_BYTES * CHUNK_BYTES;
+        if let Some(hot) = self.physical.slot_mut(HOT_BASE)
+            && last + CHUNK_BYTES <= hot.bytes()
+        {
+            hot.want_small_pages(last, CHUNK_BYTES);
+        }
     }
 
     /// Reads part of a file into the hot slot.
