@@ -20,6 +20,8 @@ pub(crate) const EXCEPTIONS: u16 = 32;
 pub(crate) const HANDLER_BYTES: u64 = 16;
 /// Offset of the page-table stub in the ring-0 code page, past the handlers.
 pub(crate) const TABLE_STUB_OFFSET: u64 = 0x400;
+/// Single entries that the stub takes at a time; a list is filled up with its last.
+pub(crate) const TABLE_STUB_GROUP: usize = 8;
 /// Offset of the touch stub in a vCPU's stub page.
 pub(crate) const TOUCH_STUB_OFFSET: u64 = 0x100;
 /// Bytes of the XSAVE stub: a thread that is interrupted inside it is not switched.
@@ -68,11 +70,21 @@ std::arch::global_asm!(
     "4: out 0x10, eax",
     ".global gust_stub_touch_end",
     "gust_stub_touch_end:",
-    // Ring 0: for every (address, count) of the zero-terminated list at [rsi], write `count` page-table entries onto
-    // themselves. The write is what makes a hypervisor with shadow paging drop its copies; the reload of CR3 is what
+    // Ring 0: write page-table entries onto themselves, as the list at [rsi] says: addresses of single entries by
+    // eight, a zero, (address, count) of runs, a zero. Where ring 0 is emulated an instruction costs most of a
+    // microsecond, so single entries take two and a half each. The write is what makes a hypervisor with shadow paging drop its copies; the reload of CR3 is what
     // makes a processor with nested paging drop its own.
     ".global gust_stub_tables_start",
     "gust_stub_tables_start:",
+    "5: lodsq",
+    "test rax, rax",
+    "jz 2f",
+    "or qword ptr [rax], 0",
+    ".rept {group} - 1",
+    "lodsq",
+    "or qword ptr [rax], 0",
+    ".endr",
+    "jmp 5b",
     "2: lodsq",
     "test rax, rax",
     "jz 3f",
@@ -91,6 +103,7 @@ std::arch::global_asm!(
     "gust_stub_tables_end:",
     ".popsection",
     components = const XCR0,
+    group = const TABLE_STUB_GROUP,
 );
 
 unsafe extern "C" {
