@@ -15,6 +15,7 @@ pub mod plans;
 mod sandbox;
 mod stored;
 mod supervisor;
+mod warm;
 
 pub use outside::Outside;
 pub use sandbox::{Heard, Images, Restore, Sandbox, SandboxError};

@@ -14,6 +14,7 @@ use super::{
     outside::Outside,
     plans,
     sandbox::{Heard, Images, Restore, Sandbox, SandboxError},
+    warm,
 };
 use crate::{
     channel::{Channel, ChannelError},
@@ -125,6 +126,7 @@ impl Supervisor {
         let hypervisor = Hypervisor::from_fd(kvm.ok_or(SupervisorError::NoKvm)?)?;
         let mut vm = hypervisor.create_vm(SlotSizes::POOLED)?;
         vm.warm_up()?;
+        warm::own_program();
         let statm = File::open("/proc/self/statm").ok();
         // The descriptor of /dev/kvm itself could make further machines.
         drop(hypervisor);
