@@ -27,7 +27,7 @@ use crate::{
     places::Bounds,
     pool::Pool,
     restore::Restoring,
-    shaped::Shaped,
+    shaped::{Shaped, Shaping},
     snapshot::{SnapshotStore, processor_fingerprint},
     source::Source,
     start::StartError,
@@ -59,7 +59,7 @@ pub(crate) struct Inner {
     /// Workers with runtimes' bases in them.
     pub shaped: Shaped,
     /// Guards the making of bases' layouts and of grafts.
-    pub shaping: tokio::sync::Mutex<()>,
+    pub shaping: tokio::sync::Mutex<Shaping>,
     pub source: Source,
     versions: Mutex<HashMap<VersionId, Arc<Version>>>,
     instances_started: AtomicU64,

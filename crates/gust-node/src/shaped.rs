@@ -6,12 +6,14 @@
 //!  restore: a worker of the pool of that base's layout, or a blank one while there is none
 //! ```
 //!
-//! A base is shaped for the first function of its runtime, and again for each of the next few; grafts on an earlier shape
-//! are made anew when their versions are used. All of it happens off the path of calls, one at a time.
+//! A base is shaped for the first function of its runtime, and again for each of the next few; after that for one that it
+//! does not know, but not often. Grafts on an earlier shape are made anew when their versions are used. All of it
+//! happens off the path of calls, one at a time.
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use gust_worker::protocol::{Command, Interface, Report, SHAPED_FOR_MAX};
@@ -30,11 +32,51 @@ use crate::{
     worker::{Worker, unexpected},
 };
 
+/// Shapes that are remembered.
+const SHAPES_MAX: usize = 16;
+
 /// Runtimes whose bases are kept laid out at a time.
 const POOLS_MAX: usize = 2;
 
+/// Shortest time between two shapes of bases that know as many functions as they can: each makes all workers and grafts
+/// of the earlier one useless.
+const RESHAPE_PAUSE: Duration = Duration::from_secs(60);
+
 /// Attempts to graft a version after which it is restored without.
 const FAILURES_MAX: u32 = 3;
+
+/// What is known of the shapes that were made since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Shaping {
+    /// Id of the latest shape of each runtime's base, and the snapshots that it was made for.
+    made_for: Vec<(u64, Vec<[u8; 32]>)>,
+    last: Option<Instant>,
+}
+
+impl Shaping {
+    /// Whether a shape is for a function: it was made for it, or, before the last start, for it or others.
+    fn knows(&self, shape: &Layout, function: &Snapshot) -> bool {
+        match self.made_for.iter().find(|(id, _)| *id == shape.id) {
+            Some((_, functions)) => functions.contains(&function.checksum),
+            None => function
+                .layout()
+                .is_some_and(|layout| layout.grafted_on == Some(shape.id)),
+        }
+    }
+
+    fn may_reshape(&self, functions_known: u64) -> bool {
+        functions_known < SHAPED_FOR_MAX as u64 || self.last.is_none_or(|last| last.elapsed() > RESHAPE_PAUSE)
+    }
+
+    fn made(&mut self, shape: u64, instead_of: Option<u64>, functions: Vec<[u8; 32]>) {
+        self.made_for.retain(|(id, _)| Some(*id) != instead_of);
+        self.made_for.push((shape, functions));
+        // One for each runtime; those of runtimes that are gone are forgotten in time.
+        let over = self.made_for.len().saturating_sub(SHAPES_MAX);
+        self.made_for.drain(..over);
+        self.last = Some(Instant::now());
+    }
+}
 
 /// The pools of workers with a base in them.
 #[derive(Debug)]
@@ -161,9 +203,9 @@ impl Inner {
                 return Ok(());
             }
         }
-        let _one_at_a_time = self.shaping.lock().await;
+        let mut shaping = self.shaping.lock().await;
         let base = self.base(store, &files).await.map_err(LearnError::Start)?;
-        let (shape, earlier) = self.shape(store, &base, snapshot, &files).await?;
+        let (shape, earlier) = self.shape(store, (&base, snapshot), &files, &mut shaping).await?;
         if let Some(layout) = snapshot.layout()
             && layout.grafted_on != Some(shape.id)
         {
@@ -198,17 +240,17 @@ impl Inner {
     async fn shape(
         &self,
         store: &Arc<SnapshotStore>,
-        base: &Arc<Snapshot>,
-        function: &Arc<Snapshot>,
+        (base, function): (&Arc<Snapshot>, &Arc<Snapshot>),
         files: &Files,
+        shaping: &mut Shaping,
     ) -> Result<(Arc<Layout>, Option<u64>), LearnError> {
         let earlier = base.layout();
-        let known = functions_to_know(store, function, &files.root.checksum);
         if let Some(layout) = &earlier
-            && base.learned_from() >= known.len() as u64
+            && (shaping.knows(layout, function) || !shaping.may_reshape(base.learned_from()))
         {
             return Ok((Arc::clone(layout), None));
         }
+        let known = functions_to_know(store, function, &files.root.checksum);
         let mut inputs = vec![base.memory.as_fd(), base.state.as_fd()];
         for (snapshot, layout) in &known {
             inputs.extend([
@@ -225,7 +267,10 @@ impl Inner {
         self.relayout(store, &Command::Shape, &inputs, (key, base, from))
             .await?;
         let layout = base.layout().ok_or(LearnError::Length(0))?;
-        Ok((layout, earlier.map(|layout| layout.id)))
+        let earlier = earlier.map(|layout| layout.id);
+        let made_for = known.iter().map(|(snapshot, _)| snapshot.checksum).collect();
+        shaping.made(layout.id, earlier, made_for);
+        Ok((layout, earlier))
     }
 
     /// Has a blank worker write a layout from files, and uses it from now on.

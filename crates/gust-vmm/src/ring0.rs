@@ -37,14 +37,15 @@ pub(crate) fn flush(vcpu: &mut Vcpu, space: &mut AddressSpace) -> Result<()> {
 
 /// Runs of entries in the stub's form, as many lists as it takes.
 fn lists(runs: &[(u64, u64)]) -> Vec<Vec<u64>> {
-    let (long, short): (Vec<(u64, u64)>, Vec<(u64, u64)>) =
-        runs.iter().partition(|(_, count)| *count >= RUN_MIN);
-    let singles: Vec<u64> = short
-        .into_iter()
+    let of_length = |is_long| {
+        runs.iter()
+            .copied()
+            .filter(move |(_, count)| (*count >= RUN_MIN) == is_long)
+    };
+    let singles: Vec<u64> = of_length(false)
         .flat_map(|(start, count)| (0..count).map(move |n| start + n * 8))
         .collect();
-    let pieces: Vec<[u64; 2]> = long
-        .into_iter()
+    let pieces: Vec<[u64; 2]> = of_length(true)
         .flat_map(|(start, count)| {
             (0..count.div_ceil(ENTRIES_MAX)).map(move |piece| {
                 let first = piece * ENTRIES_MAX;

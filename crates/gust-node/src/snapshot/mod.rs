@@ -57,7 +57,7 @@ pub(crate) struct Snapshot {
     /// Bytes in memory.
     held_bytes: u64,
     /// Names the content.
-    checksum: [u8; 32],
+    pub checksum: [u8; 32],
     learning: Learning,
 }
 
@@ -229,10 +229,17 @@ impl SnapshotStore {
     /// Snapshots in memory of functions of a runtime whose runs have been learned from.
     pub(crate) fn descendants(&self, runtime: &[u8; 32]) -> Vec<Arc<Snapshot>> {
         let held = lock(&self.held);
-        let functions = held.snapshots.values().filter(|held| {
-            held.inputs.len() > 1 && held.inputs.first() == Some(runtime) && held.snapshot.layout().is_some()
-        });
-        functions.map(|held| Arc::clone(&held.snapshot)).collect()
+        let mut functions: Vec<&HeldSnapshot> = held
+            .snapshots
+            .values()
+            .filter(|held| {
+                held.inputs.len() > 1
+                    && held.inputs.first() == Some(runtime)
+                    && held.snapshot.layout().is_some()
+            })
+            .collect();
+        functions.sort_by_key(|held| std::cmp::Reverse(held.used));
+        functions.iter().map(|held| Arc::clone(&held.snapshot)).collect()
     }
 
     /// Forgets a snapshot, in memory and on disk. Blocks.
