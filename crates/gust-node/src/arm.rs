@@ -1,6 +1,6 @@
 //! What is done with snapshots off the path of calls: instances are armed ahead, and layouts are learned from runs.
 //!
-//! An instance that records learns for all that come after it and ends with its first run, armed or not. While one
+//! An instance that records learns with its first run for all that come after it, armed or not. While one
 //! records, none is armed: it would be laid out worse than it could be a moment later.
 
 use std::{os::fd::AsFd, sync::Arc};
@@ -105,7 +105,8 @@ impl Inner {
         }))
     }
 
-    /// Learns in the background from the run of an instance that has recorded it; the instance ends.
+    /// Learns in the background from the run of an instance that has recorded it. Where memory is kept, the instance goes on
+    /// as any other.
     pub(crate) fn learn(self: &Arc<Self>, mut instance: Box<Instance>, recording: Recording) {
         let inner = Arc::clone(self);
         tokio::spawn(async move {
@@ -113,16 +114,20 @@ impl Inner {
                 Ok(_) => inner.replan(&mut instance, &recording).await,
                 Err(error) => Err(error.into()),
             };
-            if let Err(error) = learned
+            if let Err(error) = &learned
                 && !inner.is_stopping()
             {
                 recording.failed();
-                let error: &dyn std::error::Error = &error;
+                let error: &dyn std::error::Error = error;
                 tracing::warn!(version = %instance.version.id(), error, "nothing was learned from a run");
             }
             let version = Arc::clone(&instance.version);
             let snapshot = Arc::clone(recording.snapshot());
-            drop((instance, recording));
+            drop(recording);
+            match learned {
+                Ok(()) if version.keeps_memory() => inner.desk.rest(*instance, false),
+                Ok(()) | Err(_) => drop(instance),
+            }
             inner.arm(&version);
             inner.tend_graft(&version, &snapshot);
         });

@@ -23,7 +23,7 @@ pub(crate) struct Instance {
     pub place: Place,
     /// Memory that it used when it last reported, in bytes.
     pub memory_bytes: u64,
-    /// It records its first run, for a layout to be learned, and ends with it.
+    /// It records its first run, for a layout to be learned.
     pub recording: Option<Recording>,
 }
 

@@ -5,7 +5,7 @@
 //!  version: Restore(base) or Boot ──> Init ──> Capture
 //!  call:    Restore + Invoke, in one message
 //!  armed:   Restore(arm) ──> Waiting         ahead, for versions in use
-//!  layout:  Restore(record) + Invoke ──> Waiting ──> Replan, and the instance ends
+//!  layout:  Restore(record) + Invoke ──> Waiting ──> Replan
 //! ```
 
 use std::{

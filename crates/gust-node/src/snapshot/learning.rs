@@ -5,7 +5,7 @@
 //!      ^                           └ dropped: another may claim
 //! ```
 //!
-//! A recorded run is slower than others, and its instance ends with it, so no more runs are recorded than are needed.
+//! A recorded run is slower than others, and so is the rest of its instance's life: no more are recorded than are needed.
 
 use std::{
     fs::File,

@@ -95,7 +95,7 @@ pub async fn damaged_files_are_made_anew(isolation: Isolation) -> Result<(), Fai
         world = restarted(world, &spec).await?;
         equal(world.call(&id, "2").await?.outcome.start, StartKind::Restored).map_err(named)?;
         world.settled().await?;
-        learned(&world, &id).await?;
+        world.learned(&id).await?;
 
         let layouts = world.snapshot_files("layout");
         equal(layouts.is_empty(), false).map_err(named)?;
@@ -111,23 +111,11 @@ pub async fn damaged_files_are_made_anew(isolation: Isolation) -> Result<(), Fai
         )
         .map_err(named)?;
         world.settled().await?;
-        learned(&world, &id).await?;
+        world.learned(&id).await?;
         equal(world.snapshot_files("layout").is_empty(), false).map_err(named)?;
     }
     world.stop().await;
     Ok(())
-}
-
-/// Calls a version until it keeps an instance, which none does that learns.
-async fn learned(world: &World, id: &gust_node::VersionId) -> Result<usize, Failed> {
-    for n in 0..6 {
-        let outcome = world.call(id, "learn").await?.outcome;
-        world.settled().await?;
-        if outcome.start == StartKind::Warm {
-            return Ok(n);
-        }
-    }
-    Err("no instance was kept".into())
 }
 
 /// The file as it would be if this machine's processor had other features.
@@ -173,10 +161,17 @@ pub async fn layouts_are_learned_from_the_first_runs(isolation: Isolation) -> Re
         for n in 0..2 {
             let called = world.call(&id, &"x".repeat(1000 * (n + 1))).await?;
             equal(called.outcome.start, StartKind::Restored)?;
-            equal(instances.insert(called.outcome.instance_id), true)?;
-            // It is of no further use.
-            until(|| async { world.workers().is_empty() && world.node.stats().busy == 0 }).await?;
+            equal(instances.insert(called.outcome.instance_id.clone()), true)?;
+            // It goes on with its memory.
+            world.settled().await?;
             equal(world.snapshot_files("layout").len(), 1)?;
+            let again = world.call(&id, "again").await?.outcome;
+            equal(
+                (again.start, again.instance_id),
+                (StartKind::Warm, called.outcome.instance_id),
+            )?;
+            world.settled().await?;
+            world.node.evict(&id, false).await;
         }
         for (n, expected) in [StartKind::Restored, StartKind::Warm, StartKind::Warm]
             .into_iter()
@@ -191,7 +186,8 @@ pub async fn layouts_are_learned_from_the_first_runs(isolation: Isolation) -> Re
         }
         // What was learned is still there after a restart.
         let world = restarted(world, &spec).await?;
-        equal(learned(&world, &id).await?, 1)?;
+        equal(world.snapshot_files("layout").len(), 1)?;
+        equal(world.call(&id, "1").await?.outcome.start, StartKind::Restored)?;
         world.stop().await;
     }
     Ok(())
@@ -208,6 +204,8 @@ pub async fn instances_are_armed_ahead(isolation: Isolation) -> Result<(), Faile
             (response(&called)?, called.outcome.start),
             ("1".to_owned(), StartKind::Armed),
         )?;
+        world.settled().await?;
+        world.node.evict(&id, true).await;
     }
     until(|| async { world.node.stats().armed == 2 }).await?;
     for _ in 0..5 {

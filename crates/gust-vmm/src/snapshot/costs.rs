@@ -38,7 +38,7 @@ const SAMPLES: usize = 64;
 const STRIDE_PAGES: usize = 16;
 
 impl Vm {
-    /// Measures with a machine that has recorded a run and is of no further use. What cannot be measured, because the
+    /// Measures with a machine that has recorded a run. What cannot be measured, because the
     /// run has touched everything, is [`Costs::DEFAULT`]'s.
     pub fn measure_costs(&mut self, memory: BorrowedFd<'_>) -> Result<Costs> {
         let mut costs = Costs::DEFAULT;

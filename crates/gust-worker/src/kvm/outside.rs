@@ -10,6 +10,10 @@ use gust_linux::{Host, Stream};
 
 use crate::protocol::LOG_BYTES_MAX;
 
+/// Log that is held back while the guest runs, in bytes and for how long.
+const LOG_FLUSH_BYTES: usize = 16 << 10;
+const LOG_DELAY: Duration = Duration::from_millis(50);
+
 /// The world outside of one guest.
 #[derive(Debug)]
 pub struct Outside {
@@ -19,6 +23,8 @@ pub struct Outside {
     /// What was resident before there was a guest, in bytes.
     own_bytes: u64,
     log: Vec<u8>,
+    /// When the first of it was written.
+    log_since: Option<Instant>,
     /// Bytes of log in this invocation so far, and bytes over the bound.
     logged: u64,
     dropped: u64,
@@ -32,6 +38,7 @@ impl Outside {
             statm,
             own_bytes: 0,
             log: Vec::new(),
+            log_since: None,
             logged: 0,
             dropped: 0,
         };
@@ -41,7 +48,17 @@ impl Outside {
 
     /// Takes what the guest has written since the last call.
     pub fn take_log(&mut self) -> Vec<u8> {
+        self.log_since = None;
         std::mem::take(&mut self.log)
+    }
+
+    /// How long what waits to be taken may wait on; `None` when there is none.
+    pub fn log_due_in(&self) -> Option<Duration> {
+        let since = self.log_since?;
+        match self.log.len() < LOG_FLUSH_BYTES {
+            true => Some(LOG_DELAY.saturating_sub(since.elapsed())),
+            false => Some(Duration::ZERO),
+        }
     }
 
     /// Bytes that wait to be taken.
@@ -91,6 +108,9 @@ impl Host for Outside {
     fn output(&mut self, _stream: Stream, bytes: &[u8]) {
         let room = LOG_BYTES_MAX.saturating_sub(self.logged) as usize;
         let kept = bytes.len().min(room);
+        if kept > 0 {
+            self.log_since.get_or_insert_with(Instant::now);
+        }
         self.log.extend_from_slice(&bytes[..kept]);
         self.logged += kept as u64;
         self.dropped += (bytes.len() - kept) as u64;

@@ -31,8 +31,6 @@ const DEVICE_PATH: &str = "/dev/gust";
 /// User and group of guests, as Lambda has them.
 const GUEST_UID: u32 = 993;
 const GUEST_GID: u32 = 990;
-/// Log that is held back while the guest runs.
-const LOG_FLUSH_BYTES: usize = 16 << 10;
 /// A runtime that speaks HTTP has sent its request before its other threads have come to rest; so long they may run.
 const QUIESCE: Duration = Duration::from_millis(20);
 
@@ -397,7 +395,7 @@ impl Sandbox {
             if !self.said.is_empty() {
                 return Ok(Heard::Said(self.said.remove(0)));
             }
-            if self.outside.log_bytes() >= LOG_FLUSH_BYTES {
+            if self.outside.log_due_in() == Some(Duration::ZERO) {
                 return Ok(Heard::Log);
             }
             if let Some(heard) = self.step()? {
@@ -429,6 +427,9 @@ impl Sandbox {
             Step::Sleep { .. } | Step::Idle if !self.said.is_empty() => Ok(None),
             Step::Run { slot, quantum_ns } => {
                 let mut registers = *self.kernel.registers_mut(slot);
+                // A guest that never comes back is heard all the same.
+                let log_due = self.outside.log_due_in().map(|due| due.as_nanos() as u64);
+                let quantum_ns = [quantum_ns, log_due].into_iter().flatten().min();
                 let began = Instant::now();
                 let exit = self.vm.run(slot, &mut registers, quantum_ns)?;
                 let ran_ns = began.elapsed().as_nanos() as u64;
@@ -529,7 +530,7 @@ impl Sandbox {
 
     /// Writes a layout learned from this guest's run; gives its bytes and hot pages.
     ///
-    /// The guest is of no further use afterwards: faults are measured with it.
+    /// Faults are measured with the guest: it goes on as before, but what it touches from then on says nothing more.
     pub fn replan(&mut self, layout: &OwnedFd, memory: &OwnedFd) -> Result<(u64, u64), SandboxError> {
         let seen = self.vm.working_set();
         let costs = self.vm.measure_costs(memory.as_fd())?;
