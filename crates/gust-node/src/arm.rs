@@ -3,7 +3,10 @@
 //! An instance that records learns with its first run for all that come after it, armed or not. While one
 //! records, none is armed: it would be laid out worse than it could be a moment later.
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::{
+    os::fd::AsFd,
+    sync::{Arc, atomic::Ordering},
+};
 
 use gust_worker::protocol::{Command, Report, WaitsFor};
 
@@ -109,6 +112,9 @@ impl Inner {
     /// as any other.
     pub(crate) fn learn(self: &Arc<Self>, mut instance: Box<Instance>, recording: Recording) {
         let inner = Arc::clone(self);
+        let kept = instance.version.keeps_memory();
+        let settling = kept.then(|| self.desk.settle(&instance.version));
+        instance.version.learning.store(kept, Ordering::Relaxed);
         tokio::spawn(async move {
             let learned = match instance.settle().await {
                 Ok(_) => inner.replan(&mut instance, &recording).await,
@@ -124,10 +130,12 @@ impl Inner {
             let version = Arc::clone(&instance.version);
             let snapshot = Arc::clone(recording.snapshot());
             drop(recording);
+            version.learning.store(false, Ordering::Relaxed);
             match learned {
-                Ok(()) if version.keeps_memory() => inner.desk.rest(*instance, false),
+                Ok(()) if kept => inner.desk.rest(*instance, false),
                 Ok(()) | Err(_) => drop(instance),
             }
+            drop(settling);
             inner.arm(&version);
             inner.tend_graft(&version, &snapshot);
         });

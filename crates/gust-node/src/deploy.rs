@@ -52,7 +52,11 @@ impl Inner {
         log: &mut LogSink,
     ) -> Result<(Duration, u64, u64), StartError> {
         let _only_one = version.making.lock().await;
-        let claimed = self.desk.claim(version.id(), self.config.queue_timeout).await;
+        let patience = self.patience(version);
+        let claimed = self
+            .desk
+            .claim(version.id(), self.config.queue_timeout, patience)
+            .await;
         match claimed {
             Ok(Granted::Use(instance, kind)) => {
                 // Deployed twice: there is one already.

@@ -26,8 +26,6 @@ const FULL: InvokeError = InvokeError::NoCapacity {
 #[derive(Debug)]
 pub(crate) struct Desk {
     places: Mutex<Places<Instance, Granted>>,
-    /// How long a call waits for an instance that has answered to be ready again, before it starts another.
-    settle_time: Duration,
 }
 
 /// What a call gets.
@@ -79,10 +77,9 @@ impl Drop for Settling {
 }
 
 impl Desk {
-    pub(crate) fn new(bounds: Bounds, settle_time: Duration) -> Arc<Self> {
+    pub(crate) fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             places: Mutex::new(Places::new(bounds)),
-            settle_time,
         })
     }
 
@@ -99,11 +96,13 @@ impl Desk {
         self.carry_out(consequences);
     }
 
-    /// Claims an instance of a version, or a place to start one in, and waits for its turn for at most `timeout`.
+    /// Claims an instance of a version, or a place to start one in, and waits for its turn for at most `timeout`; for one
+    /// that has answered to be ready again for at most `patience`, before another is started.
     pub(crate) async fn claim(
         self: &Arc<Self>,
         id: &VersionId,
         timeout: Duration,
+        patience: Duration,
     ) -> Result<Granted, InvokeError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut patient = true;
@@ -113,7 +112,7 @@ impl Desk {
             let granted = match claim {
                 Claim::Use(instance, kind) => Granted::Use(Box::new(instance), kind),
                 Claim::Queued { mut turn, settling } => {
-                    let short = deadline.min(tokio::time::Instant::now() + self.settle_time);
+                    let short = deadline.min(tokio::time::Instant::now() + patience);
                     let wait = if settling { short } else { deadline };
                     let told = tokio::time::timeout_at(wait, &mut turn).await;
                     // What was granted in the last moment must not get lost with the receiver.

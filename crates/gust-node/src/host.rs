@@ -11,7 +11,7 @@ use crate::{
     zygote::Zygote,
 };
 
-/// How long a call may wait for an instance that has answered: no longer than a start of its own would take.
+/// What a start of an instance takes.
 pub(crate) fn settle_time(isolation: Isolation) -> Duration {
     match isolation {
         Isolation::Kvm => Duration::from_millis(1),

@@ -37,6 +37,9 @@ use crate::{
 /// Instances that a call may lose before its event reaches one.
 const DELIVERIES_MAX: u32 = 3;
 
+/// What a recorded start takes, and learning from one.
+const LEARN_TIME: Duration = Duration::from_millis(50);
+
 /// Part of the memory budget that snapshots may take while they lie in memory.
 const SNAPSHOTS_PART: u64 = 4;
 
@@ -147,7 +150,7 @@ impl Inner {
             starts_max: cpus * STARTS_PER_CPU,
         };
         let inner = Arc::new(Self {
-            desk: Desk::new(bounds, settle_time(config.isolation)),
+            desk: Desk::new(bounds),
             pool: Pool::start(source.clone(), config.pool_size, None),
             shaped: Shaped::new(source.clone(), config.pool_size),
             shaping: tokio::sync::Mutex::default(),
@@ -173,6 +176,14 @@ impl Inner {
             }
         });
         inner
+    }
+
+    /// How long a call waits for an instance that has answered: no longer than a start of its own would take.
+    pub(crate) fn patience(&self, version: &Version) -> Duration {
+        match version.learning.load(Ordering::Relaxed) {
+            true => LEARN_TIME,
+            false => settle_time(self.config.isolation),
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -223,7 +234,8 @@ impl Inner {
                 return Err(InvokeError::Stopping);
             }
             let arrived = Instant::now();
-            let granted = self.desk.claim(id, self.config.queue_timeout).await?;
+            let patience = self.patience(&version);
+            let granted = self.desk.claim(id, self.config.queue_timeout, patience).await?;
             let queued = arrived.elapsed();
             let ready = match granted {
                 Granted::Use(instance, kind) => Ready {

@@ -36,6 +36,8 @@ pub(crate) struct Version {
     pub removed: AtomicBool,
     /// A graft on its runtime's base is being made.
     pub grafting: AtomicBool,
+    /// An instance that is kept is being learned from.
+    pub learning: AtomicBool,
     /// Grafts that came to nothing.
     pub graft_failures: AtomicU32,
     /// Held while its snapshot or its first instance is made, so that only one is.
@@ -50,6 +52,7 @@ impl Version {
             files: OnceCell::new(),
             removed: AtomicBool::new(false),
             grafting: AtomicBool::new(false),
+            learning: AtomicBool::new(false),
             graft_failures: AtomicU32::new(0),
             making: tokio::sync::Mutex::default(),
         }
