@@ -205,6 +205,8 @@ impl Host {
         }
         drop(go);
         let kind = request.kind;
+        // The standard library's own hook asks for the thread's id, which the jail kills a worker for.
+        std::panic::set_hook(Box::new(|panic| eprintln!("gust worker: {panic}")));
         let context = WorkerContext {
             channel: Channel::new(request.socket),
             namespaces: namespaces != Namespaces::NONE,
