@@ -23,24 +23,35 @@ pub(crate) struct UserSlice {
 }
 
 impl Kernel {
-    /// Copies bytes in.
-    pub(crate) fn copy_in(&mut self, cx: &mut Cx<'_>, at: u64, out: &mut [u8]) -> Result<(), Errno> {
+    /// Makes an access, and makes it again after each page that it lacked has been brought in. What lacks the same twice
+    /// cannot be helped.
+    pub(crate) fn reach<T>(
+        &mut self,
+        cx: &mut Cx<'_>,
+        access: Access,
+        mut attempt: impl FnMut(&mut Cx<'_>) -> Result<T, BadAddress>,
+    ) -> Result<T, Errno> {
+        let mut lacked = None;
         loop {
-            match cx.vm.space().read(at, out) {
-                Ok(()) => return Ok(()),
-                Err(BadAddress(bad)) => self.fault_in(cx, bad, Access::Read)?,
+            match attempt(cx) {
+                Ok(value) => return Ok(value),
+                Err(BadAddress(bad)) if lacked == Some(bad) => return Err(EFAULT),
+                Err(BadAddress(bad)) => {
+                    lacked = Some(bad);
+                    self.fault_in(cx, bad, access)?;
+                }
             }
         }
     }
 
+    /// Copies bytes in.
+    pub(crate) fn copy_in(&mut self, cx: &mut Cx<'_>, at: u64, out: &mut [u8]) -> Result<(), Errno> {
+        self.reach(cx, Access::Read, |cx| cx.vm.space().read(at, out))
+    }
+
     /// Copies bytes out.
     pub(crate) fn copy_out(&mut self, cx: &mut Cx<'_>, at: u64, data: &[u8]) -> Result<(), Errno> {
-        loop {
-            match cx.vm.space_mut().write(at, data) {
-                Ok(()) => return Ok(()),
-                Err(BadAddress(bad)) => self.fault_in(cx, bad, Access::Write)?,
-            }
-        }
+        self.reach(cx, Access::Write, |cx| cx.vm.space_mut().write(at, data))
     }
 
     /// Copies out unless the pointer is null.

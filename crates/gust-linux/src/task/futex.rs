@@ -14,12 +14,7 @@ impl Kernel {
         if !at.is_multiple_of(4) {
             return Err(EINVAL);
         }
-        loop {
-            match cx.vm.space().load_u32(at) {
-                Ok(word) => return Ok(word),
-                Err(bad) => self.fault_in(cx, bad.0, Access::Read)?,
-            }
-        }
+        self.reach(cx, Access::Read, |cx| cx.vm.space().load_u32(at))
     }
 
     /// Wakes waiters whose bits meet `bits`, at most `count`; gives how many.
@@ -128,12 +123,11 @@ impl Kernel {
             3 => old & !operand,
             _ => old ^ operand,
         };
-        let old = loop {
-            match cx.vm.space_mut().update_u32(second, &mut change) {
-                Ok(old) => break old as i32,
-                Err(bad) => self.fault_in(cx, bad.0, Access::Write)?,
-            }
-        };
+        check_word(at)?;
+        check_word(second)?;
+        let old = self.reach(cx, Access::Write, |cx| {
+            cx.vm.space_mut().update_u32(second, &mut change)
+        })? as i32;
         let holds = match compare {
             0 => old == argument,
             1 => old != argument,
@@ -219,12 +213,9 @@ impl Kernel {
                 word | libc::FUTEX_WAITERS
             }
         };
-        let old = loop {
-            match cx.vm.space_mut().update_u32(at, &mut change) {
-                Ok(old) => break old,
-                Err(bad) => self.fault_in(cx, bad.0, Access::Write)?,
-            }
-        };
+        let old = self.reach(cx, Access::Write, |cx| {
+            cx.vm.space_mut().update_u32(at, &mut change)
+        })?;
         if taken {
             return Ok(Flow::Done(0));
         }

@@ -1,7 +1,7 @@
 //! A guest that makes any call with any arguments harms no one but itself.
 
 use gust_vmm::Exit;
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::RngSeed};
 
 use crate::guest::{Came, Guest, NOWHERE, SCRATCH, SCRATCH_BYTES};
 
@@ -69,8 +69,24 @@ fn act(guest: &mut Guest, action: &Action) -> Came {
     }
 }
 
+/// The same calls at every run, or `GUST_FUZZ_CASES` sequences of others.
+fn config() -> ProptestConfig {
+    let more = std::env::var("GUST_FUZZ_CASES").ok();
+    let more = more.map(|cases| cases.parse().expect("GUST_FUZZ_CASES is a number"));
+    ProptestConfig {
+        cases: more.unwrap_or(300),
+        max_shrink_iters: 2000,
+        failure_persistence: None,
+        rng_seed: match more {
+            Some(_) => RngSeed::Random,
+            None => RngSeed::Fixed(1),
+        },
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     /// Nothing panics, nothing grows without bound, and the state can be stored, read and go on whatever was done.
     #[test]

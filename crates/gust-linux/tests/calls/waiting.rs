@@ -73,6 +73,24 @@ fn a_futex_wakes_as_many_as_it_is_told() {
     );
 }
 
+/// A word that lies across two is refused, in every operation; it was tried for ever once.
+#[test]
+fn a_futex_is_a_whole_word() {
+    let mut guest = Guest::new();
+    let word = guest.put(SCRATCH, &[0; 64]);
+    for operation in 0..14 {
+        for (first, second) in [(word + 1, word), (word, word + 2), (word + 3, word + 1)] {
+            guest.call(libc::SYS_futex, &[first, operation | PRIVATE, 1, 0, second, 0]);
+            assert_eq!(guest.done(libc::SYS_getpid, &[]), 1, "operation {operation}");
+        }
+    }
+    let wake_op = libc::FUTEX_WAKE_OP as u64;
+    assert_eq!(
+        guest.fails(libc::SYS_futex, &[word, wake_op, 1, 1, word + 2, 0]),
+        libc::EINVAL
+    );
+}
+
 #[test]
 fn time_outs_of_all_lengths_end_or_never_do() {
     let mut guest = Guest::new();
