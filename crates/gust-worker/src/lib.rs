@@ -8,6 +8,7 @@
 
 pub mod cgroup;
 pub mod channel;
+mod device_text;
 pub mod frame;
 pub mod jail;
 pub mod kvm;

@@ -6,6 +6,7 @@ use gust_linux::{DeviceAnswerKind, DeviceMessageKind, Kernel, ServiceEvent};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    device_text,
     protocol::{InitSpec, Interface, RESPONSE_BYTES_MAX},
     runtime_api::{self, ConnectionId, Event, RuntimeApi, Said},
 };
@@ -47,20 +48,10 @@ impl Link {
 
     /// Gives a runtime of our own its function.
     pub(super) fn send_function(kernel: &mut Kernel, init: &InitSpec) {
-        let environment: serde_json::Map<String, serde_json::Value> = init
-            .environment
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone().into()))
-            .collect();
-        let function = serde_json::json!({
-            "handler": init.handler,
-            "environment": environment,
-            "task_root": init.task_root,
-        });
         kernel.device_send(
             DeviceMessageKind::Function,
             false,
-            function.to_string().as_bytes(),
+            device_text::function(init).as_bytes(),
             b"",
         );
     }
@@ -189,27 +180,9 @@ fn flush(api: &mut RuntimeApi, connections: &mut BTreeMap<u32, ConnectionId>, ke
 
 /// The fields of an event, as the device has them.
 fn event_meta(event: &Event, renewal: Option<&Renewal>) -> String {
-    // Fields end at line feeds; only the last may hold any.
-    let line = |text: &str| text.replace('\n', " ");
-    let mut meta = format!(
-        "{}\n{}\n{}\n{}\n",
-        line(&event.request_id),
-        event.deadline_unix_ms,
-        line(&event.function_arn),
-        line(&event.trace_id)
-    );
-    if let Some(renewal) = renewal {
+    let renewal = renewal.map_or_else(String::new, |renewal| {
         let entropy: String = renewal.entropy.iter().map(|byte| format!("{byte:02x}")).collect();
-        let changes: serde_json::Map<String, serde_json::Value> = renewal
-            .environment
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone().into()))
-            .collect();
-        meta.push_str(&entropy);
-        meta.push('\n');
-        meta.push_str(&serde_json::Value::Object(changes).to_string());
-        meta.push('\n');
-    }
-    meta.push_str(&event.client_context);
-    meta
+        format!("{entropy}\n{}\n", device_text::object(&renewal.environment))
+    });
+    device_text::event(event, &renewal)
 }

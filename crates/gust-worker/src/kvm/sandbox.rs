@@ -226,12 +226,7 @@ impl Sandbox {
                 for (path, image) in paths.into_iter().zip(mounted) {
                     self.kernel.mount_image(path, image)?;
                 }
-                let Limits {
-                    memory_bytes,
-                    tmp_bytes,
-                    cpus,
-                } = spec.limits;
-                self.kernel.set_limits(memory_bytes, tmp_bytes, cpus);
+                set_limits(&mut self.kernel, spec.limits);
                 Link::send_function(&mut self.kernel, spec);
             }
             Some((boot, root)) => {
@@ -288,14 +283,9 @@ impl Sandbox {
         } else {
             WaitsFor::Event
         };
-        let Limits {
-            memory_bytes,
-            tmp_bytes,
-            cpus,
-        } = restore.limits;
         let mut kernel = stored.kernel.clone();
         kernel.resume(&mut outside, images.clone(), stored.clock_ns);
-        kernel.set_limits(memory_bytes, tmp_bytes, cpus);
+        set_limits(&mut kernel, restore.limits);
         let link = stored.link.clone();
         let mut sandbox = Self::assemble(vm, kernel, link, outside, None, waits_for);
         sandbox.renew(restore.identity.seed, restore.environment.clone());
@@ -574,6 +564,15 @@ impl Sandbox {
         self.renew(seed, environment);
         Ok(())
     }
+}
+
+fn set_limits(kernel: &mut Kernel, limits: Limits) {
+    let Limits {
+        memory_bytes,
+        tmp_bytes,
+        cpus,
+    } = limits;
+    kernel.set_limits(memory_bytes, tmp_bytes, cpus);
 }
 
 fn config(

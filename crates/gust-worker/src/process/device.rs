@@ -9,6 +9,7 @@ use rustix::{
 };
 
 use crate::{
+    device_text,
     protocol::{InitSpec, RESPONSE_BYTES_MAX},
     runtime_api::{Event, Said},
 };
@@ -61,17 +62,7 @@ impl Device {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
-        let environment: serde_json::Map<String, serde_json::Value> = init
-            .environment
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone().into()))
-            .collect();
-        let function = serde_json::json!({
-            "handler": init.handler,
-            "environment": environment,
-            "task_root": init.task_root,
-        });
-        let function = Some(message(FUNCTION, function.to_string().as_bytes(), b""));
+        let function = Some(message(FUNCTION, device_text::function(init).as_bytes(), b""));
         let device = Self {
             socket: ours,
             output: Vec::new(),
@@ -96,16 +87,7 @@ impl Device {
     }
 
     pub(super) fn deliver(&mut self, event: &Event) -> io::Result<()> {
-        // Fields end at line feeds; only the last may hold any.
-        let line = |text: &str| text.replace('\n', " ");
-        let meta = format!(
-            "{}\n{}\n{}\n{}\n{}",
-            line(&event.request_id),
-            event.deadline_unix_ms,
-            line(&event.function_arn),
-            line(&event.trace_id),
-            event.client_context
-        );
+        let meta = device_text::event(event, "");
         self.output = message(EVENT, meta.as_bytes(), &event.payload);
         self.sent = 0;
         self.write()
