@@ -38,7 +38,7 @@ pub use clock_code::{
 pub use error::{Error, Result};
 pub use geometry::{CHUNK_BYTES, PAGE_BYTES, PageRange, Prot, SlotSizes, THREADS_MAX, USER_END, USER_START};
 pub use host_memory::HostMapping;
-pub use machine::{CpuFingerprint, Hypervisor, Vm};
+pub use machine::{Hypervisor, Vm};
 pub use snapshot::{
     Base, ChunkMap, Costs, Descendant, Layout, MachineState, MappedArea, PageRun, RestoreTimes, Rewound,
     SNAPSHOT_VERSION, Source, Style, WorkingSet,

@@ -8,7 +8,6 @@ use std::{
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
-use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
@@ -26,57 +25,11 @@ use crate::{
     vcpu::{Exit, Registers, TSS_LIMIT, Vcpu, XSAVE_BYTES, initial_xsave},
 };
 
-/// What a snapshot depends on of the processor: guests see its CPUID as it is, and keep state that only it can load.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CpuFingerprint(Vec<u32>);
-
-/// CPUID leaves (function, index) whose registers tell what programs may have chosen code by.
-const FINGERPRINT_LEAVES: [(u32, u32); 7] = [
-    (0, 0),
-    (1, 0),
-    (7, 0),
-    (7, 1),
-    (0xd, 0),
-    (0xd, 1),
-    (0x8000_0001, 0),
-];
-
-impl CpuFingerprint {
-    fn new(cpuid: &CpuId) -> Self {
-        let mut words = Vec::with_capacity(FINGERPRINT_LEAVES.len() * 4);
-        for (function, index) in FINGERPRINT_LEAVES {
-            let entry = cpuid
-                .as_slice()
-                .iter()
-                .find(|entry| entry.function == function && entry.index == index);
-            let (eax, mut ebx, ecx, edx) =
-                entry.map_or((0, 0, 0, 0), |entry| (entry.eax, entry.ebx, entry.ecx, entry.edx));
-            if function == 1 {
-                // The APIC id in the upper byte differs from processor to processor.
-                ebx &= 0x00ff_ffff;
-            }
-            words.extend([eax, ebx, ecx, edx]);
-        }
-        Self(words)
-    }
-
-    /// The words, for a header.
-    pub fn words(&self) -> &[u32] {
-        &self.0
-    }
-
-    /// From a header.
-    pub fn from_words(words: Vec<u32>) -> Self {
-        Self(words)
-    }
-}
-
 /// An open `/dev/kvm` that has what guests need.
 #[derive(Debug)]
 pub struct Hypervisor {
     kvm: Kvm,
     cpuid: CpuId,
-    fingerprint: CpuFingerprint,
 }
 
 impl Hypervisor {
@@ -110,17 +63,7 @@ impl Hypervisor {
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(Error::kvm("get the supported CPUID"))?;
-        let fingerprint = CpuFingerprint::new(&cpuid);
-        Ok(Self {
-            kvm,
-            cpuid,
-            fingerprint,
-        })
-    }
-
-    /// What snapshots of this host's guests depend on.
-    pub fn fingerprint(&self) -> &CpuFingerprint {
-        &self.fingerprint
+        Ok(Self { kvm, cpuid })
     }
 
     /// Makes a guest with one vCPU, which the calling thread must run.

@@ -150,7 +150,7 @@ impl Vm {
             self.space_mut().keep_hot_small(hot_bytes);
         }
         self.space_mut().read_hot(layout.file, hot_at, 0, hot_bytes)?;
-        self.read_whole_chunks(&plan, memory)?;
+        self.space_mut().read_whole_chunks(&plan, memory)?;
         Ok(Restored {
             plan,
             hot_at,
@@ -177,7 +177,7 @@ impl Vm {
         for (offset, bytes) in &graft.copies {
             space.read_hot(layout.file, hot_at + offset, *offset, *bytes)?;
         }
-        self.read_whole_chunks(&graft.plan, memory)?;
+        self.space_mut().read_whole_chunks(&graft.plan, memory)?;
         Ok(Restored {
             plan: graft.plan,
             hot_at,
@@ -185,14 +185,6 @@ impl Vm {
             layout_id: layout.id(),
             ..Restored::default()
         })
-    }
-
-    fn read_whole_chunks(&mut self, plan: &Plan, memory: BorrowedFd<'_>) -> Result<()> {
-        for (index, hot) in &plan.whole_chunks {
-            self.space_mut()
-                .read_hot(memory, u64::from(*index) * CHUNK_BYTES, *hot, CHUNK_BYTES)?;
-        }
-        Ok(())
     }
 
     /// Loads the extended states of a snapshot's threads.
@@ -303,6 +295,14 @@ impl AddressSpace {
             .ok_or(Error::Exhausted("hot memory"))?;
         // SAFETY: `bytes` bytes at `target` are inside the hot slot, as `pointer` has checked.
         unsafe { read_into(file, target, bytes, offset) }
+    }
+
+    /// Reads the chunks that a plan copies whole.
+    pub(crate) fn read_whole_chunks(&mut self, plan: &Plan, memory: BorrowedFd<'_>) -> Result<()> {
+        for (index, hot) in &plan.whole_chunks {
+            self.read_hot(memory, u64::from(*index) * CHUNK_BYTES, *hot, CHUNK_BYTES)?;
+        }
+        Ok(())
     }
 
     /// Takes over the tables and bindings of a plan.

@@ -62,10 +62,8 @@ impl Vm {
         let suspects = space.undo_entries(&mut rewound);
         space.give_back_image_pages(&restored.plan, &suspects, &mut rewound)?;
         space.give_back_hot_pages(&restored, &suspects, layout, &mut rewound)?;
-        for (index, hot) in &restored.plan.whole_chunks {
-            space.read_hot(memory, u64::from(*index) * CHUNK_BYTES, *hot, CHUNK_BYTES)?;
-            rewound.whole_chunks += 1;
-        }
+        space.read_whole_chunks(&restored.plan, memory)?;
+        rewound.whole_chunks = restored.plan.whole_chunks.len() as u64;
         space.physical.drop_fresh()?;
         space.adopt_bindings(&restored.plan);
         self.load_extended(&restored.extended)?;
