@@ -6,7 +6,6 @@
 use std::{
     os::fd::AsFd,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use gust_worker::protocol::{Command, Report, WaitsFor};
@@ -15,6 +14,7 @@ use crate::{
     api::NodeError,
     capture::answer,
     desk::Place,
+    host::BACKGROUND_PAUSE,
     identity::Identity,
     instance::Instance,
     link::Outgoing,
@@ -29,10 +29,6 @@ use crate::{
 
 /// Longest layout: hot pages of more memory than that would be no faster than the snapshot itself.
 pub(crate) const LAYOUT_BYTES_MAX: u64 = 4 << 30;
-
-/// From an answer to the arming of another instance: a processor that is busy with it would keep a caller waiting for the
-/// host's next tick, which is longer than the call.
-const ARM_DELAY: Duration = Duration::from_millis(5);
 
 /// Why no layout came of a recorded run.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +52,7 @@ impl Inner {
         while let Some(place) = self.desk.claim_armed(version, self.config.armed_per_version) {
             let (inner, store, version) = (Arc::clone(self), Arc::clone(store), Arc::clone(version));
             tokio::spawn(async move {
-                // The caller whose answer has just gone out wakes up first.
-                tokio::time::sleep(ARM_DELAY).await;
+                tokio::time::sleep(BACKGROUND_PAUSE).await;
                 let armed = inner.make_armed(&store, &version, place).await;
                 inner.desk.armed(&version);
                 match armed {

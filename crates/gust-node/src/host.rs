@@ -11,6 +11,10 @@ use crate::{
     zygote::Zygote,
 };
 
+/// Before what can be prepared later is begun in place of what has been used: a processor that is busy with it would be
+/// missing for the start that used it, and keep the caller that it answers waiting for the host's next tick.
+pub(crate) const BACKGROUND_PAUSE: Duration = Duration::from_millis(5);
+
 /// What a start of an instance takes.
 pub(crate) fn settle_time(isolation: Isolation) -> Duration {
     match isolation {

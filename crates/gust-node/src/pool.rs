@@ -11,15 +11,12 @@ use gust_worker::protocol::JailReport;
 use tokio::sync::Notify;
 
 use crate::{
+    host::BACKGROUND_PAUSE,
     restore::{Based, RUNTIME_LIMITS},
     source::Source,
     start::StartError,
     worker::{Worker, WorkerError},
 };
-
-/// Pause before one that was taken is replaced while others are ready: making one would take a processor from the start
-/// that took it.
-const REFILL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Pause after a worker could not be made.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -156,7 +153,7 @@ async fn fill(pool: Weak<Pool>) {
             continue;
         }
         if pool.len() > 0 {
-            tokio::time::sleep(REFILL_PAUSE).await;
+            tokio::time::sleep(BACKGROUND_PAUSE).await;
         }
         match pool.make(false).await {
             Ok(worker) => {
