@@ -212,8 +212,9 @@ impl Built {
         self.plan.bindings.push((piece.chunk.chunk, physical));
         let hot_pages = match style {
             Style::Record => PageBits::default(),
-            Style::Compact | Style::Fast(_) => rounded_to_pairs(&piece.set.touched),
-            Style::Base => piece.set.written,
+            Style::Fast(_) => rounded_to_pairs(&piece.set.touched),
+            // What is only read stays on the image, which all machines share: touching it ahead costs no memory.
+            Style::Compact | Style::Base => piece.set.written,
         };
         let mut writable = false;
         for (page, prot) in piece.chunk.pages().iter().enumerate() {
@@ -458,6 +459,26 @@ mod tests {
             entry_at(&built, CHUNK_BYTES + PAGE_BYTES) & DIRTY,
             0,
             "the neighbour was not written"
+        );
+    }
+
+    #[test]
+    fn machines_that_wait_hold_no_page_that_is_only_read() {
+        let state = state(vec![chunk(1, &[(0, 512, Prot::READ_WRITE)], false)]);
+        let mut set = WorkingSet::empty(1);
+        (0..20).for_each(|page| set.chunks[0].touched.set(page));
+        (0..4).for_each(|page| set.chunks[0].written.set(page));
+        let built = build(&state, Some(&set), Style::Compact);
+        assert_eq!(built.hot_sources.len(), 4);
+        assert_eq!(built.plan.touches.len(), 20, "all are touched ahead");
+        let read = entry_at(&built, CHUNK_BYTES + 4 * PAGE_BYTES);
+        assert_eq!(read & crate::tables::ADDRESS, IMAGE_BASE + 4 * PAGE_BYTES);
+        let first = Style::Fast(Costs::DEFAULT);
+        let built = build(&state, Some(&set), first);
+        assert_eq!(
+            built.hot_sources.len(),
+            20,
+            "a first answer has no time for faults"
         );
     }
 

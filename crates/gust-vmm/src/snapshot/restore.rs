@@ -146,7 +146,7 @@ impl Vm {
         if hot_bytes != plan.hot_bytes {
             return Err(Error::Snapshot("the hot pages are not those of the plan".into()));
         }
-        if layout.is_base() {
+        if sections[0] == Section::CompactPlan {
             self.space_mut().keep_hot_small(hot_bytes);
         }
         self.space_mut().read_hot(layout.file, hot_at, 0, hot_bytes)?;
