@@ -112,6 +112,7 @@ fn stats(control: &Control) -> Answer {
                 "idle": stats.node.idle,
                 "busy": stats.node.busy,
                 "queued": stats.node.queued,
+                "snapshots_on_disk": stats.node.snapshots_on_disk,
                 "instances_started": stats.node.instances_started,
             },
         }),

@@ -43,6 +43,8 @@ pub struct NodeConfig {
     pub instances_max: usize,
     /// Memory that instances may use together, in bytes.
     pub memory_budget_bytes: u64,
+    /// Memory that snapshots may take, in bytes; others are used in place on disk.
+    pub snapshot_memory_bytes: u64,
     /// How long an instance stays idle before it is dropped.
     pub idle_timeout: Duration,
     /// Longest wait for a free instance when every place is taken.
@@ -264,6 +266,8 @@ pub struct NodeStats {
     pub busy: usize,
     /// Calls that wait for a place.
     pub queued: usize,
+    /// Snapshots that are used in place on disk.
+    pub snapshots_on_disk: usize,
     /// Instances made since the node started.
     pub instances_started: u64,
 }

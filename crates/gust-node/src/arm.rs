@@ -149,11 +149,12 @@ impl Inner {
             return Ok(());
         };
         let draft = store.layout_draft().map_err(LearnError::Draft)?;
+        let memory = recording.snapshot().memory();
         let command = Command::Replan;
         let outgoing = Outgoing {
             command: &command,
             body: b"",
-            descriptors: vec![draft.as_fd(), recording.snapshot().memory.as_fd()],
+            descriptors: vec![draft.as_fd(), memory.as_fd()],
         };
         instance.worker.send(&[outgoing]).await?;
         match answer(&mut instance.worker).await? {

@@ -40,9 +40,6 @@ const DELIVERIES_MAX: u32 = 3;
 /// What a recorded start takes, and learning from one.
 const LEARN_TIME: Duration = Duration::from_millis(50);
 
-/// Part of the memory budget that snapshots may take while they lie in memory.
-const SNAPSHOTS_PART: u64 = 4;
-
 /// Starts at a time for each processor.
 const STARTS_PER_CPU: usize = 2;
 
@@ -126,7 +123,7 @@ impl Inner {
             Isolation::Kvm => {
                 let fingerprint = processor_fingerprint()
                     .map_err(|error| io_error("finding out the processor's features", error))?;
-                let held_bytes_max = config.memory_budget_bytes / SNAPSHOTS_PART;
+                let held_bytes_max = config.snapshot_memory_bytes;
                 let store = SnapshotStore::new(&config.data_dir, fingerprint, held_bytes_max);
                 Some(Arc::new(store.map_err(failed_dir)?))
             }
@@ -330,6 +327,7 @@ impl Inner {
             idle: counts.idle,
             busy: counts.busy,
             queued: counts.queued,
+            snapshots_on_disk: self.snapshots.as_ref().map_or(0, |store| store.on_disk()),
             instances_started: self.instances_started.load(Ordering::Relaxed),
         }
     }

@@ -9,6 +9,7 @@
 //! ```
 
 use std::{
+    fs::File,
     os::fd::AsFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -20,6 +21,7 @@ use crate::{
     capture::capture,
     desk::Place,
     files::Files,
+    host::BACKGROUND_PAUSE,
     identity::Identity,
     instance::Instance,
     link::Outgoing,
@@ -43,7 +45,8 @@ pub(crate) const RUNTIME_LIMITS: Limits = Limits {
 pub(crate) struct Restoring {
     command: Command,
     snapshot: Arc<Snapshot>,
-    layout: Option<Arc<Layout>>,
+    memory: Arc<File>,
+    layout: Option<(Arc<Layout>, Arc<File>)>,
     files: Arc<Files>,
     /// A base snapshot has no function's images.
     is_base: bool,
@@ -57,8 +60,8 @@ impl Restoring {
     /// The message.
     pub(crate) fn outgoing(&self) -> Outgoing<'_> {
         let mut outgoing = with_trees(&self.command, [&self.files.root]);
-        let mut descriptors = vec![self.snapshot.memory.as_fd(), self.snapshot.state.as_fd()];
-        descriptors.extend(self.layout.iter().map(|layout| layout.file.as_fd()));
+        let mut descriptors = vec![self.memory.as_fd(), self.snapshot.state.as_fd()];
+        descriptors.extend(self.layout.iter().map(|(_, file)| file.as_fd()));
         descriptors.append(&mut outgoing.descriptors);
         if !self.is_base {
             descriptors.extend(function_trees(&self.files).map(|tree| tree.descriptor.as_fd()));
@@ -106,6 +109,7 @@ async fn restore_runtime(
         .limit(RUNTIME_LIMITS)
         .map_err(|error| io_error("bounding a worker", error))?;
     let restoring = Restoring {
+        memory: snapshot.memory(),
         command: Command::Restore(RestoreSpec {
             arm: true,
             record: false,
@@ -116,7 +120,7 @@ async fn restore_runtime(
             environment: Vec::new(),
         }),
         snapshot,
-        layout,
+        layout: layout.map(with_file),
         files: Arc::clone(files),
         is_base: true,
     };
@@ -226,6 +230,9 @@ impl Inner {
         place: Place,
     ) -> Result<(Instance, Restoring), StartError> {
         let files = version.files(&self.files).await?;
+        if snapshot.wants_memory() {
+            self.take_into_memory(version, &files, &snapshot);
+        }
         let recording = snapshot.claim_recording();
         let identity = Identity::new();
         let record = recording.is_some();
@@ -243,16 +250,49 @@ impl Inner {
         Ok((instance, restoring))
     }
 
+    /// Takes a snapshot on disk into memory, in the background: it is used again.
+    fn take_into_memory(&self, version: &Version, files: &Files, snapshot: &Arc<Snapshot>) {
+        let Some(store) = self.snapshots.clone() else {
+            return;
+        };
+        let key = Key {
+            name: version.id().0.clone(),
+            inputs: files.checksums(),
+        };
+        let snapshot = Arc::clone(snapshot);
+        tokio::spawn(async move {
+            tokio::time::sleep(BACKGROUND_PAUSE).await;
+            let taken = tokio::task::spawn_blocking(move || {
+                let taken = store.promote(&key, &snapshot);
+                if let Err(error) = taken {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(name = key.name, error, "a snapshot stays on disk");
+                }
+            });
+            // A panic there is logged by its thread.
+            let _ = taken.await;
+        });
+    }
+
     /// A worker to restore a version in: one with its runtime's base in it, where the version's layout is for that, or a
     /// blank one. It is still within the bounds of a runtime: the version's are set while it lays the snapshot out.
     async fn room_for(&self, restoring: &Restoring) -> Result<Worker, StartError> {
-        let grafted_on = restoring.layout.as_ref().and_then(|layout| layout.grafted_on);
+        let grafted_on = restoring
+            .layout
+            .as_ref()
+            .and_then(|(layout, _)| layout.grafted_on);
         let grafted_on = grafted_on.filter(|_| !restoring.records());
         match grafted_on.and_then(|layout| self.shaped.take(layout)) {
             Some(worker) => Ok(worker),
             None => Ok(self.pool.take().await?),
         }
     }
+}
+
+/// A layout, and its file as it lies now.
+fn with_file(layout: Arc<Layout>) -> (Arc<Layout>, Arc<File>) {
+    let file = layout.file.file();
+    (layout, file)
 }
 
 pub(crate) fn restoring(
@@ -275,8 +315,9 @@ pub(crate) fn restoring(
     });
     Restoring {
         command,
+        memory: snapshot.memory(),
         snapshot,
-        layout,
+        layout: layout.map(with_file),
         files,
         is_base: false,
     }

@@ -209,13 +209,20 @@ impl Inner {
         if let Some(layout) = snapshot.layout()
             && layout.grafted_on != Some(shape.id)
         {
+            let files = [
+                snapshot.memory(),
+                layout.file.file(),
+                base.memory(),
+                shape.file.file(),
+            ];
+            let [memory, own_layout, base_memory, shape_file] = files.each_ref().map(|file| file.as_fd());
             let inputs = [
-                snapshot.memory.as_fd(),
+                memory,
                 snapshot.state.as_fd(),
-                layout.file.as_fd(),
-                base.memory.as_fd(),
+                own_layout,
+                base_memory,
                 base.state.as_fd(),
-                shape.file.as_fd(),
+                shape_file,
             ];
             let key = Key {
                 name: version.id().0.clone(),
@@ -251,13 +258,14 @@ impl Inner {
             return Ok((Arc::clone(layout), None));
         }
         let known = functions_to_know(store, function, &files.root.checksum);
-        let mut inputs = vec![base.memory.as_fd(), base.state.as_fd()];
-        for (snapshot, layout) in &known {
-            inputs.extend([
-                snapshot.memory.as_fd(),
-                snapshot.state.as_fd(),
-                layout.file.as_fd(),
-            ]);
+        let base_memory = base.memory();
+        let known_files: Vec<_> = known
+            .iter()
+            .map(|(snapshot, layout)| (snapshot.memory(), layout.file.file()))
+            .collect();
+        let mut inputs = vec![base_memory.as_fd(), base.state.as_fd()];
+        for ((snapshot, _), (memory, layout)) in known.iter().zip(&known_files) {
+            inputs.extend([memory.as_fd(), snapshot.state.as_fd(), layout.as_fd()]);
         }
         let key = Key {
             name: files.base_name(),

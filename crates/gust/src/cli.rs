@@ -142,6 +142,9 @@ pub struct UpArgs {
     /// Memory that instances may use together, in MiB [default: three quarters of the machine's]
     #[arg(long, env = "GUST_MEMORY_BUDGET")]
     pub memory_budget: Option<u64>,
+    /// Memory that snapshots may take, in MiB; others are used in place on disk [default: a quarter of the memory budget]
+    #[arg(long, env = "GUST_SNAPSHOT_MEMORY")]
+    pub snapshot_memory: Option<u64>,
     /// Seconds that an idle instance is kept [default: 300]
     #[arg(long, env = "GUST_IDLE_TIMEOUT")]
     pub idle_timeout: Option<u64>,

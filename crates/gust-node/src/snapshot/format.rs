@@ -1,13 +1,15 @@
 //! Snapshots and layouts on disk.
 //!
 //! ```text
-//! 0     magic, format version, length of the description, its BLAKE3
-//! 48    description (postcard)
-//! 4096  sections, each from a page boundary on; pages of zeros are holes
+//! NAME          0     magic, format version, length of the description, its BLAKE3
+//!               48    description (postcard)
+//!               4096  sections, each from a page boundary on; pages of zeros are holes
+//! NAME-data     what is large, as it is, so that it can be mapped
 //! ```
 //!
 //! Nothing is used before it has been checked: first the header, then the description against its checksum, then that it
-//! is for this machine and these images, and each section against its checksum while it is read into memory. The checksum
+//! is for this machine and these images, and each section against its checksum while it is read into memory. The data
+//! are used in place only when they have been read and found right before, and the file has not changed since. The checksum
 //! of a section covers its pages that are not zero, with their numbers, so that it does not depend on where a file
 //! system has holes.
 
@@ -24,10 +26,13 @@ use serde::{Deserialize, Serialize};
 const MAGIC: [u8; 8] = *b"GUSTSNAP";
 
 /// The one version of the format that this code reads and writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes before the description.
 const HEADER_BYTES: usize = 48;
+
+/// First letters of the names of files that are being written.
+pub(super) const TEMPORARY_PREFIX: &str = ".snapshot-";
 
 /// Unit of sections, and room for header and description.
 pub(super) const PAGE_BYTES: usize = 4096;
@@ -58,6 +63,8 @@ pub(crate) struct Description {
 struct Stored {
     description: Description,
     sections: Vec<Section>,
+    /// What is in the file beside.
+    data: Option<Section>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -99,12 +106,23 @@ impl FormatError {
     }
 }
 
+/// Tells a file that has not changed from one that has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DataId {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// Of the last change, of content or attributes, in seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
 /// A file's sections, open for reading.
 #[derive(Debug)]
 pub(crate) struct Reader {
     file: File,
     path: PathBuf,
     stored: Stored,
+    data: Option<File>,
 }
 
 impl Reader {
@@ -114,10 +132,7 @@ impl Reader {
             path: path.to_path_buf(),
             source,
         };
-        let file = File::open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => FormatError::Missing,
-            _ => failed(error),
-        })?;
+        let file = open(path)?;
         let mut page = [0; PAGE_BYTES];
         let length = file.metadata().map_err(failed)?.len();
         if length < PAGE_BYTES as u64 {
@@ -148,10 +163,25 @@ impl Reader {
         if stored.sections.len() > SECTIONS_MAX {
             return Err(FormatError::Damaged("its sections"));
         }
+        let data = match stored.data {
+            None => None,
+            Some(section) => {
+                let data = open(&data_path(path)).map_err(|error| match error {
+                    FormatError::Missing => FormatError::Damaged("its data are gone"),
+                    error => error,
+                })?;
+                let length = data.metadata().map_err(failed)?.len();
+                if length != section.bytes || length > SECTION_BYTES_MAX {
+                    return Err(FormatError::Damaged("the length of its data"));
+                }
+                Some(data)
+            }
+        };
         Ok(Self {
             file,
             path: path.to_path_buf(),
             stored,
+            data,
         })
     }
 
@@ -159,9 +189,43 @@ impl Reader {
         &self.stored.description
     }
 
-    /// Checksum of a section: names its content.
-    pub(crate) fn checksum(&self, section: usize) -> Option<[u8; 32]> {
-        self.stored.sections.get(section).map(|section| section.checksum)
+    /// Checksum of the data: names them.
+    pub(crate) fn data_checksum(&self) -> Option<[u8; 32]> {
+        self.stored.data.map(|section| section.checksum)
+    }
+
+    /// Length of the data.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.stored.data.map_or(0, |section| section.bytes)
+    }
+
+    /// The file with the data, unchecked, and what it can be told by when it comes again.
+    pub(crate) fn data(&self) -> Result<(&File, DataId), FormatError> {
+        use std::os::unix::fs::MetadataExt;
+        let data = self.data.as_ref().ok_or(FormatError::Damaged("it has no data"))?;
+        let metadata = data.metadata().map_err(|source| self.failed(source))?;
+        let id = DataId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        };
+        Ok((data, id))
+    }
+
+    /// Copies the data into an empty file and compares them with their checksum.
+    pub(crate) fn copy_data(&self, to: &File) -> Result<(), FormatError> {
+        match (&self.data, self.stored.data) {
+            (Some(data), Some(section)) => self.copy_section(data, section, to),
+            _ => Err(FormatError::Damaged("it has no data")),
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> FormatError {
+        FormatError::Io {
+            path: self.path.clone(),
+            source,
+        }
     }
 
     /// Length of a section.
@@ -179,12 +243,13 @@ impl Reader {
             .sections
             .get(section)
             .ok_or(FormatError::Damaged("a section is missing"))?;
-        let failed = |source| FormatError::Io {
-            path: self.path.clone(),
-            source,
-        };
-        to.set_len(section.bytes).map_err(failed)?;
-        let copied = copy_pages(&self.file, section.offset, to, 0, section.bytes).map_err(failed)?;
+        self.copy_section(&self.file, section, to)
+    }
+
+    fn copy_section(&self, from: &File, section: Section, to: &File) -> Result<(), FormatError> {
+        to.set_len(section.bytes).map_err(|source| self.failed(source))?;
+        let copied = copy_pages(from, section.offset, to, 0, section.bytes);
+        let copied = copied.map_err(|source| self.failed(source))?;
         match copied == section.checksum {
             true => Ok(()),
             false => Err(FormatError::Damaged("a section does not match its checksum")),
@@ -192,26 +257,58 @@ impl Reader {
     }
 }
 
-/// Writes sections, each the first so many bytes of a file, under a name; whole or not at all. Returns the bytes on disk
-/// and the sections' checksums.
+/// The file beside a file, with its data.
+pub(crate) fn data_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-data");
+    PathBuf::from(name)
+}
+
+fn open(path: &Path) -> Result<File, FormatError> {
+    File::open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => FormatError::Missing,
+        _ => FormatError::Io {
+            path: path.to_path_buf(),
+            source,
+        },
+    })
+}
+
+/// What [`write`] has written.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Checksum of the data.
+    pub checksum: [u8; 32],
+}
+
+/// Writes data and sections, each the first so many bytes of a file, under a name; whole or not at all. Should it be cut
+/// short between its two files, the data do not match the description.
 pub(crate) fn write(
     path: &Path,
     description: &Description,
+    (data, data_bytes): (&File, u64),
     sections: &[(&File, u64)],
-) -> Result<(u64, Vec<[u8; 32]>), FormatError> {
+) -> Result<Written, FormatError> {
     let failed = |source| FormatError::Io {
         path: path.to_path_buf(),
         source,
     };
     let directory = path.parent().unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new()
-        .prefix(".snapshot-")
-        .tempfile_in(directory)
-        .map_err(failed)?;
+    let beside = temporary(directory).map_err(failed)?;
+    let checksum = copy_pages(data, 0, beside.as_file(), 0, data_bytes).map_err(failed)?;
+    beside.as_file().set_len(data_bytes).map_err(failed)?;
     let mut stored = Stored {
         description: description.clone(),
         sections: Vec::new(),
+        data: Some(Section {
+            offset: 0,
+            bytes: data_bytes,
+            checksum,
+        }),
     };
+    let file = temporary(directory).map_err(failed)?;
     let mut offset = PAGE_BYTES as u64;
     for &(from, bytes) in sections {
         let checksum = copy_pages(from, 0, file.as_file(), offset, bytes).map_err(failed)?;
@@ -225,17 +322,26 @@ pub(crate) fn write(
     let page = write_stored(&stored).ok_or(FormatError::Damaged("its description is too long"))?;
     file.as_file().write_all_at(&page, 0).map_err(failed)?;
     file.as_file().set_len(offset).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    let blocks = std::os::unix::fs::MetadataExt::blocks(&file.as_file().metadata().map_err(failed)?);
+    let mut disk_bytes = 0;
+    for written in [beside.as_file(), file.as_file()] {
+        written.sync_all().map_err(failed)?;
+        let metadata = written.metadata().map_err(failed)?;
+        // The kernel counts blocks of 512 bytes, whatever the file system's are.
+        disk_bytes += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
+    }
+    let data_path = data_path(path);
+    beside.persist(&data_path).map_err(|error| failed(error.error))?;
     file.persist(path).map_err(|error| failed(error.error))?;
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(failed)?;
-    // The kernel counts blocks of 512 bytes, whatever the file system's are.
-    Ok((
-        blocks * 512,
-        stored.sections.iter().map(|section| section.checksum).collect(),
-    ))
+    Ok(Written { disk_bytes, checksum })
+}
+
+fn temporary(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(TEMPORARY_PREFIX)
+        .tempfile_in(directory)
 }
 
 fn write_stored(stored: &Stored) -> Option<[u8; PAGE_BYTES]> {
@@ -338,31 +444,32 @@ mod tests {
         file
     }
 
+    fn stored_path(dir: &Path) -> PathBuf {
+        dir.join("x.snapshot")
+    }
+
     fn stored(dir: &Path) -> PathBuf {
-        let path = dir.join("x.snapshot");
+        let path = stored_path(dir);
         let (memory, state) = (content(), tempfile::tempfile().unwrap());
         state.write_all_at(b"state", 0).unwrap();
-        let (on_disk, checksums) =
-            write(&path, &description(), &[(&memory, (3 << 20) + 103), (&state, 5)]).unwrap();
+        let written = write(&path, &description(), (&memory, (3 << 20) + 103), &[(&state, 5)]).unwrap();
+        let on_disk = written.disk_bytes;
         assert!(on_disk < 1 << 20, "holes were filled: {on_disk}");
-        assert_eq!(checksums.len(), 2);
         path
     }
 
     fn read_back(path: &Path) -> Result<(), FormatError> {
         let reader = Reader::open(path, &description())?;
-        for section in 0..2 {
-            let to = tempfile::tempfile().unwrap();
-            reader.copy(section, &to)?;
-            let mut bytes = vec![0; reader.bytes(section) as usize];
-            to.read_exact_at(&mut bytes, 0).unwrap();
-            let mut expected = vec![0; bytes.len()];
-            match section {
-                0 => content().read_exact_at(&mut expected, 0).unwrap(),
-                _ => expected = b"state".to_vec(),
-            }
-            assert!(bytes == expected);
-        }
+        let (data, state) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        reader.copy_data(&data)?;
+        reader.copy(0, &state)?;
+        let whole = |file: &File, length: u64| {
+            let mut bytes = vec![0; length as usize];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            bytes
+        };
+        assert!(whole(&data, reader.data_bytes()) == whole(&content(), (3 << 20) + 103));
+        assert_eq!(whole(&state, reader.bytes(0)), b"state");
         Ok(())
     }
 
@@ -373,16 +480,17 @@ mod tests {
         read_back(&path).unwrap();
         let reader = Reader::open(&path, &description()).unwrap();
         assert_eq!(reader.description().numbers, [3, 4]);
-        assert!(matches!(reader.copy(2, &content()), Err(FormatError::Damaged(_))));
+        assert!(matches!(reader.copy(1, &content()), Err(FormatError::Damaged(_))));
     }
 
     #[test]
     fn the_checksum_does_not_depend_on_holes() {
         let dir = tempfile::tempdir().unwrap();
         let path = stored(dir.path());
-        let whole = fs::read(&path).unwrap();
+        let data = data_path(&path);
+        let whole = fs::read(&data).unwrap();
         // Written in full, so that no page is a hole.
-        fs::write(&path, &whole).unwrap();
+        fs::write(&data, &whole).unwrap();
         read_back(&path).unwrap();
     }
 
@@ -423,28 +531,51 @@ mod tests {
     fn any_damage_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let path = stored(dir.path());
-        let whole = fs::read(&path).unwrap();
-        let data = [
-            0..48_usize,
-            48..200,
-            4096..4096 + 5000,
-            4096 + (1 << 20)..4096 + (1 << 20) + 10,
-        ];
-        for at in data.into_iter().flat_map(|range| range.step_by(13)) {
-            let mut damaged = whole.clone();
-            damaged[at] ^= 0x10;
-            fs::write(&path, &damaged).unwrap();
-            assert!(read_back(&path).is_err(), "byte {at}");
+        let refuses = |path: &Path, whole: &[u8], what: &str, damage: &dyn Fn(&mut Vec<u8>)| {
+            let mut damaged = whole.to_vec();
+            damage(&mut damaged);
+            fs::write(path, &damaged).unwrap();
+            assert!(read_back(&stored_path(dir.path())).is_err(), "{what}");
+            fs::write(path, whole).unwrap();
+        };
+        let (head, data) = (fs::read(&path).unwrap(), data_path(&path));
+        let body = fs::read(&data).unwrap();
+        for at in (0..200).chain(4096..4101).step_by(3) {
+            refuses(&path, &head, &format!("byte {at}"), &|bytes| bytes[at] ^= 0x10);
         }
-        // A page that was a hole.
-        let mut damaged = whole.clone();
-        damaged[4096 + (2 << 20)] = 1;
-        fs::write(&path, &damaged).unwrap();
-        assert!(read_back(&path).is_err());
-        for length in [0, 100, 4096, whole.len() / 2, whole.len() - 4096] {
-            fs::write(&path, &whole[..length]).unwrap();
-            assert!(read_back(&path).is_err(), "cut to {length}");
+        // The last is a page that was a hole.
+        for at in (0..5000).step_by(97).chain([1 << 20, (1 << 20) + 9, 2 << 20]) {
+            refuses(&data, &body, &format!("byte {at} of the data"), &|bytes| {
+                bytes[at] ^= 0x10;
+            });
         }
+        for length in [0, 100, 4096] {
+            refuses(&path, &head, &format!("cut to {length}"), &|bytes| {
+                bytes.truncate(length);
+            });
+        }
+        for length in [0, 100, body.len() - 1] {
+            refuses(&data, &body, &format!("data cut to {length}"), &|bytes| {
+                bytes.truncate(length);
+            });
+        }
+        fs::remove_file(&data).unwrap();
+        assert!(matches!(read_back(&path), Err(FormatError::Damaged(_))));
+    }
+
+    #[test]
+    fn data_that_have_changed_are_told_from_those_that_have_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = stored(dir.path());
+        let id = || Reader::open(&path, &description()).unwrap().data().unwrap().1;
+        let first = id();
+        assert_eq!(first, id());
+        // The same bytes in another file.
+        let data = data_path(&path);
+        let whole = fs::read(&data).unwrap();
+        fs::remove_file(&data).unwrap();
+        fs::write(&data, whole).unwrap();
+        assert_ne!(first, id());
     }
 
     #[test]
@@ -460,7 +591,7 @@ mod tests {
         }
         let large = tempfile::tempfile().unwrap();
         large.write_all_at(&[7; 100_000], 0).unwrap();
-        let written = write(&dir.path().join("x"), &description(), &[(&large, 100_000)]);
+        let written = write(&dir.path().join("x"), &description(), (&large, 100_000), &[]);
         let left = fs::read_dir(dir.path()).unwrap().count();
         assert!(
             std::process::Command::new("umount")

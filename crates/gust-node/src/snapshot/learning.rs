@@ -7,12 +7,9 @@
 //!
 //! A recorded run is slower than others, and so is the rest of its instance's life: no more are recorded than are needed.
 
-use std::{
-    fs::File,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
-use super::{Snapshot, lock};
+use super::{Resident, Snapshot, lock};
 
 /// Runs that a layout is learned from. What a function touches is nearly complete after two different inputs; further ones
 /// add a few pages, whose faults cost less than another recorded run.
@@ -21,11 +18,11 @@ pub(super) const RUNS_WANTED: u64 = 2;
 /// Recorded runs that may come to nothing before a snapshot is used without a (better) layout.
 const FAILURES_MAX: u32 = 3;
 
-/// A restore layout in memory.
+/// A restore layout.
 #[derive(Debug)]
 pub(crate) struct Layout {
     /// For reading only.
-    pub file: File,
+    pub file: Resident,
     /// Sets it apart from every other.
     pub id: u64,
     /// The layout of the runtime's base that it has a graft for.
@@ -72,6 +69,11 @@ impl Learning {
             runs,
             ..Learned::default()
         }))
+    }
+
+    pub(super) fn held_bytes(&self) -> u64 {
+        let layout = lock(&self.0).layout.clone();
+        layout.map_or(0, |layout| layout.file.held_bytes())
     }
 
     /// Takes a layout; returns from how many runs or functions it is.

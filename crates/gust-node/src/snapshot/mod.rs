@@ -2,9 +2,14 @@
 //!
 //! ```text
 //!  draft (memory files, written by a worker) ── keep ──> in memory + on disk
-//!                                                            │    ^ load, checked
+//!                                                            │    ^ load, checked: the first time
 //!                                             least recently used goes; the disk stays
+//!                                                            v    ^ promote, in the background
+//!                                               in place on disk (nothing is read but what runs touch)
 //! ```
+//!
+//! A snapshot that this node has once found right, and that has gone from memory, is laid out from disk: its layout is read
+//! in one go, as REAP's working set is (arXiv 2101.09355, section 5), other pages when they are touched.
 //!
 //! A snapshot belongs to a name (a version, or a runtime's bare start), to the images that it was made from and to this
 //! machine's processor. A layout, learned from runs, belongs to the snapshot that it was learned from and has a file of
@@ -12,6 +17,7 @@
 
 mod format;
 mod learning;
+mod resident;
 mod scratch;
 
 use std::{
@@ -23,9 +29,10 @@ use std::{
 };
 
 pub(crate) use format::FormatError;
-use format::{Description, Reader};
+use format::{DataId, Description, Reader};
 use learning::Learning;
 pub(crate) use learning::{Layout, LearnedFrom, Recording};
+use resident::Resident;
 use scratch::{Scratch, read_only};
 
 /// Names a snapshot, and what it must have been made from to be of use.
@@ -44,21 +51,42 @@ pub(crate) struct Draft {
     pub state: File,
 }
 
-/// A snapshot in memory.
+/// A snapshot that can be laid out.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    /// For reading only, as workers get them.
-    pub memory: File,
+    memory: Resident,
+    /// For reading only, as workers get it; in memory.
     pub state: File,
     /// Memory that the guest used when it was taken, in bytes.
     pub guest_bytes: u64,
     /// Bytes on disk; 0 when it could not be stored.
     pub stored_bytes: u64,
-    /// Bytes in memory.
-    held_bytes: u64,
+    state_bytes: u64,
     /// Names the content.
     pub checksum: [u8; 32],
     learning: Learning,
+}
+
+impl Snapshot {
+    /// The guest's memory, for reading only, as workers get it.
+    pub(crate) fn memory(&self) -> Arc<File> {
+        self.memory.file()
+    }
+
+    /// Whether its memory is used in place on disk.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.memory.is_on_disk()
+    }
+
+    /// Counts a use; whether it is used often enough to be taken into memory, and is not yet.
+    pub(crate) fn wants_memory(&self) -> bool {
+        self.memory.wants_memory()
+    }
+
+    /// Bytes that it takes of the host's memory.
+    fn held_bytes(&self) -> u64 {
+        self.memory.held_bytes() + self.state_bytes + self.learning.held_bytes()
+    }
 }
 
 /// The snapshots of one node.
@@ -69,9 +97,14 @@ pub(crate) struct SnapshotStore {
     scratch: Scratch,
     held_bytes_max: u64,
     held: Mutex<Held>,
+    /// Files with data that have been found right.
+    checked: Mutex<HashMap<PathBuf, DataId>>,
 }
 
-/// What lies in memory.
+/// Snapshots on disk that are kept open. Each has two descriptors.
+const OPEN_MAX: usize = 64;
+
+/// What can be laid out at once.
 #[derive(Debug, Default)]
 struct Held {
     snapshots: HashMap<String, HeldSnapshot>,
@@ -94,7 +127,11 @@ impl SnapshotStore {
         fs::create_dir_all(&directory)?;
         for entry in fs::read_dir(&directory)?.flatten() {
             // What a store that was cut short has left.
-            if entry.file_name().to_string_lossy().starts_with(".snapshot-") {
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(format::TEMPORARY_PREFIX)
+            {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -104,7 +141,15 @@ impl SnapshotStore {
             scratch: Scratch::new(),
             held_bytes_max,
             held: Mutex::default(),
+            checked: Mutex::default(),
         })
+    }
+
+    /// Snapshots that are used in place on disk.
+    pub(crate) fn on_disk(&self) -> usize {
+        let held = lock(&self.held);
+        let snapshots = held.snapshots.values();
+        snapshots.filter(|held| held.snapshot.is_on_disk()).count()
     }
 
     /// Empty files for a worker to capture into.
@@ -120,7 +165,7 @@ impl SnapshotStore {
         self.scratch.file()
     }
 
-    /// A snapshot that lies in memory.
+    /// A snapshot that can be laid out at once.
     pub(crate) fn held(&self, key: &Key) -> Option<Arc<Snapshot>> {
         let mut held = lock(&self.held);
         held.tick += 1;
@@ -142,12 +187,15 @@ impl SnapshotStore {
         let Draft { memory, state } = draft;
         let path = self.path(&key.name, "snapshot");
         let description = self.description(key, vec![guest_bytes]);
-        let _ = fs::remove_file(self.path(&key.name, "layout"));
-        let stored = format::write(&path, &description, &[(&memory, bytes.0), (&state, bytes.1)]);
+        self.remove_file(&self.path(&key.name, "layout"));
+        let stored = format::write(&path, &description, (&memory, bytes.0), &[(&state, bytes.1)]);
         let (stored_bytes, checksum) = match stored {
-            Ok((stored_bytes, checksums)) => (stored_bytes, checksums.first().copied().unwrap_or_default()),
+            Ok(written) => {
+                self.note_checked(&path, &description);
+                (written.disk_bytes, written.checksum)
+            }
             Err(error) => {
-                let _ = fs::remove_file(&path);
+                self.remove_file(&path);
                 let error: &dyn std::error::Error = &error;
                 tracing::error!(name = key.name, error, "a snapshot is kept in memory only");
                 // Unlike any other, because nothing will be compared with it.
@@ -155,11 +203,11 @@ impl SnapshotStore {
             }
         };
         let snapshot = Arc::new(Snapshot {
-            memory: read_only(&memory)?,
+            memory: Resident::in_memory(read_only(&memory)?, bytes.0),
             state: read_only(&state)?,
             guest_bytes,
             stored_bytes,
-            held_bytes: bytes.0 + bytes.1,
+            state_bytes: bytes.1,
             checksum,
             learning: Learning::default(),
         });
@@ -167,7 +215,7 @@ impl SnapshotStore {
         Ok(snapshot)
     }
 
-    /// Reads a snapshot from disk. Blocks.
+    /// Opens a snapshot on disk: in place when it has been found right before, otherwise read into memory and checked. Blocks.
     pub(crate) fn load(&self, key: &Key) -> Result<Arc<Snapshot>, FormatError> {
         let path = self.path(&key.name, "snapshot");
         let reader = Reader::open(&path, &self.description(key, Vec::new()))?;
@@ -175,23 +223,83 @@ impl SnapshotStore {
             path: path.clone(),
             source,
         };
-        let Draft { memory, state } = self.draft().map_err(failed)?;
-        reader.copy(0, &memory)?;
-        reader.copy(1, &state)?;
-        let checksum = reader.checksum(0).unwrap_or_default();
+        let state = self.scratch.file().map_err(failed)?;
+        reader.copy(0, &state)?;
+        let checksum = reader.data_checksum().unwrap_or_default();
         let snapshot = Arc::new(Snapshot {
-            memory: read_only(&memory).map_err(failed)?,
+            memory: self.resident(&path, &reader)?,
             state: read_only(&state).map_err(failed)?,
             guest_bytes: reader.description().numbers.first().copied().unwrap_or(0),
-            stored_bytes: fs::metadata(&path)
-                .map(|metadata| disk_bytes(&metadata))
-                .unwrap_or(0),
-            held_bytes: reader.bytes(0) + reader.bytes(1),
+            stored_bytes: disk_bytes(&path) + disk_bytes(&format::data_path(&path)),
+            state_bytes: reader.bytes(0),
             checksum,
             learning: Learning::new(self.load_layout(key, checksum)),
         });
         self.hold(key, &snapshot);
         Ok(snapshot)
+    }
+
+    /// Takes a snapshot that is used in place on disk into memory, with its layout; whoever uses it is not disturbed. Blocks.
+    pub(crate) fn promote(&self, key: &Key, snapshot: &Arc<Snapshot>) -> Result<(), FormatError> {
+        let path = self.path(&key.name, "snapshot");
+        let reader = Reader::open(&path, &self.description(key, Vec::new()))?;
+        if reader.data_checksum() != Some(snapshot.checksum) {
+            // Another has been made meanwhile.
+            return Ok(());
+        }
+        let memory = self.copied(&path, &reader)?;
+        snapshot.memory.take_in(memory, reader.data_bytes());
+        if let Some(layout) = snapshot.layout().filter(|layout| layout.file.is_on_disk()) {
+            let path = self.path(&key.name, "layout");
+            let expected = self.layout_description(key, snapshot.checksum, Vec::new());
+            let reader = Reader::open(&path, &expected)?;
+            if reader.description().numbers.get(1) == Some(&layout.id) {
+                layout
+                    .file
+                    .take_in(self.copied(&path, &reader)?, reader.data_bytes());
+            }
+        }
+        self.make_room(&mut lock(&self.held));
+        Ok(())
+    }
+
+    /// A file's data: in place when they have been found right before, otherwise in memory.
+    fn resident(&self, path: &Path, reader: &Reader) -> Result<Resident, FormatError> {
+        let (data, id) = reader.data()?;
+        if lock(&self.checked).get(path) == Some(&id) {
+            let data = data.try_clone().map_err(|source| FormatError::Io {
+                path: path.to_path_buf(),
+                source,
+            })?;
+            return Ok(Resident::on_disk(data));
+        }
+        Ok(Resident::in_memory(
+            self.copied(path, reader)?,
+            reader.data_bytes(),
+        ))
+    }
+
+    /// A file's data in memory, checked.
+    fn copied(&self, path: &Path, reader: &Reader) -> Result<File, FormatError> {
+        let failed = |source| FormatError::Io {
+            path: path.to_path_buf(),
+            source,
+        };
+        let (_, id) = reader.data()?;
+        let file = self.scratch.file().map_err(failed)?;
+        reader.copy_data(&file)?;
+        // What changed while it was read has another id the next time.
+        lock(&self.checked).insert(path.to_path_buf(), id);
+        read_only(&file).map_err(failed)
+    }
+
+    /// Remembers a file that has just been written as one that is right.
+    fn note_checked(&self, path: &Path, description: &Description) {
+        if let Ok(reader) = Reader::open(path, description)
+            && let Ok((_, id)) = reader.data()
+        {
+            lock(&self.checked).insert(path.to_path_buf(), id);
+        }
     }
 
     /// Takes in a layout that a worker has written: from now on every restore uses it. Blocks.
@@ -212,18 +320,17 @@ impl SnapshotStore {
             LearnedFrom::Run | LearnedFrom::Functions(_) => None,
         };
         let id = random_id();
+        let file = Resident::in_memory(file, bytes);
         let layout = Layout { file, id, grafted_on };
         let runs = snapshot.learning.learned(layout, from);
         if snapshot.stored_bytes == 0 {
             return Ok(());
         }
         let numbers = [Some(runs), Some(id), grafted_on].into_iter().flatten().collect();
-        format::write(
-            &path,
-            &self.layout_description(key, snapshot.checksum, numbers),
-            &[(draft, bytes)],
-        )
-        .map(|_| ())
+        let description = self.layout_description(key, snapshot.checksum, numbers);
+        format::write(&path, &description, (draft, bytes), &[])?;
+        self.note_checked(&path, &description);
+        Ok(())
     }
 
     /// Snapshots in memory of functions of a runtime whose runs have been learned from.
@@ -246,24 +353,24 @@ impl SnapshotStore {
     pub(crate) fn remove(&self, name: &str) {
         lock(&self.held).snapshots.remove(name);
         for kind in ["snapshot", "layout"] {
-            let _ = fs::remove_file(self.path(name, kind));
+            self.remove_file(&self.path(name, kind));
         }
+    }
+
+    fn remove_file(&self, path: &Path) {
+        lock(&self.checked).remove(path);
+        let _ = fs::remove_file(path);
+        let _ = fs::remove_file(format::data_path(path));
     }
 
     fn load_layout(&self, key: &Key, checksum: [u8; 32]) -> Option<(Arc<Layout>, u64)> {
         let path = self.path(&key.name, "layout");
         let expected = self.layout_description(key, checksum, Vec::new());
         let loaded = Reader::open(&path, &expected).and_then(|reader| {
-            let failed = |source| FormatError::Io {
-                path: path.clone(),
-                source,
-            };
-            let file = self.scratch.file().map_err(failed)?;
-            reader.copy(0, &file)?;
+            let file = self.resident(&path, &reader)?;
             let [runs, id, rest @ ..] = reader.description().numbers.as_slice() else {
                 return Err(FormatError::Damaged("its numbers"));
             };
-            let file = read_only(&file).map_err(failed)?;
             let layout = Layout {
                 file,
                 id: *id,
@@ -292,18 +399,35 @@ impl SnapshotStore {
             used: held.tick,
         };
         held.snapshots.insert(key.name.clone(), entry);
-        let sum = |held: &Held| {
-            held.snapshots
-                .values()
-                .map(|held| held.snapshot.held_bytes)
-                .sum::<u64>()
-        };
-        while sum(&held) > self.held_bytes_max && held.snapshots.len() > 1 {
-            let oldest = held.snapshots.iter().min_by_key(|(_, held)| held.used);
-            let Some(name) = oldest.map(|(name, _)| name.clone()) else {
-                break;
+        self.make_room(&mut held);
+    }
+
+    /// Lets go of what is too much, the least recently used first, but never of the last used.
+    fn make_room(&self, held: &mut Held) {
+        let bytes = |held: &HeldSnapshot| held.snapshot.held_bytes();
+        let is_open = |held: &HeldSnapshot| held.snapshot.is_on_disk();
+        let mut sum: u64 = held.snapshots.values().map(bytes).sum();
+        let mut open = held.snapshots.values().filter(|held| is_open(held)).count();
+        let mut oldest_first: Vec<(u64, String)> = held
+            .snapshots
+            .iter()
+            .map(|(name, held)| (held.used, name.clone()))
+            .collect();
+        oldest_first.sort_unstable();
+        oldest_first.pop();
+        for (_, name) in oldest_first {
+            if sum <= self.held_bytes_max && open <= OPEN_MAX {
+                return;
+            }
+            let Some(oldest) = held.snapshots.get(&name) else {
+                continue;
             };
-            held.snapshots.remove(&name);
+            // Each is let go of for what there is too much of, and no other.
+            if is_open(oldest) && open > OPEN_MAX || !is_open(oldest) && sum > self.held_bytes_max {
+                sum -= bytes(oldest);
+                open -= usize::from(is_open(oldest));
+                held.snapshots.remove(&name);
+            }
         }
     }
 
@@ -353,8 +477,10 @@ fn random_id() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-fn disk_bytes(metadata: &fs::Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::blocks(metadata) * 512
+fn disk_bytes(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| {
+        std::os::unix::fs::MetadataExt::blocks(&metadata) * 512
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -399,11 +525,11 @@ mod tests {
         fs::write(dir.path().join("snapshots/.snapshot-cut-short"), "").unwrap();
 
         let store = store(dir.path(), 1 << 20);
-        assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 2);
         assert!(store.held(&key("a")).is_none());
         let loaded = store.load(&key("a")).unwrap();
         assert_eq!(
-            (content(&loaded.memory), content(&loaded.state)),
+            (content(&loaded.memory()), content(&loaded.state)),
             (vec![7; 10_000], b"state".to_vec())
         );
         assert_eq!(loaded.guest_bytes, 1234);
@@ -429,10 +555,63 @@ mod tests {
         keep(&store, &key("c"), 3);
         assert!(store.held(&key("b")).is_none());
         assert!(store.held(&key("a")).is_some() && store.held(&key("c")).is_some());
-        store.load(&key("b")).unwrap();
+        keep(&store, &key("b"), 2);
         assert!(store.held(&key("a")).is_none());
         // Whoever uses it still has it.
-        assert_eq!(content(&in_use.memory)[0], 1);
+        assert_eq!(content(&in_use.memory())[0], 1);
+    }
+
+    #[test]
+    fn what_was_found_right_is_used_in_place_until_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = store(dir.path(), 15_000);
+        let kept = keep(&first, &key("a"), 1);
+        let draft = first.layout_draft().unwrap();
+        draft.write_all_at(b"layout", 0).unwrap();
+        first
+            .keep_layout(&key("a"), &kept, (&draft, 6), LearnedFrom::Run)
+            .unwrap();
+        keep(&first, &key("b"), 2);
+        assert!(first.held(&key("a")).is_none(), "there is room for one");
+        let loaded = first.load(&key("a")).unwrap();
+        assert!(loaded.is_on_disk());
+        assert_eq!(content(&loaded.memory()), vec![1; 10_000]);
+        assert_eq!(content(&loaded.layout().unwrap().file.file()), b"layout");
+        assert!(first.held(&key("b")).is_some(), "it takes no memory");
+        // Used again, it is taken into memory, and another goes.
+        assert!(!loaded.wants_memory());
+        assert!(loaded.wants_memory());
+        assert!(!loaded.wants_memory(), "one is enough to do it");
+        first.held(&key("a")).unwrap();
+        first.promote(&key("a"), &loaded).unwrap();
+        assert!(!loaded.is_on_disk() && !loaded.layout().unwrap().file.is_on_disk());
+        assert_eq!(content(&loaded.memory()), vec![1; 10_000]);
+        assert!(first.held(&key("b")).is_none());
+
+        // A store that has not read it reads it whole.
+        assert!(!store(dir.path(), 15_000).load(&key("a")).unwrap().is_on_disk());
+        // Changed on disk, it is not used.
+        first.held(&key("b"));
+        let data = format::data_path(&first.path("b", "snapshot"));
+        let mut bytes = fs::read(&data).unwrap();
+        bytes[5000] ^= 1;
+        fs::write(&data, bytes).unwrap();
+        assert!(matches!(first.load(&key("b")), Err(FormatError::Damaged(_))));
+    }
+
+    #[test]
+    fn files_that_are_kept_open_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path(), 1);
+        let names: Vec<String> = (0..OPEN_MAX + 3).map(|n| n.to_string()).collect();
+        for name in &names {
+            keep(&store, &key(name), 1);
+        }
+        for name in &names {
+            assert!(store.load(&key(name)).unwrap().is_on_disk());
+        }
+        let open = names.iter().filter(|name| store.held(&key(name)).is_some());
+        assert_eq!(open.count(), OPEN_MAX);
     }
 
     #[test]
@@ -453,15 +632,15 @@ mod tests {
                 .unwrap();
         };
         learn(&snapshot, b"layout of one");
-        assert_eq!(content(&snapshot.layout().unwrap().file), b"layout of one");
+        assert_eq!(content(&snapshot.layout().unwrap().file.file()), b"layout of one");
         // After a restart, what is missing is learned.
         let loaded = store(dir.path(), 1 << 20).load(&key("a")).unwrap();
-        assert_eq!(content(&loaded.layout().unwrap().file), b"layout of one");
+        assert_eq!(content(&loaded.layout().unwrap().file.file()), b"layout of one");
         assert!(loaded.claim_recording().is_some());
         learn(&snapshot, b"layout of two");
         assert!(snapshot.claim_recording().is_none());
         let loaded = store(dir.path(), 1 << 20).load(&key("a")).unwrap();
-        assert_eq!(content(&loaded.layout().unwrap().file), b"layout of two");
+        assert_eq!(content(&loaded.layout().unwrap().file.file()), b"layout of two");
         assert!(loaded.claim_recording().is_none());
 
         // A graft is learned from no further run, and belongs to the base's layout.
@@ -478,9 +657,13 @@ mod tests {
 
         // A snapshot that is made anew has no layout, and does not take the old one's.
         let layout = first.path("a", "layout");
-        let old = fs::read(&layout).unwrap();
+        let files = [layout.clone(), format::data_path(&layout)];
+        let old = files.clone().map(|file| fs::read(file).unwrap());
         assert!(keep(&first, &key("a"), 2).layout().is_none());
-        fs::write(&layout, old).unwrap();
+        assert!(!files[0].exists() && !files[1].exists());
+        for (file, old) in files.iter().zip(old) {
+            fs::write(file, old).unwrap();
+        }
         assert!(
             store(dir.path(), 1 << 20)
                 .load(&key("a"))
@@ -515,7 +698,7 @@ mod tests {
         fs::remove_dir(dir.path().join("snapshots")).unwrap();
         let snapshot = keep(&store, &key("a"), 4);
         assert_eq!(snapshot.stored_bytes, 0);
-        assert_eq!(content(&store.held(&key("a")).unwrap().memory)[0], 4);
+        assert_eq!(content(&store.held(&key("a")).unwrap().memory())[0], 4);
         let draft = store.layout_draft().unwrap();
         store
             .keep_layout(&key("a"), &snapshot, (&draft, 0), LearnedFrom::Run)

@@ -89,6 +89,7 @@ fn main() -> ExitCode {
                 snapshots::damaged_files_are_made_anew,
                 snapshots::a_snapshot_of_another_processor_is_made_anew,
                 snapshots::layouts_are_learned_from_the_first_runs,
+                snapshots::what_has_no_room_in_memory_is_used_on_disk,
                 snapshots::instances_are_armed_ahead,
                 snapshots::functions_are_laid_out_on_their_base,
                 snapshots::memory_is_given_back_after_every_call,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use gust_node::{InvokeError, Isolation, MemoryMode, StartKind, VersionSpec};
+use gust_node::{InvokeError, Isolation, MemoryMode, NodeConfig, StartKind, VersionSpec};
 use libtest_mimic::Failed;
 
 use crate::world::{IMAGES, World, device, equal, response, spec, until};
@@ -53,26 +53,34 @@ fn flip(path: &Path, part: fn(usize) -> usize) -> std::io::Result<()> {
     fs::write(path, bytes)
 }
 
-const DAMAGES: [(&str, Damage); 6] = [
-    ("it is empty", |path| fs::write(path, "")),
-    ("it is another file", |path| fs::write(path, [0x5a; 100_000])),
-    ("it is cut short", |path| {
-        let file = fs::File::options().write(true).open(path)?;
-        file.set_len(file.metadata()?.len() / 2)
+fn cut_short(path: &Path) -> std::io::Result<()> {
+    let file = fs::File::options().write(true).open(path)?;
+    file.set_len(file.metadata()?.len() / 2)
+}
+
+/// Which of the two files of a snapshot or layout is altered, and how.
+const DAMAGES: [(&str, &str, Damage); 9] = [
+    ("it is empty", "", |path| fs::write(path, "")),
+    ("it is another file", "", |path| fs::write(path, [0x5a; 100_000])),
+    ("it is cut short", "", cut_short),
+    ("its description is altered", "", |path| flip(path, |_| 60)),
+    ("it is gone", "", |path| fs::remove_file(path)),
+    ("its data are empty", "-data", |path| fs::write(path, "")),
+    ("its data are cut short", "-data", cut_short),
+    ("its data are altered", "-data", |path| {
+        flip(path, |length| length / 2)
     }),
-    ("its description is altered", |path| flip(path, |_| 60)),
-    ("its content is altered", |path| flip(path, |_| 4096 + 100)),
-    ("it is gone", |path| fs::remove_file(path)),
+    ("its data are gone", "-data", |path| fs::remove_file(path)),
 ];
 
 pub async fn damaged_files_are_made_anew(isolation: Isolation) -> Result<(), Failed> {
     let spec = device("echo");
     let mut world = World::new(isolation, |_| {}).await?;
     let id = world.ready(spec.clone()).await?;
-    for (name, damage) in DAMAGES {
+    for (name, part, damage) in DAMAGES {
         let named = |failed: Failed| Failed::from(format!("{name}: {failed:?}"));
         // Every snapshot, the runtime's too.
-        let files = world.snapshot_files("snapshot");
+        let files = world.snapshot_files(&format!("snapshot{part}"));
         equal(files.len(), 2)?;
         for file in &files {
             damage(file)?;
@@ -97,7 +105,7 @@ pub async fn damaged_files_are_made_anew(isolation: Isolation) -> Result<(), Fai
         world.settled().await?;
         world.learned(&id).await?;
 
-        let layouts = world.snapshot_files("layout");
+        let layouts = world.snapshot_files(&format!("layout{part}"));
         equal(layouts.is_empty(), false).map_err(named)?;
         // The runtime's too, if it has one by now.
         for layout in &layouts {
@@ -148,6 +156,41 @@ pub async fn a_snapshot_of_another_processor_is_made_anew(isolation: Isolation) 
     world.settled().await?;
     let world = restarted(world, &spec).await?;
     equal(world.call(&id, "2").await?.outcome.start, StartKind::Restored)?;
+    world.stop().await;
+    Ok(())
+}
+
+pub async fn what_has_no_room_in_memory_is_used_on_disk(isolation: Isolation) -> Result<(), Failed> {
+    // Less than one snapshot has; the last used has its room all the same. No base is laid out, which would be used, too.
+    let change = |config: &mut NodeConfig| (config.snapshot_memory_bytes, config.pool_size) = (1, 0);
+    let world = World::new(isolation, change).await?;
+    let specs = [device("echo"), spec(&IMAGES.api, "echo")];
+    for spec in &specs {
+        world.ready(spec.clone()).await?;
+        world.node.evict(&spec.id, false).await;
+    }
+    let on_disk = || world.node.stats().snapshots_on_disk;
+    for spec in &specs {
+        // The first was evicted for the second, and that for the first's state.
+        let id = &spec.id;
+        let called = world.call(id, "count").await?;
+        equal(
+            (response(&called)?, called.outcome.start),
+            ("1".to_owned(), StartKind::Restored),
+        )?;
+        world.settled().await?;
+        equal(on_disk() > 0, true).map_err(|error| format!("{id}: {error:?}"))?;
+        equal(response(&world.call(id, "count").await?)?, "2".to_owned())?;
+        world.settled().await?;
+        world.node.evict(id, false).await;
+    }
+    // Used again, it is taken into memory.
+    let (id, before) = (&specs[0].id, on_disk());
+    equal(response(&world.call(id, "count").await?)?, "1".to_owned())?;
+    world.settled().await?;
+    world.node.evict(id, false).await;
+    until(|| async { on_disk() < before }).await?;
+    equal(response(&world.call(id, "count").await?)?, "1".to_owned())?;
     world.stop().await;
     Ok(())
 }

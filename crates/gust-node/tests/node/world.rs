@@ -162,6 +162,7 @@ impl World {
             armed_per_version: 0,
             instances_max: 8,
             memory_budget_bytes: 4 << 30,
+            snapshot_memory_bytes: 1 << 30,
             idle_timeout: Duration::from_secs(600),
             queue_timeout: Duration::from_secs(20),
             worker_program: Some(program.clone()),

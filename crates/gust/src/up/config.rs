@@ -16,6 +16,9 @@ use crate::{
 /// Most prepared workers.
 const POOL_MAX: usize = 256;
 
+/// Part of the memory budget that snapshots may take unless someone says otherwise.
+const SNAPSHOTS_PART: u64 = 4;
+
 /// The configuration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +30,7 @@ struct File {
     armed: Option<usize>,
     instances: Option<usize>,
     memory_budget: Option<u64>,
+    snapshot_memory: Option<u64>,
     idle_timeout: Option<u64>,
     memory: Option<MemoryChoice>,
     region: Option<String>,
@@ -58,6 +62,8 @@ pub struct UpConfig {
     pub instances: usize,
     /// Memory that instances may use together.
     pub memory_budget_bytes: u64,
+    /// Memory that snapshots may take.
+    pub snapshot_memory_bytes: u64,
     /// How long an idle instance is kept.
     pub idle_timeout: Duration,
     /// What becomes of memory between calls.
@@ -104,6 +110,10 @@ impl UpConfig {
             Some(budget) => mib(budget, "the memory budget")?,
             None => three_quarters_of_memory(),
         };
+        let snapshot_memory_bytes = match arguments.snapshot_memory.or(file.snapshot_memory) {
+            Some(memory) => mib(memory, "the memory for snapshots")?,
+            None => memory_budget_bytes / SNAPSHOTS_PART,
+        };
         let code_storage_bytes = match arguments.code_storage.or(file.code_storage) {
             Some(storage) => mib(storage, "the code storage")?,
             None => defaults.code_storage_bytes,
@@ -126,6 +136,7 @@ impl UpConfig {
             armed: arguments.armed.or(file.armed).unwrap_or(1),
             instances: arguments.instances.or(file.instances).unwrap_or(1000),
             memory_budget_bytes,
+            snapshot_memory_bytes,
             idle_timeout: Duration::from_secs(arguments.idle_timeout.or(file.idle_timeout).unwrap_or(300)),
             memory_mode: match memory {
                 MemoryChoice::Reuse => MemoryMode::Reuse,

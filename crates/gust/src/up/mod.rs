@@ -220,6 +220,7 @@ async fn start_node(config: &UpConfig, isolation: Isolation) -> Result<Node> {
         armed_per_version: config.armed,
         instances_max: config.instances,
         memory_budget_bytes: config.memory_budget_bytes,
+        snapshot_memory_bytes: config.snapshot_memory_bytes,
         idle_timeout: config.idle_timeout,
         queue_timeout: QUEUE_TIMEOUT,
         worker_program: None,
