@@ -42,7 +42,7 @@ pub struct BootConfig {
     pub root: Image,
     /// Further images and the directories that they are seen at.
     pub images: Vec<(String, Image)>,
-    /// Path of the program in the image.
+    /// Path of the program in the image. A name without a slash is looked up in `PATH` of the environment.
     pub program: String,
     /// Arguments, the program's name included.
     pub arguments: Vec<String>,
@@ -90,9 +90,19 @@ pub enum BootError {
     Memory,
 }
 
+/// Why a path leads nowhere.
+const NO_SUCH_FILE: &str = "No such file or directory";
+
+impl BootError {
+    /// Whether the program, or its interpreter, is not there, rather than there and not startable.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Program { reason, .. } if *reason == NO_SUCH_FILE)
+    }
+}
+
 fn reason(errno: Errno) -> &'static str {
     match errno {
-        ENOENT => "No such file or directory",
+        ENOENT => NO_SUCH_FILE,
         ENOTDIR => "Not a directory",
         EACCES => "Permission denied",
         ENOEXEC => "Exec format error: neither a 64-bit x86 ELF program nor a script",
@@ -103,6 +113,29 @@ fn reason(errno: Errno) -> &'static str {
 }
 
 impl Kernel {
+    /// The path that a program's name stands for, as `execvp` finds it: the first directory of `PATH` that has a program of
+    /// this name. A name that none has is given back as it is.
+    fn find_in_path(&self, name: &str, environment: &[Vec<u8>]) -> Vec<u8> {
+        /// Where programs are looked for when the environment does not say (`confstr(_CS_PATH)` and its neighbours).
+        const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
+        let name = name.as_bytes();
+        if name.contains(&b'/') {
+            return name.to_vec();
+        }
+        let path = environment
+            .iter()
+            .find_map(|variable| variable.strip_prefix(b"PATH="))
+            .unwrap_or(DEFAULT_PATH);
+        let mut candidates = path.split(|byte| *byte == b':').map(|directory| match directory {
+            // An empty entry is the working directory.
+            b"" => name.to_vec(),
+            directory => [directory, b"/", name].concat(),
+        });
+        candidates
+            .find(|path| self.find_program(1, path, &mut Vec::new()).is_ok())
+            .unwrap_or_else(|| name.to_vec())
+    }
+
     /// Prepares a guest: its tree, its memory, its first thread.
     pub fn boot(config: BootConfig, vm: &mut Vm, host: &mut dyn Host) -> Result<Self, BootError> {
         let mut kernel = Self::new(&config);
@@ -120,7 +153,8 @@ impl Kernel {
         let mut cx = Cx { vm, host, slot: 1 };
         cx.vm.reset_extended_state(1).map_err(|_| BootError::Memory)?;
         kernel.open_standard_files()?;
-        kernel.start_program(&mut cx, config.program.as_bytes(), arguments, &environment)?;
+        let program = kernel.find_in_path(&config.program, &environment);
+        kernel.start_program(&mut cx, &program, arguments, &environment)?;
         kernel.queues.add(1);
         Ok(kernel)
     }

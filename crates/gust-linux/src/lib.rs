@@ -31,6 +31,7 @@ mod vdso;
 pub use boot::{BootConfig, BootError};
 pub use errno::Errno;
 pub use host::{Host, Stream};
+pub use io::StandardPipes;
 pub use kernel::{Ended, Kernel, Step};
 pub use net::ServiceEvent;
 pub use runtime::{DeviceAnswer, DeviceAnswerKind, DeviceMessageKind};

@@ -192,6 +192,9 @@ async fn hear(instance: &mut Instance, log: &mut LogSink) -> Result<Heard, Worke
             | Report::InitFailed
             | Report::Captured(_)
             | Report::Replanned { .. }
+            | Report::Started { .. }
+            | Report::Ran(_)
+            | Report::CannotRun { .. }
             | Report::Refused { .. }) => return Err(unexpected(&other)),
         }
     }

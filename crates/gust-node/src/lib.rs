@@ -22,6 +22,7 @@ mod node;
 mod outcome;
 mod places;
 mod pool;
+mod program;
 mod restore;
 mod shaped;
 mod snapshot;
@@ -36,4 +37,5 @@ pub use api::{
     Deployed, Failure, Invocation, InvokeError, InvokeResult, Isolation, Node, NodeConfig, NodeError,
     NodeStats, Outcome, StartKind, Timings, VersionId, VersionSpec,
 };
-pub use gust_worker::protocol::MemoryMode;
+pub use gust_worker::protocol::{GuestExit, MemoryMode, RunStats};
+pub use program::{Program, ProgramEnd, Programs, Running, Standard};

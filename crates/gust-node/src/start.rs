@@ -245,6 +245,9 @@ async fn until_waiting(
             | Report::Answer(_)
             | Report::Captured(_)
             | Report::Replanned { .. }
+            | Report::Started { .. }
+            | Report::Ran(_)
+            | Report::CannotRun { .. }
             | Report::Refused { .. }) => return Err(lost(unexpected(&other))),
         }
     }

@@ -149,6 +149,9 @@ pub(crate) fn unexpected(report: &Report) -> WorkerError {
         Report::Captured(_) => "Captured",
         Report::Replanned { .. } => "Replanned",
         Report::Exited(_) => "Exited",
+        Report::Started { .. } => "Started",
+        Report::Ran(_) => "Ran",
+        Report::CannotRun { .. } => "CannotRun",
         Report::Refused { .. } => "Refused",
     })
 }

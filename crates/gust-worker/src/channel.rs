@@ -99,6 +99,14 @@ impl Channel {
         Ok(self.reader.next_frame()?)
     }
 
+    /// A message that was read together with an earlier one, without asking the socket.
+    ///
+    /// # Errors
+    /// When it is no valid frame.
+    pub fn receive_buffered<T: DeserializeOwned>(&mut self) -> Result<Option<Frame<T>>, ChannelError> {
+        Ok(self.reader.next_frame()?)
+    }
+
     /// Reads once. `false` at the end of the stream between two frames.
     fn fill(&mut self) -> Result<bool, ChannelError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];

@@ -12,6 +12,7 @@
 //!     +-----------------+                |  +--------> Waiting
 //!     |  Restore(version)                |               Based: a base that has been laid out ahead takes Restore(version)
 //!     +----------------------------------+               too, when the version's layout has a graft for it
+//!   Pooled --- Run ---> Program --- Ran, CannotRun ---> the worker ends
 //!                                                     any state --> Exited (the guest's end is the worker's end)
 //! ```
 //!
@@ -74,10 +75,19 @@ pub enum Command {
     /// (writable), the version's memory, state and layout, the base's memory, state and layout. Answered by
     /// [`Report::Replanned`] or [`Report::Refused`].
     Graft,
+    /// In a pooled worker: run a program from its start to its end. Descriptors: pipes for standard input (read),
+    /// output and error (written), none of which may block, the root image, then an image for each of the mounts.
+    /// Answered by [`Report::Started`] and [`Report::Ran`], or by [`Report::CannotRun`]. The worker ends with its program.
+    Run(RunSpec),
+    /// While a program runs: send it this signal.
+    Signal(u32),
 }
 
 /// Most functions that a base's layout is learned from at a time.
 pub const SHAPED_FOR_MAX: usize = (DESCRIPTORS_MAX - 3) / 3;
+
+/// Most images that are mounted for a program.
+pub const MOUNTS_MAX: usize = DESCRIPTORS_MAX - 4;
 
 /// Worker to node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -106,6 +116,20 @@ pub enum Report {
     },
     /// The guest has ended by itself or has been ended. The worker exits after this.
     Exited(GuestExit),
+    /// The program is in memory, and runs.
+    Started {
+        /// What it took to load it, in nanoseconds.
+        boot_ns: u64,
+    },
+    /// The program has ended, and what it wrote has been passed on. The worker exits after this.
+    Ran(Ran),
+    /// The program cannot be started. The worker exits after this.
+    CannotRun {
+        /// It is not there, rather than there and not startable.
+        not_found: bool,
+        /// Why, in words.
+        reason: String,
+    },
     /// A command could not be carried out; the worker is of no further use.
     Refused {
         /// What was tried and why it failed, for the node's log.
@@ -158,6 +182,58 @@ pub struct BootSpec {
     /// Fresh identity.
     pub identity: Identity,
 }
+
+/// A program to run to its end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// Program and arguments. A program without a slash is looked up in `PATH` of the environment.
+    pub argv: Vec<String>,
+    /// Environment of the program.
+    pub environment: Vec<(String, String)>,
+    /// Working directory in the image.
+    pub directory: String,
+    /// User and group in the guest.
+    pub uid: u32,
+    /// See [`RunSpec::uid`].
+    pub gid: u32,
+    /// Host name in the guest.
+    pub host_name: String,
+    /// Directories that the further images are seen at, in the order of their descriptors; at most [`MOUNTS_MAX`].
+    pub mounts: Vec<String>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Fresh identity.
+    pub identity: Identity,
+}
+
+/// A program that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ran {
+    /// How.
+    pub exit: GuestExit,
+    /// What it used.
+    pub stats: RunStats,
+}
+
+/// What a program used.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RunStats {
+    /// From the program's first instruction to its end, in nanoseconds.
+    pub run_ns: u64,
+    /// Of these, inside the guest.
+    pub guest_ns: u64,
+    /// Exits from the guest to the worker.
+    pub exits: u64,
+    /// Page faults that reached the worker.
+    pub faults: u64,
+    /// Most memory of the guest that was seen resident, in bytes; looked at now and then.
+    pub memory_bytes_max: u64,
+    /// System calls by name, most frequent first; at most [`CALLS_LISTED_MAX`].
+    pub calls: Vec<(String, u64)>,
+}
+
+/// Most system calls that statistics name: more than there are.
+pub const CALLS_LISTED_MAX: usize = 512;
 
 /// A function for a booted runtime.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::{bench, exit, paths};
+use crate::{bench, commands::run::RunArgs, exit, paths};
 
 /// Runs AWS-Lambda-compatible functions, each in its own KVM micro-VM.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ pub struct Arguments {
 pub enum Command {
     /// Start the server
     Up(UpArgs),
+    /// Run a program in a micro-VM of its own, without a server
+    Run(RunArgs),
     /// Make or update a function from a directory
     Deploy(DeployArgs),
     /// Call a function

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::client::ClientError;
+use crate::{client::ClientError, commands::run::OWN_FAILURE};
 
 /// Something failed.
 pub const FAILED: u8 = 1;
@@ -34,6 +34,19 @@ pub struct Hinted {
     pub message: String,
     /// What to do about it.
     pub hint: String,
+}
+
+/// Prints what is wrong with the command line, or the help that was asked for. `gust run` has codes of its own, because
+/// those below are its program's.
+pub fn wrong_command_line(error: &clap::Error) -> ExitCode {
+    // Standard error is gone; the code is all that can be told.
+    let _ = error.print();
+    let is_run = std::env::args_os().nth(1).is_some_and(|command| command == "run");
+    match error.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ if is_run => ExitCode::from(OWN_FAILURE),
+        code => ExitCode::from(u8::try_from(code).unwrap_or(FAILED)),
+    }
 }
 
 /// Prints an error with its causes and a hint, and answers the exit code.

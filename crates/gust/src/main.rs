@@ -31,7 +31,10 @@ fn main() -> ExitCode {
     {
         return gust_worker::zygote::main();
     }
-    let arguments = cli::Arguments::parse();
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::wrong_command_line(&error),
+    };
     match commands::run(arguments) {
         Ok(code) => code,
         Err(error) => exit::report(&error),

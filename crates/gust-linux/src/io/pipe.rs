@@ -71,6 +71,15 @@ impl Default for Pipe {
 }
 
 impl Pipe {
+    /// A pipe whose two ends are open, once each.
+    pub(crate) fn open() -> Self {
+        Self {
+            readers: 1,
+            writers: 1,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.buffer.len()
     }
@@ -85,6 +94,14 @@ impl Pipe {
 
     pub(crate) fn room(&self) -> usize {
         self.capacity.saturating_sub(self.buffer.len())
+    }
+
+    pub(crate) fn peek(&self, bytes_max: usize) -> Vec<u8> {
+        self.buffer.peek(bytes_max)
+    }
+
+    pub(crate) fn consume(&mut self, bytes: usize) {
+        self.buffer.consume(bytes);
     }
 }
 

@@ -249,6 +249,22 @@ impl Kernel {
         }
     }
 
+    /// Sends the process a signal from outside, as `kill` of another process would. Numbers that are none are ignored.
+    pub fn signal_from_outside(&mut self, signal: u32) {
+        if (1..=SIGNALS).contains(&signal) {
+            self.signal_process(SigInfo {
+                signal,
+                code: 0,
+                errno: 0,
+                detail: Detail::Sender {
+                    pid: 0,
+                    uid: 0,
+                    value: 0,
+                },
+            });
+        }
+    }
+
     /// Threads in `rt_sigtimedwait` look at their signals again.
     fn wake_signal_waiters(&mut self) {
         let waiting: Vec<usize> = self

@@ -122,8 +122,8 @@ impl Groups {
 impl Drop for Groups {
     fn drop(&mut self) {
         for (_, node) in self.nodes.values() {
-            // Workers' groups that are still there keep it; the next node removes it.
-            let _ = fs::remove_dir(node);
+            // Workers' groups that still have processes keep it; the next node removes it.
+            remove_groups(node);
         }
     }
 }

@@ -146,12 +146,6 @@ pub fn micro_vm() -> Policy {
     worker_base().with(
         "micro-vm",
         &[
-            Rule::new(
-                "clock_nanosleep",
-                libc::SYS_clock_nanosleep,
-                Always,
-                "a guest that sleeps",
-            ),
             Rule::new("fstat", libc::SYS_fstat, Always, "lengths of a snapshot's files"),
             Rule::new("ftruncate", libc::SYS_ftruncate, Always, "writing a snapshot"),
             Rule::new(
@@ -159,6 +153,12 @@ pub fn micro_vm() -> Policy {
                 libc::SYS_ioctl,
                 IsOneOf(1, VM_REQUESTS),
                 "KVM_RUN, KVM_SET_USER_MEMORY_REGION, KVM_GET_XSAVE",
+            ),
+            Rule::new(
+                "ppoll",
+                libc::SYS_ppoll,
+                Always,
+                "a guest that sleeps, or waits for what lies outside",
             ),
             Rule::new("pread64", libc::SYS_pread64, Always, "reading a snapshot"),
             Rule::new("pwrite64", libc::SYS_pwrite64, Always, "writing a snapshot"),

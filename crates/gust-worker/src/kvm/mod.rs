@@ -12,6 +12,8 @@ mod images;
 mod link;
 mod outside;
 pub mod plans;
+mod ports;
+mod program;
 mod sandbox;
 mod stored;
 mod supervisor;

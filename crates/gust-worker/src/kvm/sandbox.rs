@@ -3,7 +3,6 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -14,6 +13,7 @@ use gust_vmm::{Costs, Layout, Source, Vm, WorkingSet};
 use super::{
     link::{Link, Renewal},
     outside::Outside,
+    ports,
     stored::Stored,
 };
 use crate::{
@@ -431,7 +431,7 @@ impl Sandbox {
             }
             Step::Sleep { .. } if self.outside.log_bytes() > 0 => Ok(Some(Heard::Log)),
             Step::Sleep { for_ns } => {
-                thread::sleep(Duration::from_nanos(for_ns));
+                ports::rest(Duration::from_nanos(for_ns));
                 Ok(None)
             }
             Step::Idle if self.outside.log_bytes() > 0 => Ok(Some(Heard::Log)),

@@ -13,6 +13,7 @@ use super::{
     images::open_image,
     outside::Outside,
     plans,
+    program::{self, ProgramError},
     sandbox::{Heard, Images, Restore, Sandbox, SandboxError},
     warm,
 };
@@ -33,6 +34,8 @@ use crate::{
 enum SupervisorError {
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     #[error(transparent)]
     Machine(#[from] gust_vmm::Error),
     #[error(transparent)]
@@ -161,6 +164,12 @@ impl Supervisor {
                 Command::Replan => self.replan(channel, descriptors)?,
                 Command::Shape => self.relayout(channel, "Shape", descriptors, plans::shape)?,
                 Command::Graft => self.relayout(channel, "Graft", descriptors, plans::graft)?,
+                Command::Run(spec) => {
+                    let (vm, outside) = self.take_machine("Run")?;
+                    program::run(vm, outside, channel, spec, descriptors)?;
+                    Next::End
+                }
+                Command::Signal(_) => return Err(SupervisorError::OutOfOrder("Signal")),
             };
             if next == Next::End {
                 break;
@@ -456,7 +465,7 @@ fn unasked() -> GuestExit {
     GuestExit::Fault("the runtime answered without having been asked".to_owned())
 }
 
-fn exit_of(ended: &Ended) -> GuestExit {
+pub(super) fn exit_of(ended: &Ended) -> GuestExit {
     match ended {
         Ended::Exit(status) => GuestExit::Exit(*status),
         Ended::Signal(signal) => GuestExit::Signal(*signal),

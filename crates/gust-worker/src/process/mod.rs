@@ -137,6 +137,8 @@ impl Supervisor {
                 Command::Replan => return Err(SupervisorError::OutOfOrder("Replan")),
                 Command::Shape => return Err(SupervisorError::OutOfOrder("Shape")),
                 Command::Graft => return Err(SupervisorError::OutOfOrder("Graft")),
+                Command::Run(_) => return Err(SupervisorError::OutOfOrder("Run")),
+                Command::Signal(_) => return Err(SupervisorError::OutOfOrder("Signal")),
             };
             if finished {
                 break;

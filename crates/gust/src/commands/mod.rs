@@ -6,6 +6,7 @@ mod doctor;
 mod functions;
 mod invoke;
 mod logs;
+pub mod run;
 pub mod runtime;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ use crate::{
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Up(arguments) => up::run(arguments),
+        Command::Run(arguments) => run::run(arguments),
         Command::Deploy(arguments) => block_on(deploy::run(arguments)),
         Command::Invoke(arguments) => block_on(invoke::run(arguments)),
         Command::Logs(arguments) => block_on(logs::run(arguments)),
