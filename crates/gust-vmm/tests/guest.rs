@@ -363,6 +363,21 @@ fn an_endless_loop_is_preempted_and_goes_on() {
     }
 }
 
+/// Time that is up before a switch of threads has ended was lost once, and the thread ran without a bound.
+#[test]
+fn time_that_is_up_during_a_switch_still_ends_the_run() {
+    // inc rax; jmp back
+    let Some(mut vm) = guest(&[0x48, 0xff, 0xc0, 0xeb, 0xfb]) else {
+        return;
+    };
+    let mut threads = [(1, start()), (2, start())];
+    for _ in 0..50 {
+        for (slot, registers) in &mut threads {
+            assert_eq!(vm.run(*slot, registers, Some(1)).unwrap(), Exit::Preempted);
+        }
+    }
+}
+
 #[test]
 fn threads_have_extended_states_of_their_own() {
     // movq xmm5, rdi; syscall; movq rax, xmm5; syscall
