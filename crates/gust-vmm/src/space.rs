@@ -241,8 +241,9 @@ impl AddressSpace {
         let address = self.tables.read(directory) & ADDRESS;
         self.backed_pages -= CHUNK_PAGES as u64;
         if region_of(address) == Region::Fresh {
-            // The host drops its translations with the memory.
-            self.tables.set_without_flush(directory, 0);
+            // The host drops the translations of single pages with the memory, but a shadow directory goes on pointing to
+            // the table that the host made for this chunk, and the chunk's next address would show here, too.
+            self.tables.set(directory, 0);
             self.discard_run((address, CHUNK_BYTES))?;
             self.release(piece.start);
             return Ok(());

@@ -54,6 +54,9 @@ const USER_FLAGS: u64 = 0x24_0dd5;
 /// Always one, and interrupts enabled.
 const FIXED_FLAGS: u64 = 0x202;
 
+/// First time that a thread whose time is up gets to leave a stub, in nanoseconds.
+const STUB_GRACE_NS: u64 = 50_000;
+
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
 const MSR_FMASK: u32 = 0xc000_0084;
@@ -231,6 +234,7 @@ impl Vcpu {
     }
 
     fn enter_until_exit(&mut self, space: &AddressSpace, registers: &mut Registers) -> Result<Exit> {
+        let mut stub_grace_ns = STUB_GRACE_NS;
         loop {
             let port = self.enter()?;
             let rung = self.timer.take_rung();
@@ -249,7 +253,14 @@ impl Vcpu {
                     Interrupted::Program => return Ok(Exit::Preempted),
                     // KVM skips the `out` when it is entered again at the same address: the call is made now.
                     Interrupted::SyscallPage => return Ok(syscall_exit(registers)),
-                    Interrupted::Stub => self.fd.get_kvm_run().kvm_dirty_regs = 0,
+                    // Its time is up, but a stub cannot be left half-way. The timer rings once, so it is armed
+                    // again: without that the thread would run without a bound. The grace doubles, so that a slow
+                    // entry cannot use it up for ever.
+                    Interrupted::Stub => {
+                        self.fd.get_kvm_run().kvm_dirty_regs = 0;
+                        self.timer.arm(stub_grace_ns);
+                        stub_grace_ns = stub_grace_ns.saturating_mul(2);
+                    }
                 },
             }
         }

@@ -248,6 +248,38 @@ fn what_is_taken_away_is_gone_at_once() {
     assert_eq!(access(&mut vm, STORE, page(3).start), Ok(0x77));
 }
 
+/// The memory of a large page that was unmapped shows at its next address only. On hosts with shadow paging it once
+/// showed at the old one, too, when something was mapped there again: the stacks of threads were mixed up.
+#[test]
+fn a_reused_large_page_has_one_address() {
+    const CHUNK: u64 = gust_vmm::CHUNK_BYTES;
+    let Some(mut vm) = guest(STORE) else { return };
+    let chunk = |n: u64| PageRange::new(0x4000_0000 + n * CHUNK, 0x4000_0000 + (n + 1) * CHUNK);
+    let last_page = |n: u64| chunk(n).end - PAGE_BYTES;
+    let map = |vm: &mut Vm, n: u64| {
+        vm.space_mut()
+            .map(chunk(n), Prot::READ_WRITE, Populate::Large)
+            .unwrap();
+    };
+    let mark = |vm: &mut Vm, n: u64| {
+        // A page that is given back makes the host hold the chunk in small pages.
+        let first = PageRange::new(chunk(n).start, chunk(n).start + PAGE_BYTES);
+        assert_eq!(access(vm, STORE, first.start), Ok(0x77));
+        vm.space_mut().discard(first).unwrap();
+        assert_eq!(access(vm, STORE, last_page(n)), Ok(0x77));
+    };
+    map(&mut vm, 0);
+    mark(&mut vm, 0);
+    vm.space_mut().unmap(chunk(0)).unwrap();
+    map(&mut vm, 1);
+    mark(&mut vm, 1);
+    map(&mut vm, 0);
+    assert_eq!(access(&mut vm, LOAD, last_page(0)), Ok(0), "new memory is zero");
+    assert_eq!(access(&mut vm, LOAD, last_page(1)), Ok(0x77));
+    vm.space_mut().unmap(chunk(0)).unwrap();
+    assert_eq!(access(&mut vm, LOAD, last_page(0)), Err(4));
+}
+
 #[test]
 fn pages_without_execute_right_do_not_run() {
     let Some(mut vm) = guest(LOAD) else { return };
@@ -360,6 +392,21 @@ fn an_endless_loop_is_preempted_and_goes_on() {
         assert_eq!(exit, Exit::Preempted);
         assert!(registers.rax > before, "the loop went on");
         assert!((CODE..CODE + 5).contains(&registers.rip));
+    }
+}
+
+/// Time that is up before a switch of threads has ended was lost once, and the thread ran without a bound.
+#[test]
+fn time_that_is_up_during_a_switch_still_ends_the_run() {
+    // inc rax; jmp back
+    let Some(mut vm) = guest(&[0x48, 0xff, 0xc0, 0xeb, 0xfb]) else {
+        return;
+    };
+    let mut threads = [(1, start()), (2, start())];
+    for _ in 0..50 {
+        for (slot, registers) in &mut threads {
+            assert_eq!(vm.run(*slot, registers, Some(1)).unwrap(), Exit::Preempted);
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
         restore::Restored,
     },
     space::AddressSpace,
-    tables::{ACCESSED, ADDRESS, DIRTY, EntryAt},
+    tables::{ACCESSED, ADDRESS, DIRTY, EntryAt, LARGE},
 };
 
 /// Most changed entries that are undone; a run that changed more is cheaper to throw away.
@@ -107,8 +107,8 @@ impl Vm {
 }
 
 impl AddressSpace {
-    /// Puts every journalled entry back. Entries of new memory need no flush: the host drops its translations with
-    /// the memory.
+    /// Puts every journalled entry back. Entries of pages of new memory need no flush: the host drops its translations
+    /// with the memory. Those of whole chunks do; see `unmap_large`.
     fn undo_entries(&mut self, rewound: &mut Rewound) -> Suspects {
         let mut suspects = Suspects::default();
         for (at, original) in self.tables.take_journal() {
@@ -118,7 +118,7 @@ impl AddressSpace {
                 Region::Image => suspects.image.push(original & ADDRESS),
                 Region::System | Region::Fresh => {}
             }
-            if region_of(current & ADDRESS) == Region::Fresh {
+            if region_of(current & ADDRESS) == Region::Fresh && current & LARGE == 0 {
                 self.tables.set_without_flush(at, original);
             } else {
                 self.tables.replace(at, original);
