@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Result},
     geometry::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES, PageRange, Prot, SlotSizes, USER_END},
     physical::{Physical, Region, region_of},
+    racing::Racer,
     snapshot::Plan,
     tables::{
         ACCESSED, ADDRESS, BACKED, DIRTY, EntryAt, LARGE, Leaf, PRESENT, PageTables, STALE, USER, WRITE,
@@ -72,6 +73,8 @@ pub struct AddressSpace {
     backed_pages: u64,
     /// Pages of the image that the host has written to whatever their rights.
     host_written: RefCell<Vec<u64>>,
+    /// Stands for another thread of a guest, in tests and fuzzers.
+    racer: Option<Racer>,
 }
 
 impl AddressSpace {
@@ -84,20 +87,28 @@ impl AddressSpace {
             chunks: HashMap::new(),
             backed_pages: 0,
             host_written: RefCell::default(),
+            racer: None,
         })
     }
 
     /// An address space with no guest to run in it, for tests and fuzzers on hosts without KVM.
-    pub fn detached() -> Result<Self> {
-        Self::new(
-            None,
-            SlotSizes {
-                system: 16 << 20,
-                image: 0,
-                hot: 0,
-                fresh: 64 << 20,
-            },
-        )
+    pub(crate) fn detached(sizes: SlotSizes) -> Result<Self> {
+        Self::new(None, sizes)
+    }
+
+    pub(crate) fn race(&mut self, racer: Racer) {
+        self.racer = Some(racer);
+    }
+
+    /// Gives a racing thread its turn, once bytes have been read.
+    fn race_on(&self, address: u64, bytes: usize) {
+        let Some(racer) = &self.racer else { return };
+        if let Some((offset, value)) = racer.turn(bytes)
+            && let Ok((pointer, _)) = self.translate(address + offset, Need::Write)
+        {
+            // SAFETY: at least a byte at `pointer` is inside one slot (`translate`).
+            unsafe { pointer.write(value(pointer.read())) };
+        }
     }
 
     /// Bytes of pages that have contents; what is resident in the host is at most this.
@@ -456,7 +467,9 @@ impl AddressSpace {
         self.for_pieces(address, out.len(), Need::Read, |pointer, done, piece| {
             // SAFETY: `piece` bytes at `pointer` are inside one slot (`translate`), and `out` holds `done + piece`.
             unsafe { ptr::copy_nonoverlapping(pointer, target.add(done), piece) }
-        })
+        })?;
+        self.race_on(address, out.len());
+        Ok(())
     }
 
     /// Copies bytes to where the guest may write. On failure, what precedes the bad address has been copied.
@@ -486,7 +499,9 @@ impl AddressSpace {
 
     /// The word at an address, which must be a multiple of four.
     pub fn load_u32(&self, address: u64) -> std::result::Result<u32, BadAddress> {
-        Ok(self.word(address, Need::Read)?.load(Ordering::SeqCst))
+        let word = self.word(address, Need::Read)?.load(Ordering::SeqCst);
+        self.race_on(address, 4);
+        Ok(word)
     }
 
     /// Replaces the word by `change(word)` in one step; returns the old one.
