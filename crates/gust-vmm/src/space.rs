@@ -655,7 +655,9 @@ mod tests {
         let pages = |start: u64, count: u64| PageRange::new(start, start + count * PAGE_BYTES);
         let places = [0x20_0000, 0x7000_0000, 0x5000_0000_0000];
         for start in places {
-            space.map(pages(start, 3), Prot::READ_WRITE, Populate::OnTouch).unwrap();
+            space
+                .map(pages(start, 3), Prot::READ_WRITE, Populate::OnTouch)
+                .unwrap();
             space.write(start, b"x").unwrap();
         }
         let all = PageRange::new(0x1_0000, USER_END - CHUNK_BYTES);
@@ -663,7 +665,10 @@ mod tests {
         for _ in 0..200 {
             space.protect(all, Prot::READ).unwrap();
             space.clear_phantoms(all).unwrap();
-            assert_eq!(space.first_absent(all), Some(PageRange::new(all.start, 0x20_0000)));
+            assert_eq!(
+                space.first_absent(all),
+                Some(PageRange::new(all.start, 0x20_0000))
+            );
         }
         let between = PageRange::new(0x20_1000, 0x7000_1000);
         assert_eq!(

@@ -23,6 +23,8 @@ use std::{
 };
 
 pub(crate) use format::FormatError;
+#[cfg(fuzzing)]
+pub(crate) use format::read_any_description;
 use format::{Description, Reader};
 use learning::Learning;
 pub(crate) use learning::{Layout, LearnedFrom, Recording};
