@@ -23,7 +23,8 @@ install() {
 # What building and testing need.
 need_tools() {
     local missing=()
-    command -v cc >/dev/null || missing+=(build-essential)
+    # The fuzzer is written in C++.
+    { command -v cc && command -v c++; } >/dev/null || missing+=(build-essential)
     command -v apt-get >/dev/null && { command -v dpkg-deb >/dev/null || missing+=(dpkg); }
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)

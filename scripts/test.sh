@@ -3,7 +3,7 @@
 # style, and runs the unit, process and AWS tests. Build output lies outside the clone.
 #
 #   scripts/test.sh              everything
-#   scripts/test.sh lint unit    only these steps: lint, unit, process, aws
+#   scripts/test.sh lint unit    only these steps: lint, unit, process, aws, fuzz
 #
 # Set CARGO_TARGET_DIR or GUST_CACHE to build or keep runtimes elsewhere.
 set -euo pipefail
@@ -12,11 +12,11 @@ cd "$(dirname "$0")/.."
 
 export GUST_TEST_RUNTIMES="${GUST_TEST_RUNTIMES:-$cache/data/runtimes}"
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(lint unit process aws)
+[ ${#steps[@]} -gt 0 ] || steps=(lint unit process aws fuzz)
 for step in "${steps[@]}"; do
     case "$step" in
-    lint | unit | process | aws) ;;
-    *) echo "there is no step $step: lint, unit, process, aws" >&2; exit 2 ;;
+    lint | unit | process | aws | fuzz) ;;
+    *) echo "there is no step $step: lint, unit, process, aws, fuzz" >&2; exit 2 ;;
     esac
 done
 
@@ -36,6 +36,7 @@ gust="$CARGO_TARGET_DIR/debug/gust"
 if wanted lint; then
     say "style"
     cargo fmt --all --check
+    cargo fmt --manifest-path fuzz/Cargo.toml --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
     scripts/licences.py
 fi
@@ -64,6 +65,11 @@ if wanted aws; then
     fi
     say "AWS clients, functions in processes"
     aws_tests process tests/aws/test_{damage,handlers,invoke,packages,provided}.py
+fi
+
+if wanted fuzz; then
+    say "fuzz targets, 3 seconds each"
+    scripts/fuzz.sh 3
 fi
 
 say "all passed"

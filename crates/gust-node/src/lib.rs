@@ -12,6 +12,8 @@ mod capture;
 mod deploy;
 mod desk;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod host;
 mod identity;
 mod instance;

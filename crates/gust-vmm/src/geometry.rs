@@ -97,6 +97,13 @@ impl SlotSizes {
         hot: 0,
         fresh: 256 << 20,
     };
+    /// For a machine without a processor.
+    pub const DETACHED: Self = Self {
+        system: 16 << 20,
+        image: 0,
+        hot: 0,
+        fresh: 64 << 20,
+    };
     /// For a pooled VM that a snapshot is laid out in.
     pub const POOLED: Self = Self {
         system: 16 << 20,

@@ -22,6 +22,7 @@ mod geometry;
 mod host_memory;
 mod machine;
 mod physical;
+mod racing;
 mod ring0;
 mod snapshot;
 mod space;
@@ -39,6 +40,7 @@ pub use error::{Error, Result};
 pub use geometry::{CHUNK_BYTES, PAGE_BYTES, PageRange, Prot, SlotSizes, THREADS_MAX, USER_END, USER_START};
 pub use host_memory::HostMapping;
 pub use machine::{Hypervisor, Vm};
+pub use racing::Racer;
 pub use snapshot::{
     Base, ChunkMap, Costs, Descendant, Layout, MachineState, MappedArea, PageRun, RestoreTimes, Rewound,
     SNAPSHOT_VERSION, Source, Style, WorkingSet,

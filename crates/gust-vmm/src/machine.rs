@@ -16,6 +16,7 @@ use crate::{
         BLOCK_TSS, IDT, KERNEL_BASE, PAGE_BYTES, RING0_CODE, SYSCALL_PAGE, SlotSizes, THREADS_MAX,
         TOUCH_BYTES, VCPU_BLOCK_BYTES, VCPU_BLOCKS, VCPUS_MAX, XSAVE_AREAS,
     },
+    racing::Racer,
     snapshot::Restored,
     space::AddressSpace,
     stubs::{
@@ -182,11 +183,24 @@ pub struct Vm {
 impl Vm {
     /// A machine without a processor, for tests and fuzzers of what stands on it; works on hosts without KVM.
     pub fn detached() -> Result<Self> {
+        Self::detached_with(SlotSizes::DETACHED)
+    }
+
+    /// As [`Vm::detached`], with slots of these sizes: a snapshot can be laid out in one that has an image and a hot slot.
+    pub fn detached_with(sizes: SlotSizes) -> Result<Self> {
         Ok(Self {
             vcpu: None,
-            space: AddressSpace::detached()?,
+            space: AddressSpace::detached(sizes)?,
             restored: None,
         })
+    }
+
+    /// Has another thread of the guest write to what the owner reads, as a hostile one would; see [`Racer`]. Only in a
+    /// machine without a processor, where no such thread can be.
+    pub fn race(&mut self, racer: Racer) {
+        if self.vcpu.is_none() {
+            self.space.race(racer);
+        }
     }
 
     /// Asks for large pages for all new memory of the guest: faster, and right for a guest that is captured and dropped.

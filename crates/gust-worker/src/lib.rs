@@ -10,6 +10,8 @@ pub mod cgroup;
 pub mod channel;
 mod device_text;
 pub mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod jail;
 pub mod kvm;
 mod process;

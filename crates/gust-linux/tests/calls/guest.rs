@@ -1,9 +1,10 @@
-//! A guest on a machine without a processor: its threads do what a test has them do.
+//! A guest on a machine without a processor: its threads do what a test has them do. The fuzz targets (`fuzz/`) use it,
+//! too.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use gust_image::{Attributes, Image, Tree};
-use gust_linux::{BootConfig, Ended, Host, Kernel, Step, Stream};
+use gust_linux::{BootConfig, BootError, Ended, Host, Kernel, Step, Stream};
 use gust_vmm::{Exit, Registers, Vm};
 
 /// Where tests keep what calls read and write.
@@ -61,7 +62,7 @@ pub struct Guest {
 }
 
 /// A static program of one page that is never run.
-fn program() -> Vec<u8> {
+pub fn program() -> Vec<u8> {
     const BASE: u64 = 0x40_0000;
     let mut elf = vec![0; 0x1000];
     elf[..16].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
@@ -84,7 +85,8 @@ fn program() -> Vec<u8> {
     elf
 }
 
-fn image() -> Image {
+/// The tree that guests start in, with these bytes as its program.
+pub fn image(program: &[u8]) -> Image {
     let directory = tempfile::tempdir().unwrap();
     let mut tree = Tree::new(directory.path()).unwrap();
     for name in ["dev", "etc", "proc", "tmp"] {
@@ -95,7 +97,7 @@ fn image() -> Image {
         tree.file(path.as_bytes(), Attributes::root(mode), &mut content)
             .unwrap();
     };
-    add("program", 0o755, &program());
+    add("program", 0o755, program);
     add("etc/hostname", 0o644, b"guest\n");
     let path = directory.path().join("root.gimg");
     gust_image::write(&tree, b"", &path).unwrap();
@@ -104,10 +106,20 @@ fn image() -> Image {
 
 impl Guest {
     pub fn new() -> Self {
+        static IMAGE: LazyLock<Image> = LazyLock::new(|| image(&program()));
+        let mut guest = Self::boot(IMAGE.clone()).unwrap();
+        let fixed = (libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let mapped = guest.done(libc::SYS_mmap, &[SCRATCH, SCRATCH_BYTES, 3, fixed, u64::MAX, 0]);
+        assert_eq!(mapped, SCRATCH as i64);
+        guest
+    }
+
+    /// A guest that has the program of an image and nothing else.
+    pub fn boot(root: Image) -> Result<Self, BootError> {
         let mut vm = Vm::detached().unwrap();
         let mut world = World::default();
         let config = BootConfig {
-            root: image(),
+            root,
             images: Vec::new(),
             program: "/program".into(),
             arguments: vec!["program".into()],
@@ -122,20 +134,16 @@ impl Guest {
             pid: 1,
             seed: [7; 32],
         };
-        let mut kernel = Kernel::boot(config, &mut vm, &mut world).unwrap();
+        let mut kernel = Kernel::boot(config, &mut vm, &mut world)?;
         let Step::Run { slot, .. } = kernel.schedule(&mut vm, &mut world) else {
             panic!("a booted guest runs")
         };
-        let mut guest = Self {
+        Ok(Self {
             vm,
             kernel,
             world,
             main: slot,
-        };
-        let fixed = (libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-        let mapped = guest.done(libc::SYS_mmap, &[SCRATCH, SCRATCH_BYTES, 3, fixed, u64::MAX, 0]);
-        assert_eq!(mapped, SCRATCH as i64);
-        guest
+        })
     }
 
     /// Makes a call on a thread and lets it come to an end, if it does by itself.

@@ -29,6 +29,8 @@ use std::{
 };
 
 pub(crate) use format::FormatError;
+#[cfg(fuzzing)]
+pub(crate) use format::read_any_description;
 use format::{DataId, Description, Reader};
 use learning::Learning;
 pub(crate) use learning::{Layout, LearnedFrom, Recording};

@@ -35,7 +35,7 @@ const SAID_MAX: usize = 2;
 
 /// One socket with the device's messages on it.
 #[derive(Debug)]
-pub(super) struct Device {
+pub(crate) struct Device {
     socket: OwnedFd,
     /// To be sent, and how much of it has been.
     output: Vec<u8>,
@@ -58,7 +58,7 @@ struct Answer {
 
 impl Device {
     /// A device whose program gets this function. Returns the program's end of it, too.
-    pub(super) fn new(init: &InitSpec) -> io::Result<(Self, OwnedFd)> {
+    pub(crate) fn new(init: &InitSpec) -> io::Result<(Self, OwnedFd)> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
@@ -127,7 +127,7 @@ impl Device {
     }
 
     /// Takes in bytes of answers.
-    fn take(&mut self, mut bytes: &[u8], said: &mut Vec<Said>) -> io::Result<()> {
+    pub(crate) fn take(&mut self, mut bytes: &[u8], said: &mut Vec<Said>) -> io::Result<()> {
         while !bytes.is_empty() || self.answer.is_complete() {
             bytes = self.answer.take(bytes);
             let (kind, handler_ns) = self.answer.kind_and_time();

@@ -39,7 +39,7 @@ use crate::{
     sys,
     zygote::{MemoryFiles, WorkerContext},
 };
-use device::Device;
+pub(crate) use device::Device;
 use guest::{Guest, Program};
 use link::{Api, Link};
 use output::Output;
