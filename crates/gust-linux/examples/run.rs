@@ -1,4 +1,5 @@
-//! Runs a program from an image in a sandbox: `run IMAGE PROGRAM [ARGUMENT ...]`. `GUST_LOG=trace` shows system calls.
+//! Runs a program from an image in a sandbox: `run IMAGE PROGRAM [ARGUMENT ...]`. `GUST_LOG=trace` shows system calls,
+//! `GUEST_USER` is the user's number.
 
 use std::{
     env, fs,
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
     let mut vm = hypervisor.create_vm(SlotSizes::BOOT).expect("create a VM");
     vm.want_huge_memory();
     let mut host = Outside { began };
+    let user = env::var("GUEST_USER").map_or(0, |user| user.parse().expect("a user's number"));
     let config = BootConfig {
         root,
         images: mounts(),
@@ -101,8 +103,8 @@ fn main() -> ExitCode {
             .map(str::to_owned)
             .collect(),
         directory: "/".into(),
-        uid: 0,
-        gid: 0,
+        uid: user,
+        gid: user,
         memory_bytes: 2 << 30,
         tmp_bytes: 512 << 20,
         cpus: 1,
@@ -123,6 +125,7 @@ fn main() -> ExitCode {
         match kernel.schedule(&mut vm, &mut host) {
             Step::Run { slot, quantum_ns } => {
                 let mut registers = *kernel.registers_mut(slot);
+                let entered = Instant::now();
                 let exit = match vm.run(slot, &mut registers, quantum_ns) {
                     Ok(exit) => exit,
                     Err(error) => {
@@ -130,6 +133,7 @@ fn main() -> ExitCode {
                         return ExitCode::from(125);
                     }
                 };
+                kernel.charge(slot, entered.elapsed().as_nanos() as u64);
                 if matches!(exit, gust_vmm::Exit::Exception { .. }) {
                     faults += 1;
                 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     errno::{EINTR, ENOSYS, Errno},
-    fs::{Files, Vfs},
+    fs::{Files, HeldFile, Vfs},
     host::Host,
     io::{Epoll, EventFd, ObjectKey, Pipe, TimerFd},
     mm::Mm,
@@ -91,6 +91,8 @@ pub(crate) struct Call {
     pub(crate) timed_out: bool,
     /// Bytes that were moved before the call blocked.
     pub(crate) progress: u64,
+    /// The file of its first argument, when that descriptor was closed while the call waited.
+    pub(crate) held: Option<HeldFile>,
 }
 
 /// The machine, the world outside and the thread in question, for the length of one entry into the personality.
@@ -238,6 +240,7 @@ impl Kernel {
                     deadline_ns: None,
                     timed_out: false,
                     progress: 0,
+                    held: None,
                 });
                 self.execute(&mut cx);
             }
@@ -257,10 +260,12 @@ impl Kernel {
         let Some(call) = self.thread(cx.slot).call.clone() else {
             return;
         };
+        self.files.begun_with = call.held;
         let result = match syscalls::find(call.number) {
             Some(entry) => (entry.call)(self, cx, &call.args),
             None => Err(ENOSYS),
         };
+        self.files.begun_with = None;
         tracing::trace!(
             slot = cx.slot,
             name = syscalls::name(call.number),
@@ -290,7 +295,8 @@ impl Kernel {
     pub(crate) fn finish_call(&mut self, slot: usize, value: u64) {
         let thread = self.thread_mut(slot);
         thread.registers.rax = value;
-        thread.call = None;
+        let call = thread.call.take();
+        self.release_held(call);
         if !self.has_deliverable(slot) {
             self.restore_mask(slot);
         }
@@ -310,8 +316,10 @@ impl Kernel {
         let thread = self.thread_mut(slot);
         let Some(wait) = thread.wait.take() else { return };
         let restart = wait.on_signal == OnSignal::Restart;
-        thread.interrupted_call = thread.call.take().filter(|_| restart).map(|call| call.number);
+        let call = thread.call.take();
+        thread.interrupted_call = call.as_ref().filter(|_| restart).map(|call| call.number);
         thread.registers.rax = EINTR.to_rax();
+        self.release_held(call);
         self.queues.unblock(slot, &wait.keys, wait.deadline_ns);
     }
 

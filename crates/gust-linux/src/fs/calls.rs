@@ -84,8 +84,8 @@ pub(crate) fn sys_fcntl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
             k.files.set_close_on_exec(fd, arg as i32 & libc::FD_CLOEXEC != 0);
             Ok(Flow::Done(0))
         }
-        // The kernel adds O_LARGEFILE, whose value no 64-bit program defines as other than zero.
-        libc::F_GETFL => Ok(Flow::Done(file.flags as u32 as u64 | 0o100_000)),
+        libc::F_GETFL => Ok(Flow::Done(file.flags as u32 as u64)),
+        _ if file.flags & libc::O_PATH != 0 => Err(EBADF),
         libc::F_SETFL => {
             const CHANGEABLE: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME;
             let file = k.files.get_mut(fd).ok_or(EBADF)?;
@@ -120,6 +120,11 @@ fn pipe_size(k: &mut Kernel, fd: u64, command: i32, bytes: u64) -> SysResult {
     };
     let pipe = k.pipes.get_mut(pipe).ok_or(EBADF)?;
     if command == libc::F_SETPIPE_SZ {
+        // The size is an unsigned int; no power of two above 2^31 fits one.
+        let bytes = u64::from(bytes as u32);
+        if bytes > 1 << 31 {
+            return Err(EINVAL);
+        }
         if bytes > PIPE_BYTES_MAX {
             return Err(EPERM);
         }
@@ -151,8 +156,7 @@ fn seals(k: &mut Kernel, fd: u64, command: i32, seals: u64) -> SysResult {
 
 pub(crate) fn sys_ioctl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let [fd, request, arg, ..] = *args;
-    let file = k.files.get_mut(fd).ok_or(EBADF)?;
-    let number = file.kind.object();
+    let number = k.files.usable(fd)?.kind.object();
     match request as u32 as libc::c_ulong {
         libc::FIOCLEX | libc::FIONCLEX => {
             k.files
@@ -189,7 +193,7 @@ pub(crate) fn sys_ioctl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
 
 /// Everything is in memory, so there is nothing to flush; the descriptor must be one that could be.
 pub(crate) fn sys_fsync(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    match k.files.get(args[0]).ok_or(EBADF)?.kind {
+    match k.files.usable(args[0])?.kind {
         FileKind::Regular(_) | FileKind::Directory(_) => Ok(Flow::Done(0)),
         _ => Err(EINVAL),
     }
@@ -201,7 +205,7 @@ pub(crate) fn sys_sync(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> S
 
 /// There is one process, so nobody else can hold the lock.
 pub(crate) fn sys_flock(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.files.get(args[0]).ok_or(EBADF)?;
+    k.files.usable(args[0])?;
     match args[1] as i32 & !libc::LOCK_NB {
         libc::LOCK_SH | libc::LOCK_EX | libc::LOCK_UN => Ok(Flow::Done(0)),
         _ => Err(EINVAL),
@@ -209,10 +213,10 @@ pub(crate) fn sys_flock(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
 }
 
 pub(crate) fn sys_fadvise64(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    if k.files.get(args[0]).ok_or(EBADF)?.kind.object().is_some() {
+    if k.files.usable(args[0])?.kind.is_stream() {
         return Err(crate::errno::ESPIPE);
     }
-    if args[3] > 5 {
+    if args[3] > 5 || (args[2] as i64) < 0 {
         Err(EINVAL)
     } else {
         Ok(Flow::Done(0))

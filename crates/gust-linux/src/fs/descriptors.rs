@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     errno::{EBADF, EMFILE, ENFILE, Errno},
-    fs::{Vnode, synthetic::Device},
+    fs::{HeldFile, Vnode, synthetic::Device},
     host::Stream,
     io::ObjectKey,
     kernel::Kernel,
@@ -16,6 +16,9 @@ use crate::{
 
 /// Most descriptors: Lambda's limit of open files.
 pub(crate) const FILES_MAX: u64 = 1024;
+
+/// Most open files, those included that only a waiting call holds.
+pub(super) const OPEN_MAX: usize = 4096;
 
 /// What an open file is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +105,11 @@ impl FileKind {
         }
     }
 
+    /// Whether the file has no positions to read or write at.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.object().is_some() || matches!(self, Self::Output(_))
+    }
+
     pub(crate) fn from_device(device: Device) -> Option<Self> {
         match device {
             Device::Null => Some(Self::Null),
@@ -127,8 +135,10 @@ pub(crate) struct OpenFile {
     pub(crate) offset: u64,
     /// The path that a regular file was opened by, for `/proc`.
     pub(crate) path: Option<Arc<[u8]>>,
+    /// Of a directory in memory: the name that was listed last, and the offset after it.
+    pub(crate) cursor: Option<(u64, Arc<[u8]>)>,
     /// Descriptors and calls in progress that refer to it.
-    references: u32,
+    pub(super) references: u32,
 }
 
 impl OpenFile {
@@ -138,6 +148,7 @@ impl OpenFile {
             flags,
             offset: 0,
             path: None,
+            cursor: None,
             references: 0,
         }
     }
@@ -158,27 +169,43 @@ impl OpenFile {
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Descriptor {
-    file: u32,
-    close_on_exec: bool,
+pub(super) struct Descriptor {
+    pub(super) file: u32,
+    pub(super) close_on_exec: bool,
 }
 
 /// All open files and descriptors.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Files {
-    open: Slab<OpenFile>,
+    pub(super) open: Slab<OpenFile>,
     descriptors: Vec<Option<Descriptor>>,
+    /// While a call is made again: the descriptor that it began with, and the file that this was then.
+    #[serde(skip)]
+    pub(crate) begun_with: Option<HeldFile>,
 }
 
 impl Files {
     fn descriptor(&self, fd: u64) -> Option<Descriptor> {
         // Descriptors are ints: the upper half of the register is not looked at.
+        if let Some(file) = self.begun_with.and_then(|held| held.file_of(fd as u32)) {
+            return Some(Descriptor {
+                file,
+                close_on_exec: false,
+            });
+        }
         *self.descriptors.get(usize::try_from(fd as u32).ok()?)?
     }
 
     /// The open file behind a descriptor.
     pub(crate) fn get(&self, fd: u64) -> Option<&OpenFile> {
         self.open.get(self.descriptor(fd)?.file)
+    }
+
+    /// The open file behind a descriptor that is good for more than naming a node: not one of `O_PATH`.
+    pub(crate) fn usable(&self, fd: u64) -> Result<&OpenFile, Errno> {
+        self.get(fd)
+            .filter(|file| file.flags & libc::O_PATH == 0)
+            .ok_or(EBADF)
     }
 
     /// See [`Files::get`].
@@ -197,7 +224,7 @@ impl Files {
         self.free_from(0).map(|_| ())
     }
 
-    fn free_from(&self, least: usize) -> Result<usize, Errno> {
+    pub(super) fn free_from(&self, least: usize) -> Result<usize, Errno> {
         let free = (least..self.descriptors.len()).find(|fd| self.descriptors[*fd].is_none());
         let fd = free.unwrap_or_else(|| self.descriptors.len().max(least));
         if fd as u64 >= FILES_MAX {
@@ -209,7 +236,6 @@ impl Files {
 
     /// Opens a file under the lowest free descriptor.
     pub(crate) fn add(&mut self, file: OpenFile, close_on_exec: bool) -> Result<u64, Errno> {
-        const OPEN_MAX: usize = 4096;
         let fd = self.free_from(0)?;
         if self.open.len() >= OPEN_MAX {
             return Err(ENFILE);
@@ -225,7 +251,7 @@ impl Files {
         Ok(fd as u64)
     }
 
-    fn set(&mut self, fd: usize, descriptor: Descriptor) {
+    pub(super) fn set(&mut self, fd: usize, descriptor: Descriptor) {
         if self.descriptors.len() <= fd {
             self.descriptors.resize(fd + 1, None);
         }
@@ -280,13 +306,19 @@ impl Files {
     }
 
     /// Takes one reference away; gives the open file if that was the last.
-    fn dereference(&mut self, number: u32) -> Option<(u32, OpenFile)> {
+    pub(super) fn dereference(&mut self, number: u32) -> Option<(u32, OpenFile)> {
         let file = self.open.get_mut(number)?;
         file.references -= 1;
         if file.references > 0 {
             return None;
         }
         self.open.remove(number).map(|file| (number, file))
+    }
+
+    pub(super) fn reference(&mut self, number: u32) {
+        if let Some(file) = self.open.get_mut(number) {
+            file.references += 1;
+        }
     }
 
     /// Descriptors in use, in order.
@@ -310,8 +342,9 @@ impl Kernel {
         Ok(fd)
     }
 
-    /// Closes a descriptor.
+    /// Closes a descriptor. Calls of other threads that wait with it go on with its file, as on Linux.
     pub(crate) fn close(&mut self, fd: u64) -> Result<(), Errno> {
+        self.hold_for_waiting_calls(fd as u32);
         if let Some((number, file)) = self.files.remove(fd)? {
             self.closed(number, file);
         }

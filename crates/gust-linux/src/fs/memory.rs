@@ -173,6 +173,16 @@ impl MemoryFs {
             .map(|(name, number)| (name.clone(), *number))
     }
 
+    /// The entry whose name is next after one that may be gone.
+    pub(crate) fn entry_after(&self, directory: u32, name: &[u8]) -> Option<(Vec<u8>, u32)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let entries = self.entries(directory).ok()?;
+        entries
+            .range::<[u8], _>((Excluded(name), Unbounded))
+            .next()
+            .map(|(name, number)| (name.clone(), *number))
+    }
+
     fn is_directory(&self, number: u32) -> bool {
         self.get(number)
             .is_ok_and(|node| matches!(node.kind, Kind::Directory(_)))

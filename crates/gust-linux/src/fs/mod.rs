@@ -5,6 +5,7 @@ mod calls;
 mod contents;
 mod descriptors;
 mod directory;
+mod held;
 mod memory;
 mod name_calls;
 mod open;
@@ -19,7 +20,8 @@ mod vfs;
 pub(crate) use attributes::{Attributes, NodeType};
 pub(crate) use calls::*;
 pub(crate) use descriptors::{FILES_MAX, FileKind, Files, OpenFile};
-pub(crate) use directory::sys_getdents64;
+pub(crate) use directory::{sys_getdents, sys_getdents64};
+pub(crate) use held::HeldFile;
 pub(crate) use memory::Kind as MemoryKind;
 pub(crate) use name_calls::*;
 pub(crate) use open::*;
@@ -47,6 +49,8 @@ pub(crate) enum Vnode {
     Synthetic(u16),
     /// `/proc/self/fd/N`.
     Descriptor(u32),
+    /// `/proc/self/fdinfo/N`.
+    DescriptorInfo(u32),
     /// `/proc/self/task/N`.
     Task(u32),
 }

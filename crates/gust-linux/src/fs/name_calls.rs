@@ -34,6 +34,16 @@ impl Kernel {
         }
     }
 
+    /// As [`Kernel::resolve_new`], for what is no directory: its name cannot end with a slash.
+    fn resolve_new_file(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64) -> Result<Resolved, Errno> {
+        let resolved = self.resolve_new(cx, fd, path)?;
+        if resolved.wants_directory {
+            Err(ENOENT)
+        } else {
+            Ok(resolved)
+        }
+    }
+
     fn make_directory(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64, mode: u64) -> SysResult {
         let resolved = self.resolve_new(cx, fd, path)?;
         self.make_node(cx, &resolved, empty_directory(), mode as u32 & 0o1777)?;
@@ -41,7 +51,7 @@ impl Kernel {
     }
 
     fn make_special(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64, mode: u64) -> SysResult {
-        let resolved = self.resolve_new(cx, fd, path)?;
+        let resolved = self.resolve_new_file(cx, fd, path)?;
         let kind = match mode as u32 & libc::S_IFMT {
             0 | libc::S_IFREG => Kind::File(Default::default()),
             libc::S_IFIFO => Kind::Fifo(None),
@@ -58,7 +68,7 @@ impl Kernel {
         if target.is_empty() {
             return Err(ENOENT);
         }
-        let resolved = self.resolve_new(cx, fd, path)?;
+        let resolved = self.resolve_new_file(cx, fd, path)?;
         self.make_node(cx, &resolved, Kind::Symlink(target), 0o777 | self.process.umask)?;
         Ok(Flow::Done(0))
     }
@@ -149,7 +159,7 @@ impl Kernel {
         if self.vfs.node_type(node)? == NodeType::Directory {
             return Err(EPERM);
         }
-        let target = self.resolve_new(cx, to.0, to.1)?;
+        let target = self.resolve_new_file(cx, to.0, to.1)?;
         let directory = Vfs::writable(target.parent)?;
         let Vnode::Memory(number) = node else {
             return Err(EXDEV);
@@ -242,7 +252,7 @@ impl Kernel {
     }
 
     fn file_vnode(&self, fd: u64) -> Result<Vnode, Errno> {
-        self.files.get(fd).ok_or(EBADF)?.kind.vnode().ok_or(EINVAL)
+        self.files.usable(fd)?.kind.vnode().ok_or(EINVAL)
     }
 
     fn change_mode(&mut self, cx: &mut Cx<'_>, vnode: Vnode, mode: u64) -> SysResult {
@@ -297,7 +307,7 @@ pub(crate) fn sys_fchownat(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     let flags = args[4] as i32;
     let path = k.copy_in_path(cx, args[1])?;
     let vnode = if path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
-        k.file_vnode(args[0])?
+        k.files.get(args[0]).ok_or(EBADF)?.kind.vnode().ok_or(EINVAL)?
     } else {
         let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
             Last::Keep

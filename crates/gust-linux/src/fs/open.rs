@@ -5,14 +5,20 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EOPNOTSUPP, EROFS, Errno},
     fs::{
-        FileKind, NodeType, OpenFile, Vfs, Vnode,
+        FileKind, HeldFile, NodeType, OpenFile, Vfs, Vnode,
         memory::{Kind, Maker},
         path::{Last, Resolved},
         synthetic::{self, Synthetic},
     },
-    kernel::{Cx, Flow, Kernel, SysResult},
+    io::ObjectKey,
+    kernel::{Cx, Flow, Kernel, SysResult, Wait},
+    task::WaitKey,
 };
 
+/// What the kernel adds to the flags of a file that is opened by name; 64-bit programs define it as zero.
+const LARGE_FILE: i32 = 0o100_000;
+/// Flags that a file opened with `O_PATH` keeps.
+const KEPT_OF_PATH: i32 = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_PATH;
 /// Flags that an open file keeps.
 const KEPT: i32 = libc::O_ACCMODE
     | libc::O_APPEND
@@ -57,6 +63,9 @@ pub(crate) fn sys_openat2(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> S
 
 impl Kernel {
     fn open_path(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64, flags: i32, mode: u32) -> SysResult {
+        if let Some(held) = self.thread(cx.slot).call.as_ref().and_then(|call| call.held) {
+            return self.finish_fifo(cx, held, flags);
+        }
         let path = self.copy_in_path(cx, path)?;
         self.files.has_room()?;
         let exclusive = flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0;
@@ -75,6 +84,13 @@ impl Kernel {
         let created = resolved.node.is_none();
         let mut file = self.open_vnode(cx, vnode, flags, created)?;
         file.path = Some(self.textual_path(fd, path));
+        if let Some((pipe, openings)) = self.lacks_partner(&file) {
+            let held = self.files.add_held(file)?;
+            if let Some(call) = &mut self.thread_mut(cx.slot).call {
+                (call.held, call.progress) = (Some(held), u64::from(openings));
+            }
+            return Ok(Flow::Wait(Wait::on(WaitKey::Object(ObjectKey::Pipe(pipe)))));
+        }
         self.install(file, flags & libc::O_CLOEXEC != 0).map(Flow::Done)
     }
 
@@ -152,7 +168,7 @@ impl Kernel {
             .create(Kind::File(Default::default()), mode, maker)?;
         let file = OpenFile::new(
             FileKind::Regular(Vnode::Memory(number)),
-            flags & KEPT & !libc::O_DIRECTORY,
+            flags & KEPT & !libc::O_DIRECTORY | LARGE_FILE,
         );
         self.install(file, flags & libc::O_CLOEXEC != 0).map(Flow::Done)
     }
@@ -170,14 +186,16 @@ impl Kernel {
             return Err(ENOTDIR);
         }
         if flags & libc::O_PATH != 0 {
-            return Ok(OpenFile::new(FileKind::Path(vnode), flags & KEPT));
+            return Ok(OpenFile::new(FileKind::Path(vnode), flags & KEPT_OF_PATH));
         }
+        // The fourth access mode asks for both rights and gives neither: the file is good for `ioctl` alone.
         let (reads, writes) = match flags & libc::O_ACCMODE {
             libc::O_RDONLY => (true, false),
             libc::O_WRONLY => (false, true),
-            libc::O_RDWR => (true, true),
-            _ => return Err(EINVAL),
+            _ => (true, true),
         };
+        let truncates = flags & libc::O_TRUNC != 0;
+        let writes = writes || truncates && matches!(node_type, NodeType::Regular | NodeType::Directory);
         let wanted = if reads { libc::R_OK } else { 0 } | if writes { libc::W_OK } else { 0 };
         if let Vnode::Descriptor(fd) = vnode {
             return self.reopen(fd, flags);
@@ -187,15 +205,20 @@ impl Kernel {
         }
         let kind = match node_type {
             NodeType::Directory if writes || flags & libc::O_CREAT != 0 => return Err(EISDIR),
+            NodeType::Directory if flags & libc::O_DIRECT != 0 => return Err(EINVAL),
             NodeType::Directory => FileKind::Directory(vnode),
             NodeType::Symlink => return Err(ELOOP),
-            NodeType::Fifo => return self.open_fifo(vnode, flags),
+            NodeType::Fifo => {
+                let mut file = self.open_fifo(vnode, flags)?;
+                file.flags |= LARGE_FILE;
+                return Ok(file);
+            }
             NodeType::Socket => return Err(ENXIO),
             NodeType::Regular | NodeType::Character | NodeType::Anonymous => {
-                self.file_kind(cx, vnode, writes, flags)?
+                self.file_kind(cx, vnode, writes, truncates && !created)?
             }
         };
-        Ok(OpenFile::new(kind, flags & KEPT))
+        Ok(OpenFile::new(kind, flags & KEPT | LARGE_FILE))
     }
 
     fn file_kind(
@@ -203,12 +226,12 @@ impl Kernel {
         cx: &mut Cx<'_>,
         vnode: Vnode,
         writes: bool,
-        flags: i32,
+        truncates: bool,
     ) -> Result<FileKind, Errno> {
         match vnode {
-            Vnode::Memory(number) => {
-                if flags & libc::O_TRUNC != 0 && writes {
-                    self.vfs.memory.set_size(number, 0)?;
+            Vnode::Memory(_) => {
+                if truncates {
+                    self.set_file_size(cx, vnode, 0)?;
                 }
                 Ok(FileKind::Regular(vnode))
             }
@@ -220,9 +243,14 @@ impl Kernel {
                 Synthetic::Directory
                 | Synthetic::ProcessDirectory
                 | Synthetic::Descriptors
+                | Synthetic::DescriptorInfos
                 | Synthetic::Tasks
                 | Synthetic::Link(_) => Err(EINVAL),
             },
+            Vnode::DescriptorInfo(fd) => {
+                let text = self.descriptor_text(fd).ok_or(ENOENT)?;
+                Ok(FileKind::Text(vnode, text.into_bytes().into()))
+            }
             Vnode::Descriptor(_) | Vnode::Task(_) => Err(EINVAL),
         }
     }
@@ -238,6 +266,47 @@ impl Kernel {
             }
             _ => Err(ENXIO),
         }
+    }
+
+    /// The pipe of a file whose opening waits until the other end is open too, and how often that has been opened.
+    fn lacks_partner(&self, file: &OpenFile) -> Option<(u32, u32)> {
+        if file.nonblocking() {
+            return None;
+        }
+        match file.kind {
+            FileKind::PipeReader(number) => {
+                let pipe = self.pipes.get(number)?;
+                (pipe.writers == 0).then_some((number, pipe.writer_openings))
+            }
+            FileKind::PipeWriter(number) => {
+                let pipe = self.pipes.get(number)?;
+                (pipe.readers == 0).then_some((number, pipe.reader_openings))
+            }
+            _ => None,
+        }
+    }
+
+    /// Goes on with the opening of a named pipe that has waited for a partner.
+    fn finish_fifo(&mut self, cx: &mut Cx<'_>, held: HeldFile, flags: i32) -> SysResult {
+        let before = self.thread(cx.slot).call.as_ref().map_or(0, |call| call.progress);
+        let kind = self.files.held_kind(held).ok_or(ENXIO)?;
+        let (pipe, openings) = match kind {
+            FileKind::PipeReader(number) => (
+                number,
+                self.pipes.get(number).map_or(0, |pipe| pipe.writer_openings),
+            ),
+            FileKind::PipeWriter(number) => (
+                number,
+                self.pipes.get(number).map_or(0, |pipe| pipe.reader_openings),
+            ),
+            _ => return Err(ENXIO),
+        };
+        if u64::from(openings) == before {
+            return Ok(Flow::Wait(Wait::on(WaitKey::Object(ObjectKey::Pipe(pipe)))));
+        }
+        self.files
+            .name_held(held, flags & libc::O_CLOEXEC != 0)
+            .map(Flow::Done)
     }
 
     /// Opens a named pipe.
@@ -279,7 +348,10 @@ pub(crate) fn sys_memfd_create(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6])
     if flags & libc::MFD_ALLOW_SEALING == 0 {
         k.vfs.memory.get_mut(number)?.seals = libc::F_SEAL_SEAL as u32;
     }
-    let mut file = OpenFile::new(FileKind::Regular(Vnode::Memory(number)), libc::O_RDWR);
+    let mut file = OpenFile::new(
+        FileKind::Regular(Vnode::Memory(number)),
+        libc::O_RDWR | LARGE_FILE,
+    );
     file.path = Some([b"/memfd:".as_slice(), &name, b" (deleted)"].concat().into());
     k.install(file, flags & libc::MFD_CLOEXEC != 0).map(Flow::Done)
 }

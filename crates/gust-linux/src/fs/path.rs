@@ -190,7 +190,9 @@ impl Kernel {
             found => found?,
         };
         match found {
-            Vnode::Descriptor(fd) if self.files.get(u64::from(fd)).is_none() => return Err(ENOENT),
+            Vnode::Descriptor(fd) | Vnode::DescriptorInfo(fd) if self.files.get(u64::from(fd)).is_none() => {
+                return Err(ENOENT);
+            }
             Vnode::Task(tid) if self.threads.find_tid(tid).is_none() && tid != self.process.pid => {
                 return Err(ENOENT);
             }
@@ -234,7 +236,9 @@ impl Kernel {
                 let file = self.files.get(u64::from(fd)).ok_or(ENOENT)?;
                 Ok(self.describe(file))
             }
-            Vnode::Image { .. } | Vnode::Memory(_) | Vnode::Task(_) => self.vfs.link_target(link),
+            Vnode::Image { .. } | Vnode::Memory(_) | Vnode::DescriptorInfo(_) | Vnode::Task(_) => {
+                self.vfs.link_target(link)
+            }
         }
     }
 

@@ -120,14 +120,14 @@ impl Kernel {
         nowait: bool,
     ) -> SysResult {
         let file = self.files.get(fd).ok_or(EBADF)?;
+        if at != Position::Current && file.kind.is_stream() {
+            return Err(ESPIPE);
+        }
         if !file.readable() {
             return Err(EBADF);
         }
         let nonblocking = nowait || file.nonblocking();
         let (kind, current) = (file.kind.clone(), file.offset);
-        if at != Position::Current && kind.object().is_some() {
-            return Err(ESPIPE);
-        }
         let offset = match at {
             Position::Current => current,
             Position::At(offset) => offset,
@@ -242,14 +242,14 @@ impl Kernel {
         nowait: bool,
     ) -> SysResult {
         let file = self.files.get(fd).ok_or(EBADF)?;
+        if at != Position::Current && file.kind.is_stream() {
+            return Err(ESPIPE);
+        }
         if !file.writable() {
             return Err(EBADF);
         }
         let nonblocking = nowait || file.nonblocking();
         let (kind, flags, current) = (file.kind.clone(), file.flags, file.offset);
-        if at != Position::Current && kind.object().is_some() {
-            return Err(ESPIPE);
-        }
         let transfer = match kind {
             FileKind::Regular(vnode) => {
                 let append = flags & libc::O_APPEND != 0;

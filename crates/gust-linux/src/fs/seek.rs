@@ -1,7 +1,7 @@
 //! Offsets and sizes.
 
 use crate::{
-    errno::{EBADF, EINVAL, EISDIR, ENODEV, ENXIO, EOPNOTSUPP, EPERM, ESPIPE, Errno},
+    errno::{EBADF, EFBIG, EINVAL, EISDIR, ENODEV, ENXIO, EOPNOTSUPP, EPERM, ESPIPE, Errno},
     fs::{FileKind, NodeType, Vfs, Vnode, path::Last},
     kernel::{Cx, Flow, Kernel, SysResult},
 };
@@ -28,6 +28,8 @@ pub(crate) fn sys_lseek(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
     let target = match whence as i32 {
         libc::SEEK_SET => Some(offset),
         libc::SEEK_CUR => current.checked_add(offset),
+        // A directory and a made-up text have no end to count from.
+        libc::SEEK_END if matches!(file.kind, FileKind::Text(..) | FileKind::Directory(_)) => None,
         libc::SEEK_END => size.checked_add(offset),
         // A file without known holes is all data, with a hole at its end.
         libc::SEEK_DATA | libc::SEEK_HOLE if offset < 0 || offset >= size => return Err(ENXIO),
@@ -41,7 +43,8 @@ pub(crate) fn sys_lseek(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
 }
 
 impl Kernel {
-    fn set_file_size(&mut self, cx: &mut Cx<'_>, vnode: Vnode, size: u64) -> Result<(), Errno> {
+    /// Makes a file in memory shorter or longer; what shared mappings show follows.
+    pub(crate) fn set_file_size(&mut self, cx: &mut Cx<'_>, vnode: Vnode, size: u64) -> Result<(), Errno> {
         let number = Vfs::writable(vnode)?;
         let seals = self.vfs.memory.get(number)?.seals as i32;
         let old = self.vfs.size_of(vnode);
@@ -86,7 +89,7 @@ pub(crate) fn sys_truncate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
 
 pub(crate) fn sys_ftruncate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let size = checked_size(args[1])?;
-    let file = k.files.get(args[0]).ok_or(EBADF)?;
+    let file = k.files.usable(args[0])?;
     let FileKind::Regular(vnode) = file.kind else {
         return Err(EINVAL);
     };
@@ -99,17 +102,24 @@ pub(crate) fn sys_ftruncate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
 
 pub(crate) fn sys_fallocate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let [fd, mode, offset, bytes, ..] = *args;
-    let file = k.files.get(fd).ok_or(EBADF)?;
-    let FileKind::Regular(vnode) = file.kind else {
-        return Err(ENODEV);
-    };
-    if !file.writable() {
-        return Err(EBADF);
-    }
+    let file = k.files.usable(fd)?;
     if (offset as i64) < 0 || (bytes as i64) <= 0 {
         return Err(EINVAL);
     }
-    let end = offset.checked_add(bytes).ok_or(EINVAL)?;
+    if !file.writable() {
+        return Err(EBADF);
+    }
+    let vnode = match &file.kind {
+        FileKind::Regular(vnode) => *vnode,
+        FileKind::PipeReader(_) | FileKind::PipeWriter(_) | FileKind::PipeBoth(_) | FileKind::Output(_) => {
+            return Err(ESPIPE);
+        }
+        _ => return Err(ENODEV),
+    };
+    let end = offset
+        .checked_add(bytes)
+        .filter(|end| *end <= i64::MAX as u64)
+        .ok_or(EFBIG)?;
     let mode = mode as i32;
     let number = Vfs::writable(vnode)?;
     match mode & !libc::FALLOC_FL_KEEP_SIZE {

@@ -167,19 +167,47 @@ pub(crate) fn sys_faccessat2(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
     k.access(cx, args[0], args[1], args[2], flags)
 }
 
+/// What `statfs` is asked about.
+#[derive(Debug, Clone, Copy)]
+enum StatfsOf {
+    /// A node of the tree.
+    Node(Vnode),
+    /// An object without a node, by the magic number of the file system that Linux keeps such objects in.
+    Object(u64),
+}
+
+impl StatfsOf {
+    fn of(kind: &FileKind) -> Self {
+        const PIPEFS_MAGIC: u64 = 0x5049_5045;
+        const SOCKFS_MAGIC: u64 = 0x534f_434b;
+        const ANON_INODE_MAGIC: u64 = 0x0904_1934;
+        match kind {
+            FileKind::PipeReader(_)
+            | FileKind::PipeWriter(_)
+            | FileKind::PipeBoth(_)
+            | FileKind::Output(_) => Self::Object(PIPEFS_MAGIC),
+            FileKind::Socket(_) => Self::Object(SOCKFS_MAGIC),
+            _ => kind.vnode().map_or(Self::Object(ANON_INODE_MAGIC), Self::Node),
+        }
+    }
+}
+
 impl Kernel {
     /// `struct statfs`, 120 bytes.
-    fn statfs(&self, vnode: Option<Vnode>) -> Vec<u8> {
+    fn statfs(&self, place: StatfsOf) -> Vec<u8> {
         const TMPFS_MAGIC: u64 = 0x0102_1994;
         const EROFS_MAGIC: u64 = 0xe0f5_e1e2;
         const PROC_MAGIC: u64 = 0x9fa0;
         let memory = &self.vfs.memory;
         let blocks = memory.limit_bytes() / 4096;
         let free = (memory.limit_bytes() - memory.used_bytes().min(memory.limit_bytes())) / 4096;
-        let (magic, blocks, free, flags) = match vnode {
-            Some(Vnode::Memory(_)) | None => (TMPFS_MAGIC, blocks, free, 0),
-            Some(Vnode::Image { .. }) => (EROFS_MAGIC, 0, 0, libc::ST_RDONLY),
-            Some(Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::Task(_)) => (PROC_MAGIC, 0, 0, 0),
+        let (magic, blocks, free, flags) = match place {
+            StatfsOf::Node(Vnode::Memory(_)) => (TMPFS_MAGIC, blocks, free, 0),
+            StatfsOf::Node(Vnode::Image { .. }) => (EROFS_MAGIC, 0, 0, libc::ST_RDONLY),
+            StatfsOf::Node(
+                Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::DescriptorInfo(_) | Vnode::Task(_),
+            ) => (PROC_MAGIC, 0, 0, 0),
+            StatfsOf::Object(magic) => (magic, 0, 0, 0),
         };
         Writer::with_capacity(120)
             .u64(magic)
@@ -203,14 +231,14 @@ pub(crate) fn sys_statfs(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
     let vnode = k
         .resolve_at(cx, libc::AT_FDCWD as u64, &path, Last::Follow)?
         .existing()?;
-    let statfs = k.statfs(Some(vnode));
+    let statfs = k.statfs(StatfsOf::Node(vnode));
     k.copy_out(cx, args[1], &statfs)?;
     Ok(Flow::Done(0))
 }
 
 pub(crate) fn sys_fstatfs(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let vnode = k.files.get(args[0]).ok_or(EBADF)?.kind.vnode();
-    let statfs = k.statfs(vnode);
+    let place = StatfsOf::of(&k.files.get(args[0]).ok_or(EBADF)?.kind);
+    let statfs = k.statfs(place);
     k.copy_out(cx, args[1], &statfs)?;
     Ok(Flow::Done(0))
 }

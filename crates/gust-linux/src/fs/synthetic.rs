@@ -94,6 +94,8 @@ pub(crate) enum Synthetic {
     ProcessDirectory,
     /// `/proc/self/fd`
     Descriptors,
+    /// `/proc/self/fdinfo`
+    DescriptorInfos,
     /// `/proc/self/task`
     Tasks,
     File(Text),
@@ -112,7 +114,7 @@ pub(crate) struct SyntheticNode {
 
 use Device::*;
 use LinkTo::*;
-use Synthetic::{Descriptors, Device as Dev, File, Link, ProcessDirectory, Tasks};
+use Synthetic::{DescriptorInfos, Descriptors, Device as Dev, File, Link, ProcessDirectory, Tasks};
 use Text::*;
 
 /// Paths and what is there; directories on the way are made. The process's directory is written `PID`.
@@ -128,6 +130,7 @@ const TREE: &[(&str, Synthetic)] = &[
     ("proc/PID/environ", File(Environment)),
     ("proc/PID/exe", Link(Program)),
     ("proc/PID/fd", Descriptors),
+    ("proc/PID/fdinfo", DescriptorInfos),
     ("proc/PID/gid_map", File(IdMap)),
     ("proc/PID/io", File(Io)),
     ("proc/PID/limits", File(Limits)),

@@ -77,6 +77,20 @@ impl Kernel {
         )
     }
 
+    /// `/proc/self/fdinfo/N`: position, flags and mount of an open file.
+    pub(crate) fn descriptor_text(&self, fd: u32) -> Option<String> {
+        let file = self.files.get(u64::from(fd))?;
+        let on_exec = self.files.close_on_exec(u64::from(fd)).unwrap_or(false);
+        let flags = file.flags | if on_exec { libc::O_CLOEXEC } else { 0 };
+        let inode = self
+            .file_attributes(u64::from(fd))
+            .map_or(0, |attributes| attributes.inode);
+        Some(format!(
+            "pos:\t{}\nflags:\t0{flags:o}\nmnt_id:\t15\nino:\t{inode}\n",
+            file.offset
+        ))
+    }
+
     /// Name of a thread, as `PR_SET_NAME` or the program gave it.
     pub(crate) fn comm(&self, slot: usize) -> Vec<u8> {
         let name = &self.thread(slot).name;

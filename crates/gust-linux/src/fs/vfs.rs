@@ -121,6 +121,7 @@ impl Vfs {
                         .map(Vnode::Synthetic)
                         .ok_or(ENOENT),
                     Synthetic::Descriptors => name.parse().map(Vnode::Descriptor).map_err(|_| ENOENT),
+                    Synthetic::DescriptorInfos => name.parse().map(Vnode::DescriptorInfo).map_err(|_| ENOENT),
                     Synthetic::Tasks => name.parse().map(Vnode::Task).map_err(|_| ENOENT),
                     Synthetic::File(_) | Synthetic::Link(_) | Synthetic::Device(_) => Err(ENOTDIR),
                 }
@@ -130,7 +131,7 @@ impl Vfs {
                 let process = synthetic::number_of("proc/PID").ok_or(ENOENT)?;
                 self.lookup(Vnode::Synthetic(process), name)
             }
-            Vnode::Descriptor(_) => Err(ENOTDIR),
+            Vnode::Descriptor(_) | Vnode::DescriptorInfo(_) => Err(ENOTDIR),
         }
     }
 
@@ -159,6 +160,9 @@ impl Vfs {
             }
             Vnode::Task(_) => Vnode::Synthetic(synthetic::number_of("proc/PID/task").unwrap_or(0)),
             Vnode::Descriptor(_) => Vnode::Synthetic(synthetic::number_of("proc/PID/fd").unwrap_or(0)),
+            Vnode::DescriptorInfo(_) => {
+                Vnode::Synthetic(synthetic::number_of("proc/PID/fdinfo").unwrap_or(0))
+            }
         };
         self.covered_by(parent)
     }
@@ -176,12 +180,14 @@ impl Vfs {
                 Synthetic::Directory
                 | Synthetic::ProcessDirectory
                 | Synthetic::Descriptors
+                | Synthetic::DescriptorInfos
                 | Synthetic::Tasks => NodeType::Directory,
                 Synthetic::File(_) => NodeType::Regular,
                 Synthetic::Link(_) => NodeType::Symlink,
                 Synthetic::Device(_) => NodeType::Character,
             },
             Vnode::Descriptor(_) => NodeType::Symlink,
+            Vnode::DescriptorInfo(_) => NodeType::Regular,
             Vnode::Task(_) => NodeType::Directory,
         })
     }
@@ -248,6 +254,7 @@ impl Vfs {
                 attributes.mode = match synthetic::node(number).ok_or(ENOENT)?.what {
                     Synthetic::Directory | Synthetic::ProcessDirectory | Synthetic::Tasks => 0o555,
                     Synthetic::Descriptors => 0o500,
+                    Synthetic::DescriptorInfos => 0o555,
                     Synthetic::File(_) => 0o444,
                     Synthetic::Link(_) => 0o777,
                     Synthetic::Device(device) => {
@@ -263,17 +270,25 @@ impl Vfs {
                 attributes.mode = 0o700;
                 attributes.size = 64;
             }
+            Vnode::DescriptorInfo(fd) => {
+                attributes.device = 3;
+                attributes.inode = 0x2_0000 + u64::from(fd);
+                attributes.mode = 0o444;
+            }
             Vnode::Task(tid) => {
                 attributes.device = 3;
                 attributes.inode = 0x10_0000 + u64::from(tid);
             }
         }
         let of_process = match vnode {
-            Vnode::Descriptor(_) | Vnode::Task(_) => true,
+            Vnode::Descriptor(_) | Vnode::DescriptorInfo(_) | Vnode::Task(_) => true,
             Vnode::Synthetic(number) => synthetic::node(number).is_some_and(|node| {
                 matches!(
                     node.what,
-                    Synthetic::ProcessDirectory | Synthetic::Descriptors | Synthetic::Tasks
+                    Synthetic::ProcessDirectory
+                        | Synthetic::Descriptors
+                        | Synthetic::DescriptorInfos
+                        | Synthetic::Tasks
                 )
             }),
             Vnode::Image { .. } | Vnode::Memory(_) => false,
@@ -348,7 +363,7 @@ impl Vfs {
         match vnode {
             Vnode::Image { image, node } => self.image_node(image, node).map_or(0, |(_, node)| node.size),
             Vnode::Memory(number) => self.memory.contents(number).map_or(0, |contents| contents.size()),
-            Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::Task(_) => 0,
+            Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::DescriptorInfo(_) | Vnode::Task(_) => 0,
         }
     }
 
@@ -363,7 +378,9 @@ impl Vfs {
                 Kind::Symlink(target) => Ok(target.clone()),
                 Kind::Directory(_) | Kind::File(_) | Kind::Fifo(_) | Kind::Socket => Err(EINVAL),
             },
-            Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::Task(_) => Err(EINVAL),
+            Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::DescriptorInfo(_) | Vnode::Task(_) => {
+                Err(EINVAL)
+            }
         }
     }
 
@@ -405,7 +422,7 @@ impl Vfs {
                     at += read as u64;
                 }
             }
-            Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::Task(_) => {}
+            Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::DescriptorInfo(_) | Vnode::Task(_) => {}
         }
     }
 
@@ -429,7 +446,11 @@ impl Vfs {
                 .memory
                 .contents(number)
                 .map_or(0, |contents| contents.read(offset, out)),
-            Vnode::Image { .. } | Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::Task(_) => 0,
+            Vnode::Image { .. }
+            | Vnode::Synthetic(_)
+            | Vnode::Descriptor(_)
+            | Vnode::DescriptorInfo(_)
+            | Vnode::Task(_) => 0,
         }
     }
 
@@ -449,7 +470,11 @@ impl Vfs {
     pub(crate) fn write_memory(&mut self, vnode: Vnode, offset: u64, data: &[u8]) -> Result<(), Errno> {
         match vnode {
             Vnode::Memory(number) => self.memory.write(number, offset, data),
-            Vnode::Image { .. } | Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::Task(_) => Err(EROFS),
+            Vnode::Image { .. }
+            | Vnode::Synthetic(_)
+            | Vnode::Descriptor(_)
+            | Vnode::DescriptorInfo(_)
+            | Vnode::Task(_) => Err(EROFS),
         }
     }
 
@@ -462,7 +487,11 @@ impl Vfs {
     pub(crate) fn writable(vnode: Vnode) -> Result<u32, Errno> {
         match vnode {
             Vnode::Memory(number) => Ok(number),
-            Vnode::Image { .. } | Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::Task(_) => Err(EROFS),
+            Vnode::Image { .. }
+            | Vnode::Synthetic(_)
+            | Vnode::Descriptor(_)
+            | Vnode::DescriptorInfo(_)
+            | Vnode::Task(_) => Err(EROFS),
         }
     }
 

@@ -57,6 +57,9 @@ pub(crate) struct Pipe {
     capacity: usize,
     pub(crate) readers: u32,
     pub(crate) writers: u32,
+    /// How often each end has been opened: who waits for a partner goes on when one has come, even if it has left.
+    pub(crate) reader_openings: u32,
+    pub(crate) writer_openings: u32,
 }
 
 impl Default for Pipe {
@@ -66,6 +69,8 @@ impl Default for Pipe {
             capacity: PIPE_BYTES,
             readers: 0,
             writers: 0,
+            reader_openings: 0,
+            writer_openings: 0,
         }
     }
 }
@@ -112,16 +117,20 @@ impl Kernel {
         let kind = match flags & libc::O_ACCMODE {
             libc::O_RDONLY => {
                 pipe.readers += 1;
+                pipe.reader_openings = pipe.reader_openings.wrapping_add(1);
                 FileKind::PipeReader(number)
             }
             libc::O_WRONLY if pipe.readers == 0 && flags & libc::O_NONBLOCK != 0 => return Err(ENXIO),
             libc::O_WRONLY => {
                 pipe.writers += 1;
+                pipe.writer_openings = pipe.writer_openings.wrapping_add(1);
                 FileKind::PipeWriter(number)
             }
             libc::O_RDWR => {
                 pipe.readers += 1;
                 pipe.writers += 1;
+                pipe.reader_openings = pipe.reader_openings.wrapping_add(1);
+                pipe.writer_openings = pipe.writer_openings.wrapping_add(1);
                 FileKind::PipeBoth(number)
             }
             _ => return Err(EINVAL),
@@ -185,15 +194,16 @@ impl Kernel {
         let mut done = self.thread(cx.slot).call.as_ref().map_or(0, |call| call.progress);
         loop {
             let pipe = self.pipes.get(number).ok_or(EPIPE)?;
-            if pipe.readers == 0 {
-                if done > 0 {
-                    return Ok(Flow::Done(done));
-                }
-                self.signal_self(cx.slot, libc::SIGPIPE as u32);
-                return Err(EPIPE);
-            }
             if done == wanted {
                 return Ok(Flow::Done(done));
+            }
+            if pipe.readers == 0 {
+                self.signal_self(cx.slot, libc::SIGPIPE as u32);
+                return if done > 0 {
+                    Ok(Flow::Done(done))
+                } else {
+                    Err(EPIPE)
+                };
             }
             let room = pipe.room() as u64;
             let left = wanted - done;

@@ -165,7 +165,9 @@ impl Kernel {
             Vnode::Memory(_) if shared => Ok(Backing::Shared { file: vnode, offset }),
             // Nobody can write to the image, so a shared view of it is a private one.
             Vnode::Memory(_) | Vnode::Image { .. } => Ok(Backing::Private { file: vnode, offset }),
-            Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::Task(_) => Err(ENODEV),
+            Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::DescriptorInfo(_) | Vnode::Task(_) => {
+                Err(ENODEV)
+            }
         }
     }
 

@@ -146,12 +146,7 @@ pub(super) const TABLE: &[SystemCall] = &[
     entry(75, "fdatasync", Full, sys_fsync),
     entry(76, "truncate", Full, sys_truncate),
     entry(77, "ftruncate", Full, sys_ftruncate),
-    entry(
-        78,
-        "getdents",
-        Refused("superseded by getdents64"),
-        not_implemented,
-    ),
+    entry(78, "getdents", Full, sys_getdents),
     entry(79, "getcwd", Full, sys_getcwd),
     entry(80, "chdir", Full, sys_chdir),
     entry(81, "fchdir", Full, sys_fchdir),

@@ -18,6 +18,7 @@ impl Kernel {
         let keys = wait.map(|wait| wait.keys.as_slice()).unwrap_or_default();
         self.queues
             .remove(cx.slot, keys, wait.and_then(|wait| wait.deadline_ns));
+        self.release_held(thread.call);
         if self.threads.len() == 0 {
             self.end(Ended::Exit(status));
             return;

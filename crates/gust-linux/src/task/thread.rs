@@ -127,6 +127,10 @@ impl Threads {
             .filter_map(|(slot, thread)| Some((slot, thread.as_ref()?)))
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Thread> {
+        self.records.iter_mut().flatten()
+    }
+
     pub(crate) fn find_tid(&self, tid: u32) -> Option<usize> {
         self.iter()
             .find(|(_, thread)| thread.tid == tid)

@@ -42,8 +42,9 @@ pub use restore::{RestoreTimes, Source};
 pub use rewind::Rewound;
 pub use working_set::WorkingSet;
 
-/// Version of the structures in this module, of [`crate::geometry`] and of the XSAVE areas as they are stored.
-pub const SNAPSHOT_VERSION: u32 = 2;
+/// Version of the structures in this module, of [`crate::geometry`], of the XSAVE areas and of the personality's state
+/// (`gust-linux`) as they are stored.
+pub const SNAPSHOT_VERSION: u32 = 3;
 
 /// Adjacent pages of a chunk that have contents and the same rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
