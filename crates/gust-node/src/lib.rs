@@ -37,3 +37,4 @@ pub use api::{
     NodeStats, Outcome, StartKind, Timings, VersionId, VersionSpec,
 };
 pub use gust_worker::protocol::MemoryMode;
+pub use snapshot::Scratch;

@@ -26,7 +26,8 @@ pub(crate) use format::FormatError;
 use format::{Description, Reader};
 use learning::Learning;
 pub(crate) use learning::{Layout, LearnedFrom, Recording};
-use scratch::{Scratch, read_only};
+pub use scratch::Scratch;
+use scratch::read_only;
 
 /// Names a snapshot, and what it must have been made from to be of use.
 #[derive(Debug, Clone, PartialEq, Eq)]
