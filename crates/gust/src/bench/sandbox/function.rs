@@ -60,3 +60,17 @@ pub const BOTO3: Function = Function::python("s3-client", handlers::BOTO3.source
 pub const NODE_ECHO: Function = Function::node("echo-node", include_str!("functions/echo.js"));
 /// JSON and a hash: Node.
 pub const NODE_PLAIN: Function = Function::node("json-hash-node", include_str!("functions/json-hash.js"));
+
+/// Functions of ten kinds, as the suites of serverless benchmarks have them.
+pub const SUITE: [Function; 10] = [
+    Function::python("hello", include_str!("functions/suite/hello.py")),
+    PLAIN,
+    Function::python("aes", include_str!("functions/suite/aes.py")),
+    Function::python("template", include_str!("functions/suite/template.py")),
+    Function::python("regex", include_str!("functions/suite/regex.py")),
+    Function::python("sqlite", include_str!("functions/suite/sqlite.py")),
+    Function::python("compress", include_str!("functions/suite/compress.py")),
+    Function::python("matrix", include_str!("functions/suite/matrix.py")),
+    Function::python("xml", include_str!("functions/suite/xml.py")),
+    BOTO3,
+];

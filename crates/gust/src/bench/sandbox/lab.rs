@@ -9,10 +9,10 @@
 //! sandbox alone. Every answer is checked.
 
 use std::{
-    cell::RefCell,
     fs::File,
     os::fd::{AsFd, OwnedFd},
     path::Path,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -84,7 +84,7 @@ pub struct Lab {
     grafted: OwnedFd,
     events: [Vec<u8>; 2],
     /// What the events were answered with in the recorded runs.
-    expected: RefCell<[Option<Value>; 2]>,
+    expected: Mutex<[Option<Value>; 2]>,
     _dir: TempDir,
 }
 
@@ -122,7 +122,7 @@ impl Lab {
             shaped: file()?,
             grafted: file()?,
             events: events.map(|event| event.to_string().into_bytes()),
-            expected: RefCell::default(),
+            expected: Mutex::default(),
             _dir: dir,
         };
         lab.boot(image)?;
@@ -264,7 +264,7 @@ impl Lab {
         let which = (n % 2) as usize;
         let body = deliver(sandbox, n, self.events[which].clone())?;
         let answer: Value = serde_json::from_slice(&body).context("read the function's answer")?;
-        let mut expected = self.expected.borrow_mut();
+        let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         let expected = expected[which].get_or_insert_with(|| answer.clone());
         ensure!(
             *expected == answer && !answer.is_null(),
@@ -276,6 +276,23 @@ impl Lab {
     /// The version's files: memory, state and layout.
     pub fn files(&self) -> [&OwnedFd; 3] {
         [&self.version.memory, &self.version.state, &self.layout]
+    }
+
+    /// The same from copies of the version's files.
+    pub fn lay_out_from(
+        &self,
+        [memory, state, layout_file]: [&OwnedFd; 3],
+        room: Room,
+        layout: Layout,
+        n: u64,
+    ) -> Result<Sandbox> {
+        let mut restore = self.restore_of(layout, n, MemoryMode::Reuse)?;
+        restore.memory = duplicate(memory)?;
+        restore.state = duplicate(state)?;
+        if restore.layout.is_some() {
+            restore.layout = Some(duplicate(layout_file)?);
+        }
+        Ok(Sandbox::restore(room.vm, room.outside, restore)?)
     }
 
     fn restore_of(&self, layout: Layout, n: u64, memory_mode: MemoryMode) -> Result<Restore> {

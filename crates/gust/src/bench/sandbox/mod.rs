@@ -5,6 +5,7 @@
 //! | `syscall` | what a kernel does for a program: a null call, switches, a page fault, the clock | inside this process |
 //! | `layouts` | one event in each layout of a snapshot | inside this process |
 //! | `exits` | how often an event makes a guest come out | inside this process |
+//! | `reap` | restores from a disk with a cold page cache, working set ahead or lazy | inside this process |
 //! | `density` | memory of idle clones, and whether any of them answers | in a server of its own |
 //!
 //! Each part makes a report of its own. What cannot run here is left out, and the report says so.
@@ -14,6 +15,7 @@ mod exits;
 mod function;
 mod lab;
 mod layouts;
+mod reap;
 mod syscall;
 
 use std::{
@@ -44,6 +46,8 @@ pub struct SandboxArgs {
     data_dir: Option<PathBuf>,
     #[command(flatten)]
     density: density::DensityArgs,
+    #[command(flatten)]
+    reap: reap::ReapArgs,
 }
 
 /// A part of the measurement.
@@ -55,6 +59,8 @@ enum Part {
     Layouts,
     /// Exits and system calls of one event
     Exits,
+    /// Restores from a disk with a cold page cache, against lazy ones
+    Reap,
     /// Memory of idle clones, and whether any of them answers
     Density,
 }
@@ -64,6 +70,7 @@ enum Part {
 struct Settings {
     rounds: u64,
     data_dir: PathBuf,
+    scratch_dir: Option<PathBuf>,
 }
 
 impl Settings {
@@ -97,6 +104,7 @@ pub async fn run(arguments: &SandboxArgs, show: &mut dyn FnMut(&Report) -> Resul
     let settings = Settings {
         rounds: arguments.rounds,
         data_dir: arguments.data_dir.clone().unwrap_or_else(paths::data_dir),
+        scratch_dir: arguments.reap.scratch_dir.clone(),
     };
     let parts = match arguments.part.as_slice() {
         [] => Part::value_variants(),
@@ -107,6 +115,7 @@ pub async fn run(arguments: &SandboxArgs, show: &mut dyn FnMut(&Report) -> Resul
             Part::Syscall => apart(&settings, syscall::run).await,
             Part::Layouts => apart(&settings, layouts::run).await,
             Part::Exits => apart(&settings, exits::run).await,
+            Part::Reap => apart(&settings, reap::run).await,
             Part::Density => density::run(&settings, &arguments.density).await,
         };
         show(&report?)?;
