@@ -41,3 +41,4 @@ pub use api::{
 };
 pub use gust_worker::protocol::{GuestExit, MemoryMode, RunStats};
 pub use program::{Program, ProgramEnd, Programs, Running, Standard};
+pub use snapshot::Scratch;

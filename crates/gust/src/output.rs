@@ -46,7 +46,13 @@ pub fn bytes(count: u64) -> String {
 /// A duration for people.
 pub fn duration(duration: Duration) -> String {
     let ms = duration.as_secs_f64() * 1000.0;
-    if ms < 1.0 {
+    if duration.is_zero() {
+        "0".to_owned()
+    } else if ms < 0.000_995 {
+        format!("{:.0} ns", ms * 1e6)
+    } else if ms < 0.009_95 {
+        format!("{:.2} us", ms * 1000.0)
+    } else if ms < 1.0 {
         format!("{ms:.3} ms")
     } else if ms < 10.0 {
         format!("{ms:.2} ms")

@@ -35,7 +35,8 @@ use format::{DataId, Description, Reader};
 use learning::Learning;
 pub(crate) use learning::{Layout, LearnedFrom, Recording};
 use resident::Resident;
-use scratch::{Scratch, read_only};
+pub use scratch::Scratch;
+use scratch::read_only;
 
 /// Names a snapshot, and what it must have been made from to be of use.
 #[derive(Debug, Clone, PartialEq, Eq)]

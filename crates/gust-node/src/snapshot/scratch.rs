@@ -20,15 +20,22 @@ use rustix::{
 /// When the file system uses 2 MiB pages, best first: for whole pages of a file, written or mapped; for mappings that ask.
 const HUGE: [&str; 2] = ["within_size", "advise"];
 
-/// Makes files in memory.
+/// Makes files in memory, as snapshots need them.
 #[derive(Debug)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     /// Root of the file system; `None` where there is none.
     root: Option<OwnedFd>,
 }
 
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Scratch {
-    pub(crate) fn new() -> Self {
+    /// On a file system of its own, in memory files where none can be made.
+    pub fn new() -> Self {
         let made = HUGE
             .iter()
             .map(|huge| filesystem(Some(huge)))
@@ -52,7 +59,10 @@ impl Scratch {
     }
 
     /// A new, empty file.
-    pub(crate) fn file(&self) -> io::Result<File> {
+    ///
+    /// # Errors
+    /// When the process may have no more descriptors.
+    pub fn file(&self) -> io::Result<File> {
         let descriptor = match &self.root {
             Some(root) => {
                 let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;

@@ -18,8 +18,12 @@ impl AsRef<[u8]> for Mapped {
     }
 }
 
-/// Opens an image. Costs one system call for each image, whatever its size.
-pub(super) fn open_image(file: &OwnedFd) -> Result<Image, SandboxError> {
+/// Opens an image. Costs one system call for each image, whatever its size. The file must never be changed while the image is
+/// in use.
+///
+/// # Errors
+/// When the file cannot be mapped, or is no image.
+pub fn open_image(file: &OwnedFd) -> Result<Image, SandboxError> {
     let bytes = rustix::fs::fstat(file)
         .map_err(|error| SandboxError::io("measure an image", error.into()))?
         .st_size;

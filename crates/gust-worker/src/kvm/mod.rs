@@ -8,6 +8,7 @@
 //! A guest runs only between a command and its result: while it waits for an event it is frozen, whatever its other
 //! threads would do, as Lambda freezes it.
 
+mod exits;
 mod images;
 mod link;
 mod outside;
@@ -19,6 +20,8 @@ mod stored;
 mod supervisor;
 mod warm;
 
+pub use exits::Exits;
+pub use images::open_image;
 pub use outside::Outside;
 pub use sandbox::{Heard, Images, Restore, Sandbox, SandboxError};
 pub(crate) use supervisor::run;

@@ -11,6 +11,7 @@ use gust_linux::{BootConfig, BootError, Ended, Host as _, Kernel, Step};
 use gust_vmm::{Costs, Layout, Source, Vm, WorkingSet};
 
 use super::{
+    exits::Exits,
     link::{Link, Renewal},
     outside::Outside,
     ports,
@@ -153,6 +154,7 @@ pub struct Sandbox {
     handler_ns: u64,
     guest_ns: u64,
     timings: WorkerTimings,
+    exits: Exits,
     entries_before: u64,
     faults_before: u64,
     fault_ns: u64,
@@ -208,6 +210,7 @@ impl Sandbox {
             handler_ns: 0,
             guest_ns: 0,
             timings: WorkerTimings::default(),
+            exits: Exits::default(),
             entries_before: 0,
             faults_before: 0,
             fault_ns: Costs::DEFAULT.fault_ns,
@@ -424,6 +427,7 @@ impl Sandbox {
                 let exit = self.vm.run(slot, &mut registers, quantum_ns)?;
                 let ran_ns = began.elapsed().as_nanos() as u64;
                 self.guest_ns += ran_ns;
+                self.exits.count(&exit);
                 *self.kernel.registers_mut(slot) = registers;
                 self.kernel.charge(slot, ran_ns);
                 self.kernel.on_exit(&mut self.vm, &mut self.outside, slot, exit);
@@ -453,6 +457,7 @@ impl Sandbox {
                     let mut registers = *self.kernel.registers_mut(slot);
                     let quantum = quantum_ns.map_or(SLICE_NS, |quantum| quantum.min(SLICE_NS));
                     let exit = self.vm.run(slot, &mut registers, Some(quantum))?;
+                    self.exits.count(&exit);
                     *self.kernel.registers_mut(slot) = registers;
                     self.kernel.on_exit(&mut self.vm, &mut self.outside, slot, exit);
                     self.link_turn();
@@ -492,6 +497,19 @@ impl Sandbox {
             faults_ns,
             ..restored
         }
+    }
+
+    /// Why the guest has come out so far.
+    pub fn exits(&self) -> Exits {
+        Exits {
+            entries: self.vm.entries(),
+            ..self.exits
+        }
+    }
+
+    /// System calls that the guest has made, by name. A guest that goes back to its snapshot begins anew.
+    pub fn system_calls(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.kernel.call_counts()
     }
 
     /// Captures the guest, which waits and has seen no event.

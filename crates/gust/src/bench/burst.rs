@@ -146,6 +146,8 @@ fn report(arguments: &BurstArgs, machine: Machine, bursts: &[Burst]) -> Result<R
         ),
         machine,
         rows: vec![Row::of_durations("an answer", &latencies)?, last],
+        tables: Vec::new(),
+        chart: None,
         targets: vec![Target::exactly(
             what,
             arguments.requests * bursts.len(),

@@ -140,6 +140,8 @@ pub async fn run(arguments: &CallsArgs, server: &ServerArgs) -> Result<Report> {
         method: format!("{} calls of {} over HTTP", arguments.calls, arguments.name),
         machine: Machine::this(),
         rows: vec![Row::of(label, &samples)?.with_rate(samples.len(), elapsed)],
+        tables: Vec::new(),
+        chart: None,
         targets: Vec::new(),
         remarks: Vec::new(),
     })

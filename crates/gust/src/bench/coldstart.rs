@@ -149,6 +149,8 @@ pub async fn run(arguments: &ColdstartArgs, server: &ServerArgs) -> Result<Repor
         ),
         machine,
         rows,
+        tables: Vec::new(),
+        chart: None,
         targets,
         remarks,
     })

@@ -88,6 +88,15 @@ impl Handler {
 
 /// The event that every call brings: a document of a few kilobytes.
 pub fn event() -> Value {
+    event_of("order")
+}
+
+/// Another of the same size, where a wrong answer would be that to the event before.
+pub fn another_event() -> Value {
+    event_of("offer")
+}
+
+fn event_of(kind: &str) -> Value {
     let entries = (0..EVENT_ENTRIES).map(|number| {
         json!({
             "id": number,
@@ -96,5 +105,5 @@ pub fn event() -> Value {
             "price": number as f64 * 1.25,
         })
     });
-    json!({ "kind": "order", "entries": entries.collect::<Vec<_>>() })
+    json!({ "kind": kind, "entries": entries.collect::<Vec<_>>() })
 }

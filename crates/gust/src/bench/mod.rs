@@ -11,6 +11,7 @@ mod burst;
 mod calls;
 mod children;
 mod coldstart;
+mod figures;
 mod handlers;
 mod machine;
 mod memory;
@@ -18,6 +19,7 @@ mod own;
 mod peers;
 mod plot;
 mod report;
+mod sandbox;
 mod stats;
 mod targets;
 mod warm;
@@ -26,6 +28,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use report::Report;
 
 use crate::cli::{Output, OutputArgs, ServerArgs};
 
@@ -52,18 +55,32 @@ enum BenchCommand {
     Warm(warm::WarmArgs),
     /// Many requests at once for a function with nothing running
     Burst(burst::BurstArgs),
+    /// Speed and density of the sandbox itself, each figure beside its peer
+    Sandbox(sandbox::SandboxArgs),
     /// Call a deployed function again and again
     Calls(calls::CallsArgs),
 }
 
 /// Runs a measurement and shows its report.
 pub async fn run(arguments: BenchArgs) -> Result<ExitCode> {
+    let server = &arguments.server;
     let report = match &arguments.command {
-        BenchCommand::Coldstart(coldstart) => coldstart::run(coldstart, &arguments.server).await?,
-        BenchCommand::Warm(warm) => warm::run(warm, &arguments.server).await?,
-        BenchCommand::Burst(burst) => burst::run(burst, &arguments.server).await?,
-        BenchCommand::Calls(calls) => calls::run(calls, &arguments.server).await?,
+        BenchCommand::Coldstart(coldstart) => coldstart::run(coldstart, server).await?,
+        BenchCommand::Warm(warm) => warm::run(warm, server).await?,
+        BenchCommand::Burst(burst) => burst::run(burst, server).await?,
+        // Some parts take a long time: each is shown when it is there.
+        BenchCommand::Sandbox(sandbox) => {
+            let mut show = |report: &Report| show(&arguments, report);
+            return sandbox::run(sandbox, &mut show).await.map(|()| ExitCode::SUCCESS);
+        }
+        BenchCommand::Calls(calls) => calls::run(calls, server).await?,
     };
+    show(&arguments, &report)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a report and prints it.
+fn show(arguments: &BenchArgs, report: &Report) -> Result<()> {
     report.write(&arguments.report_dir)?;
     match arguments.output.output {
         Output::Text => {
@@ -72,5 +89,5 @@ pub async fn run(arguments: BenchArgs) -> Result<ExitCode> {
         }
         Output::Json => crate::commands::print(&format!("{:#}\n", report.to_json()))?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

@@ -90,6 +90,11 @@ impl Server {
 
     /// Starts a server with the runtimes of another data directory.
     pub async fn start(data_dir: &Path, isolation: &str) -> Result<Self> {
+        Self::start_with(data_dir, isolation, &[]).await
+    }
+
+    /// The same with further options of `gust up`.
+    pub async fn start_with(data_dir: &Path, isolation: &str, options: &[&str]) -> Result<Self> {
         let runtimes = paths::runtimes_dir(data_dir);
         if !runtime::built(&runtimes)
             .iter()
@@ -125,6 +130,7 @@ impl Server {
                 "--isolation",
                 isolation,
             ])
+            .args(options)
             .arg("--data-dir")
             .arg(dir.path())
             .env("GUST_CONFIG", "/dev/null")

@@ -5,7 +5,14 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::{calls::Sample, machine::Machine, plot, stats::Summary, targets::Target};
+use super::{
+    calls::Sample,
+    figures::{Chart, Table},
+    machine::Machine,
+    plot,
+    stats::Summary,
+    targets::Target,
+};
 use crate::output::{duration, table};
 
 /// Parts of a call's time that the server reports.
@@ -69,6 +76,26 @@ impl Row {
         })
     }
 
+    /// A duration that someone else has published, and that was not measured here.
+    pub fn published(label: &str, duration: Duration) -> Self {
+        let summary = Summary {
+            count: 0,
+            min: duration,
+            p50: duration,
+            p90: duration,
+            p99: duration,
+            max: duration,
+            mean: duration,
+        };
+        Self {
+            is_peer: true,
+            label: format!("{label} (published, not measured here)"),
+            summary,
+            extra: Vec::new(),
+            parts: Vec::new(),
+        }
+    }
+
     /// The row of a peer.
     pub fn into_peer(self) -> Self {
         Self {
@@ -100,6 +127,10 @@ pub struct Report {
     pub machine: Machine,
     /// The figures.
     pub rows: Vec<Row>,
+    /// Figures that are no durations.
+    pub tables: Vec<Table>,
+    /// Curves.
+    pub chart: Option<Chart>,
     /// What the project has set itself, and whether it was reached here.
     pub targets: Vec<Target>,
     /// What a reader must know: what was left out, and why.
@@ -135,13 +166,10 @@ impl Report {
             }
             lines.push(line);
         }
-        let mut text = format!(
-            "{}: {}\n{}\n\n{}",
-            self.name,
-            self.method,
-            self.machine.line(),
-            table(&lines)
-        );
+        let mut text = format!("{}: {}\n{}\n", self.name, self.method, self.machine.line());
+        if !self.rows.is_empty() {
+            text.push_str(&format!("\n{}", table(&lines)));
+        }
         let names = unique(
             self.rows
                 .iter()
@@ -150,6 +178,9 @@ impl Report {
         if !names.is_empty() {
             text.push_str("\nmedian of each part\n");
             text.push_str(&table(&self.part_lines(&names)));
+        }
+        for figures in &self.tables {
+            text.push_str(&format!("\n{}", figures.to_text()));
         }
         if !self.targets.is_empty() {
             text.push_str("\ntargets\n");
@@ -208,18 +239,26 @@ impl Report {
             "version": env!("CARGO_PKG_VERSION"),
             "machine": self.machine.to_json(),
             "rows": rows.collect::<Vec<_>>(),
+            "tables": self.tables.iter().map(Table::to_json).collect::<Vec<_>>(),
+            "chart": self.chart.as_ref().map(Chart::to_json),
             "targets": self.targets.iter().map(Target::to_json).collect::<Vec<_>>(),
             "remarks": self.remarks,
         })
     }
 
-    /// Writes JSON and plot into a directory.
+    /// Writes JSON, plot and chart into a directory.
     pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).with_context(|| format!("make directory {}", dir.display()))?;
         let path = dir.join(format!("bench-{}.json", self.name));
         fs::write(&path, format!("{:#}\n", self.to_json()))
             .with_context(|| format!("write {}", path.display()))?;
-        plot::write(self, &dir.join(format!("bench-{}.svg", self.name)))
+        if let Some(chart) = &self.chart {
+            chart.write(&dir.join(format!("bench-{}-curve.svg", self.name)))?;
+        }
+        match self.rows.is_empty() {
+            true => Ok(()),
+            false => plot::write(self, &dir.join(format!("bench-{}.svg", self.name))),
+        }
     }
 }
 
@@ -251,6 +290,8 @@ mod tests {
             method: "made up".to_owned(),
             machine: Machine::this(),
             rows: vec![row("armed"), row("restored <&>").into_peer()],
+            tables: Vec::new(),
+            chart: None,
             targets: vec![Target::at_most(
                 "armed: median",
                 Duration::from_micros(1),

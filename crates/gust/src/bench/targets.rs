@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::output::duration;
+use crate::output::{bytes, duration};
 
 /// A figure that is to be reached.
 #[derive(Debug, Clone)]
@@ -48,6 +48,36 @@ impl Target {
         }
     }
 
+    /// A count that is not to be larger than another.
+    pub fn count_at_most(what: impl Into<String>, wanted: u64, got: u64) -> Self {
+        Self {
+            what: what.into(),
+            wanted: format!("at most {wanted}"),
+            got: got.to_string(),
+            met: got <= wanted,
+        }
+    }
+
+    /// A number of bytes that is not to be larger than another.
+    pub fn bytes_at_most(what: impl Into<String>, wanted: u64, got: u64) -> Self {
+        Self {
+            what: what.into(),
+            wanted: format!("at most {}", bytes(wanted)),
+            got: bytes(got),
+            met: got <= wanted,
+        }
+    }
+
+    /// A number that is to be at least another; both are shown with a unit.
+    pub fn at_least(what: impl Into<String>, wanted: f64, got: f64, unit: &str) -> Self {
+        Self {
+            what: what.into(),
+            wanted: format!("at least {wanted}{unit}"),
+            got: format!("{got:.2}{unit}"),
+            met: got >= wanted,
+        }
+    }
+
     /// A count that is to be exactly another.
     pub fn exactly(what: impl Into<String>, wanted: usize, got: usize) -> Self {
         Self {
@@ -88,5 +118,9 @@ mod tests {
         assert!(Target::times_as_long("", 3.0, ms(3), ms(1)).met);
         assert!(!Target::times_as_long("", 3.0, ms(4), ms(1)).met);
         assert!(!Target::exactly("", 200, 199).met);
+        assert!(Target::count_at_most("", 3, 3).met && !Target::count_at_most("", 3, 4).met);
+        assert!(Target::bytes_at_most("", 2 << 20, 2 << 20).met);
+        assert!(!Target::bytes_at_most("", 2 << 20, (2 << 20) + 1).met);
+        assert!(Target::at_least("", 4.0, 4.0, "x").met && !Target::at_least("", 4.0, 3.99, "x").met);
     }
 }

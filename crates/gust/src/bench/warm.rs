@@ -84,6 +84,8 @@ pub async fn run(arguments: &WarmArgs, server: &ServerArgs) -> Result<Report> {
         method: format!("{} calls of {} for each row", arguments.calls, PLAIN.what),
         machine,
         rows,
+        tables: Vec::new(),
+        chart: None,
         targets,
         remarks: Vec::new(),
     })

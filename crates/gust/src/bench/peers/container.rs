@@ -3,9 +3,9 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{BufReader, Read},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -66,33 +66,91 @@ impl Container {
 
     /// Makes the containers run the code of a directory from now on.
     pub fn serve(&self, code: &Path) -> Result<()> {
+        self.serve_with(code, SCRIPT)
+    }
+
+    /// The same with another script around the code.
+    pub fn serve_with(&self, code: &Path, script: &str) -> Result<()> {
         let root = self.dir.path().join("root");
         let mount_point = root.join(TASK_ROOT.trim_start_matches('/'));
         fs::create_dir_all(&mount_point).with_context(|| format!("make {}", mount_point.display()))?;
         let path = self.bundle().join("config.json");
         fs::create_dir_all(self.bundle()).with_context(|| format!("make {}", path.display()))?;
-        fs::write(&path, config(&root, code).to_string()).with_context(|| format!("write {}", path.display()))
+        fs::write(&path, config(&root, code, script).to_string())
+            .with_context(|| format!("write {}", path.display()))
     }
 
     /// One event in a container of its own.
     pub fn sample(&mut self, event: &[u8]) -> Result<(Duration, Value)> {
         self.made += 1;
         let name = format!("gust-bench-{}-{}", std::process::id(), self.made);
+        let mut command = self.command();
+        command.args(["run", "--bundle"]).arg(self.bundle()).arg(name);
+        children::ask(&mut command, event)
+    }
+
+    /// A container that goes on until its input ends. `n` tells it from others.
+    pub fn start_idle(&self, n: u32) -> Result<Idle> {
+        let name = format!("gust-bench-{}-idle-{n}", std::process::id());
+        let pid_file = self.dir.path().join(&name);
+        let mut child = self
+            .command()
+            .args(["run", "--detach", "--pid-file"])
+            .arg(&pid_file)
+            .arg("--bundle")
+            .arg(self.bundle())
+            .arg(&name)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start crun")?;
+        let stdin = child.stdin.take().context("no standard input")?;
+        let stdout = BufReader::new(child.stdout.take().context("no standard output")?);
+        let status = child.wait().context("wait for crun")?;
+        ensure!(status.success(), "crun ended with {status}");
+        let mut delete = self.command();
+        delete.args(["delete", "--force", &name]);
+        let text = fs::read_to_string(&pid_file).with_context(|| format!("read {}", pid_file.display()))?;
+        Ok(Idle {
+            stdin,
+            stdout,
+            pid: text.trim().parse().context("read the container's process id")?,
+            delete,
+        })
+    }
+
+    fn command(&self) -> Command {
         let mut command = match &self.elsewhere {
             Some(elsewhere) => elsewhere.command(),
             None => Command::new("crun"),
         };
         command
             .args(["--cgroup-manager", "disabled", "--root"])
-            .arg(self.dir.path().join("state"))
-            .args(["run", "--bundle"])
-            .arg(self.bundle())
-            .arg(name);
-        children::ask(&mut command, event)
+            .arg(self.dir.path().join("state"));
+        command
     }
 
     fn bundle(&self) -> PathBuf {
         self.dir.path().join("bundle")
+    }
+}
+
+/// A container that waits for its next event.
+#[derive(Debug)]
+pub struct Idle {
+    /// Events.
+    pub stdin: ChildStdin,
+    /// Answers.
+    pub stdout: BufReader<ChildStdout>,
+    /// Its first process.
+    pub pid: u64,
+    delete: Command,
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        // What is left is in the directory of the containers, which goes, too.
+        let _deleted = self.delete.stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
 }
 
@@ -144,7 +202,7 @@ impl Drop for Elsewhere {
 }
 
 /// The container's configuration (OCI runtime specification 1.0).
-fn config(root: &Path, code: &Path) -> Value {
+fn config(root: &Path, code: &Path, script: &str) -> Value {
     let namespaces = ["pid", "network", "ipc", "uts", "mount"];
     let tmpfs = |at: &str| json!({ "destination": at, "type": "tmpfs", "source": "tmpfs" });
     json!({
@@ -153,7 +211,7 @@ fn config(root: &Path, code: &Path) -> Value {
         "process": {
             "terminal": false,
             "user": { "uid": 0, "gid": 0 },
-            "args": [PYTHON, "-c", SCRIPT, TASK_ROOT],
+            "args": [PYTHON, "-c", script, TASK_ROOT],
             "env": ["PATH=/usr/bin:/bin", "LANG=C.UTF-8"],
             "cwd": "/",
             "noNewPrivileges": true,

@@ -5,7 +5,7 @@ mod ministack;
 mod python;
 mod venv;
 
-pub use container::Container;
+pub use container::{Container, Idle};
 pub use ministack::MiniStack;
 pub use python::Python;
 pub use venv::Venv;

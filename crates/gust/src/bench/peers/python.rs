@@ -44,6 +44,11 @@ impl Python {
         })
     }
 
+    /// The interpreter itself.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// One event in a process of its own.
     pub fn sample(&self, code: &Path, event: &[u8]) -> Result<(Duration, Value)> {
         children::ask(Command::new(&self.program).args(["-c", SCRIPT]).arg(code), event)

@@ -1,0 +1,5 @@
+"""Answers its event."""
+
+
+def handler(event, context):
+    return event

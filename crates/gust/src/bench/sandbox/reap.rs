@@ -1,0 +1,321 @@
+//! `--part reap`: restores from a disk whose contents are not in memory, with the working set brought in ahead and without.
+//!
+//! REAP (ASPLOS 2021) records the pages that the first invocations touch, keeps them in one block, and reads that before the
+//! guest runs. Here the block is the layout; without it every page is read when the guest meets it. Snapshots lie in files
+//! of a directory on a disk, each instance has copies of its own, and before each sample they are dropped from the page cache.
+//! That they were is checked by what the process then reads from the disk. The runtime's image is not part of that: what of it
+//! a function needs is in its snapshot.
+
+use std::{
+    fs::{self, File},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::Args;
+use rustix::fs::{Advice, fadvise, fstatfs};
+use serde_json::json;
+
+use super::{
+    Settings,
+    function::{Function, SUITE},
+    lab::{self, Lab, Layout, duplicate},
+};
+use crate::{
+    bench::{
+        figures::Table,
+        machine::Machine,
+        report::{Report, Row},
+        targets::Target,
+    },
+    output::progress,
+};
+
+/// Instances at once.
+const AT_ONCE: [usize; 3] = [1, 8, 64];
+
+/// How many times as fast a restore is to be with its working set, and the share of faults that is to be gone.
+const TIMES_FASTER: f64 = 4.0;
+const GONE_PERCENT: f64 = 95.0;
+
+/// What REAP has published: mean over its functions.
+const REAP_TIMES: f64 = 3.7;
+
+/// Samples of one instance alone, for each sample that was asked for.
+const ALONE_SHARE: u64 = 20;
+
+/// File systems that lie in memory (`statfs(2)`).
+const TMPFS: i64 = 0x0102_1994;
+
+/// Where files lie.
+#[derive(Debug, Clone, Args)]
+pub struct ReapArgs {
+    /// Directory on a disk, for snapshots that are restored from there [default: that for temporary files]
+    #[arg(long)]
+    pub scratch_dir: Option<PathBuf>,
+}
+
+/// What some samples of one way came to.
+#[derive(Debug, Default)]
+struct Taken {
+    latencies: Vec<Duration>,
+    faults: Vec<u64>,
+    read_bytes: u64,
+    samples: u64,
+}
+
+impl Taken {
+    fn median(&self) -> Result<Duration> {
+        lab::median(&self.latencies).context("nothing was measured")
+    }
+
+    fn mean_faults(&self) -> f64 {
+        self.faults.iter().sum::<u64>() as f64 / self.faults.len().max(1) as f64
+    }
+
+    fn read_mib(&self) -> f64 {
+        self.read_bytes as f64 / self.samples.max(1) as f64 / f64::from(1 << 20)
+    }
+}
+
+/// A snapshot's files, one instance's own.
+type Copied = [OwnedFd; 3];
+
+/// Measures.
+pub fn run(settings: &Settings) -> Result<Report> {
+    let machine = Machine::this();
+    let scratch = settings.scratch_dir.clone().unwrap_or_else(std::env::temp_dir);
+    check_disk(&scratch)?;
+    let mut remarks = vec![format!(
+        "REAP's mean over its functions is {REAP_TIMES}x (published, not measured here), on a local SSD with Firecracker"
+    )];
+    let mut columns = Vec::new();
+    for count in AT_ONCE {
+        columns.extend(["lazy_ms", "prefetch_ms", "times"].map(|column| format!("{column}_{count}")));
+    }
+    columns.extend(
+        [
+            "lazy_faults",
+            "prefetch_faults",
+            "gone_percent",
+            "lazy_mib",
+            "prefetch_mib",
+        ]
+        .map(str::to_owned),
+    );
+    let mut table = Table {
+        title:
+            "time to the first answer with 1, 8 and 64 instances at once, and faults and bytes read of one"
+                .to_owned(),
+        columns,
+        lines: Vec::new(),
+    };
+    let (mut rows, mut times, mut gone) = (Vec::new(), AT_ONCE.map(|_| Vec::new()), Vec::new());
+    if let Some(image) = settings.runtime("python3.11", &mut remarks) {
+        let bar = progress("functions", SUITE.len());
+        for function in SUITE {
+            let measured = measure(settings, &image, &function, &scratch)
+                .with_context(|| format!("measure {}", function.name))?;
+            let mut numbers = Vec::new();
+            for ([lazy, prefetch], times) in measured.iter().zip(&mut times) {
+                let (lazy, prefetch) = (lazy.median()?.as_secs_f64(), prefetch.median()?.as_secs_f64());
+                times.push(lazy / prefetch);
+                numbers.extend([lazy * 1e3, prefetch * 1e3, lazy / prefetch].map(Some));
+            }
+            let [lazy, prefetch] = &measured[0];
+            let share = 100.0 * (1.0 - prefetch.mean_faults() / lazy.mean_faults().max(1.0));
+            gone.push(share);
+            numbers.extend([lazy.mean_faults(), prefetch.mean_faults(), share].map(Some));
+            numbers.extend([lazy.read_mib(), prefetch.read_mib()].map(Some));
+            table.lines.push((function.name.to_owned(), numbers));
+            let row = |what: &str, taken: &Taken| {
+                Row::of_durations(format!("{}: {what}", function.name), &taken.latencies)
+            };
+            rows.extend([row("lazy", lazy)?.into_peer(), row("prefetched", prefetch)?]);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+    }
+    Ok(Report {
+        name: "sandbox-reap".to_owned(),
+        method: format!(
+            "restores of {} Python functions from {} with a cold page cache, to the first answer",
+            SUITE.len(),
+            scratch.display()
+        ),
+        machine,
+        rows,
+        tables: vec![table],
+        chart: None,
+        targets: held_against(&times, &gone),
+        remarks,
+    })
+}
+
+fn held_against(times: &[Vec<f64>; AT_ONCE.len()], gone: &[f64]) -> Vec<Target> {
+    if gone.is_empty() {
+        return Vec::new();
+    }
+    let mut targets: Vec<Target> = AT_ONCE
+        .iter()
+        .zip(times)
+        .map(|(count, times)| {
+            let what =
+                format!("{count} at once: prefetched against lazy, geometric mean (REAP {REAP_TIMES}x)");
+            Target::at_least(what, TIMES_FASTER, geometric_mean(times), "x")
+        })
+        .collect();
+    let least = gone.iter().copied().fold(f64::INFINITY, f64::min);
+    targets.push(Target::at_least(
+        "faults gone, least of all functions",
+        GONE_PERCENT,
+        least,
+        "%",
+    ));
+    targets
+}
+
+fn geometric_mean(values: &[f64]) -> f64 {
+    (values.iter().map(|value| value.ln()).sum::<f64>() / values.len().max(1) as f64).exp()
+}
+
+fn check_disk(dir: &Path) -> Result<()> {
+    let file = File::open(dir).with_context(|| format!("open the scratch directory {}", dir.display()))?;
+    let kind = fstatfs(&file)
+        .with_context(|| format!("look at {}", dir.display()))?
+        .f_type;
+    ensure!(
+        kind != TMPFS,
+        "the scratch directory {} lies in memory: name one on a disk (--scratch-dir)",
+        dir.display()
+    );
+    Ok(())
+}
+
+/// Both ways, lazy first, for each number of instances at once.
+fn measure(
+    settings: &Settings,
+    image: &Path,
+    function: &Function,
+    scratch: &Path,
+) -> Result<Vec<[Taken; 2]>> {
+    let files = || tempfile::tempfile_in(scratch).map(Into::into);
+    let events = [json!({ "n": 1 }), json!({ "n": 2 })];
+    let lab = Lab::prepare(image, function, events, &files)?;
+    let mut copies: Vec<Copied> = Vec::new();
+    let mut measured = Vec::new();
+    for count in AT_ONCE {
+        while copies.len() < count {
+            copies.push(copy(&lab, scratch)?);
+        }
+        let rounds = (settings.rounds / ALONE_SHARE / count as u64).max(1);
+        let mut taken = [Taken::default(), Taken::default()];
+        for round in 0..rounds {
+            for (layout, taken) in [Layout::Unknown, Layout::Fast].into_iter().zip(&mut taken) {
+                at_once(&lab, &copies[..count], layout, round, taken)
+                    .with_context(|| format!("restore {count} at once"))?;
+            }
+        }
+        measured.push(taken);
+    }
+    Ok(measured)
+}
+
+/// Copies of a snapshot's files, written to the disk.
+fn copy(lab: &Lab, scratch: &Path) -> Result<Copied> {
+    let [memory, state, layout] = lab.files().map(|file| -> Result<OwnedFd> {
+        let mut from = File::from(duplicate(file)?);
+        std::io::Seek::rewind(&mut from).context("read a snapshot's file")?;
+        let mut to = tempfile::tempfile_in(scratch).context("make a copy of a snapshot's file")?;
+        std::io::copy(&mut from, &mut to).context("copy a snapshot's file")?;
+        to.sync_all().context("write a snapshot's file to the disk")?;
+        Ok(to.into())
+    });
+    Ok([memory?, state?, layout?])
+}
+
+/// Drops files from the page cache; they must have been written to the disk.
+fn drop_cached(copies: &[Copied]) -> Result<()> {
+    for file in copies.iter().flatten() {
+        fadvise(file, 0, None, Advice::DontNeed).context("drop a snapshot from the page cache")?;
+    }
+    Ok(())
+}
+
+/// Bytes that this process has read from disks.
+fn bytes_read() -> Result<u64> {
+    let text = fs::read_to_string("/proc/self/io").context("read /proc/self/io")?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("read_bytes: ")?.parse().ok())
+        .context("/proc/self/io does not tell read_bytes")
+}
+
+/// Restores of all copies at once, each by a thread of its own.
+fn at_once(lab: &Lab, copies: &[Copied], layout: Layout, round: u64, taken: &mut Taken) -> Result<()> {
+    drop_cached(copies)?;
+    let read_before = bytes_read()?;
+    let start = Barrier::new(copies.len());
+    let results: Vec<Result<(Duration, u64)>> = thread::scope(|scope| {
+        let threads: Vec<_> = copies
+            .iter()
+            .zip(0u64..)
+            .map(|(files, number)| {
+                let start = &start;
+                scope.spawn(move || {
+                    // Whatever fails, the others must not wait for it.
+                    let room = lab.room(layout);
+                    start.wait();
+                    let began = Instant::now();
+                    let n = round * copies.len() as u64 + number;
+                    let mut sandbox = lab.lay_out_from(files.each_ref(), room?, layout, n)?;
+                    lab.answer(&mut sandbox, n)?;
+                    let latency = began.elapsed();
+                    Ok((latency, sandbox.take_timings().faults))
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow!("a restore panicked"))?)
+            .collect()
+    });
+    for result in results {
+        let (latency, faults) = result?;
+        taken.latencies.push(latency);
+        taken.faults.push(faults);
+    }
+    let read = bytes_read()? - read_before;
+    ensure!(
+        read > 0,
+        "nothing was read from the disk: the page cache could not be dropped"
+    );
+    taken.read_bytes += read;
+    taken.samples += copies.len() as u64;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_are_geometric() {
+        assert!((geometric_mean(&[2.0, 8.0]) - 4.0).abs() < 1e-9);
+        assert!((geometric_mean(&[3.0]) - 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn directories_in_memory_are_refused() {
+        let said = check_disk(Path::new("/dev/shm")).unwrap_err().to_string();
+        assert!(
+            said.contains("lies in memory") || said.contains("open the scratch directory"),
+            "{said}"
+        );
+        let said = check_disk(Path::new("/not/there")).unwrap_err().to_string();
+        assert!(said.contains("/not/there"), "{said}");
+    }
+}
