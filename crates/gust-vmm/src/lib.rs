@@ -42,8 +42,8 @@ pub use host_memory::HostMapping;
 pub use machine::{Hypervisor, Vm};
 pub use racing::Racer;
 pub use snapshot::{
-    Base, ChunkMap, Costs, Descendant, Layout, MachineState, MappedArea, PageRun, RestoreTimes, Rewound,
-    SNAPSHOT_VERSION, Source, Style, WorkingSet,
+    Base, ChunkMap, Costs, Descendant, Difference, Layout, MachineState, MappedArea, PageRun, RestoreTimes,
+    Rewound, SNAPSHOT_VERSION, Source, Style, WorkingSet,
 };
 pub use space::{AddressSpace, BadAddress, Populate};
 pub use vcpu::{Exit, Registers, XSAVE_BYTES};

@@ -24,7 +24,7 @@ use crate::{
     geometry::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES, PageRange, Prot, SlotSizes, USER_END},
     physical::{Physical, Region, region_of},
     racing::Racer,
-    snapshot::Plan,
+    snapshot::{PageBits, Plan},
     tables::{
         ACCESSED, ADDRESS, BACKED, DIRTY, EntryAt, LARGE, Leaf, PRESENT, PageTables, STALE, USER, WRITE,
         prot_of, rights,
@@ -145,7 +145,9 @@ impl AddressSpace {
     }
 
     fn map_pages(&mut self, piece: PageRange, prot: Prot, populate: Populate) -> Result<()> {
-        if let Leaf::Chunk(_) = self.tables.find(piece.start) {
+        if let Leaf::Chunk(directory) = self.tables.find(piece.start)
+            && !self.shows_phantoms(directory, piece)
+        {
             return Ok(());
         }
         let chunk = self.bind(piece.start)?;
@@ -268,7 +270,8 @@ impl AddressSpace {
 
     fn unmap_large(&mut self, piece: PageRange, directory: EntryAt) -> Result<()> {
         let address = self.tables.read(directory) & ADDRESS;
-        self.backed_pages -= CHUNK_PAGES as u64;
+        let phantoms = self.tables.phantoms(directory).map_or(0, PageBits::count);
+        self.backed_pages -= (CHUNK_PAGES - phantoms) as u64;
         if region_of(address) == Region::Fresh {
             // The host drops the translations of single pages with the memory, but a shadow directory goes on pointing to
             // the table that the host made for this chunk, and the chunk's next address would show here, too.
@@ -632,17 +635,25 @@ impl AddressSpace {
         self.discard_run((physical, bytes))
     }
 
-    /// Makes pages absent that a large page shows though nothing is mapped there; call before mapping anything in the
-    /// range. A plan of a snapshot makes such pages.
+    /// Makes pages absent that a large page of a snapshot shows though nothing is mapped there. Call it where accesses must
+    /// fault from now on; where something is mapped, they go by themselves.
     pub fn clear_phantoms(&mut self, range: PageRange) -> Result<()> {
         for piece in self.bound_pieces(range) {
-            if let Leaf::Chunk(at) = self.tables.find(piece.start)
-                && region_of(self.tables.read(at) & ADDRESS) != Region::Fresh
+            if let Leaf::Chunk(directory) = self.tables.find(piece.start)
+                && self.shows_phantoms(directory, piece)
             {
-                self.unmap_pages(piece)?;
+                self.tables.page_entry(piece.start)?;
             }
         }
         Ok(())
+    }
+
+    fn shows_phantoms(&self, directory: EntryAt, piece: PageRange) -> bool {
+        let first = ((piece.start % CHUNK_BYTES) / PAGE_BYTES) as usize;
+        let pages = first..first + (piece.bytes() / PAGE_BYTES) as usize;
+        self.tables
+            .phantoms(directory)
+            .is_some_and(|phantoms| pages.into_iter().any(|page| phantoms.has(page)))
     }
 }
 

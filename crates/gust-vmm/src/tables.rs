@@ -25,6 +25,8 @@ use crate::{
         KERNEL_TABLE_XSAVE, PAGE_BYTES, PML4, Prot, THREADS_MAX, USER_TABLES, XSAVE_AREAS,
     },
     host_memory::HostMapping,
+    physical::{Region, region_of},
+    snapshot::PageBits,
 };
 
 pub(crate) const PRESENT: u64 = 1;
@@ -102,6 +104,8 @@ pub(crate) struct PageTables {
     stale: Vec<(EntryAt, bool)>,
     /// Entries that have changed since the tables were adopted, with what they were then.
     journal: Option<HashMap<EntryAt, u64>>,
+    /// Pages of large pages at which nothing is mapped, by their directory entries; as long as those are not of new memory.
+    phantoms: HashMap<EntryAt, PageBits>,
 }
 
 // SAFETY: the pointer is to the system slot's memory, which the owner of this value keeps mapped for as long; see
@@ -118,6 +122,7 @@ impl PageTables {
             next_table: USER_TABLES,
             stale: Vec::new(),
             journal: None,
+            phantoms: HashMap::new(),
         };
         tables.map_kernel_region();
         Ok(tables)
@@ -221,6 +226,29 @@ impl PageTables {
         self.journal = Some(HashMap::new());
     }
 
+    /// Takes over which pages of large pages have nothing.
+    pub(crate) fn set_phantoms(&mut self, phantoms: &[(u64, PageBits)]) {
+        self.phantoms = phantoms
+            .iter()
+            .map(|(at, pages)| (EntryAt(*at), *pages))
+            .collect();
+    }
+
+    /// The pages that a large page of a snapshot shows, though nothing is mapped at them.
+    pub(crate) fn phantoms(&self, directory: EntryAt) -> Option<&PageBits> {
+        let physical = self.read(directory) & ADDRESS;
+        self.phantoms
+            .get(&directory)
+            .filter(|_| region_of(physical) != Region::Fresh)
+    }
+
+    /// Whether an entry has been set since the tables were adopted; unknown without a journal.
+    pub(crate) fn has_changed(&self, at: EntryAt) -> bool {
+        self.journal
+            .as_ref()
+            .is_none_or(|journal| journal.contains_key(&at))
+    }
+
     pub(crate) fn journal_len(&self) -> usize {
         self.journal.as_ref().map_or(0, HashMap::len)
     }
@@ -296,9 +324,14 @@ impl PageTables {
             table
         } else if entry & LARGE != 0 {
             let table = self.take_table()?;
+            let phantoms = self.phantoms(directory).copied().unwrap_or_default();
             for page in 0..CHUNK_PAGES {
                 let address = (entry & ADDRESS) + page as u64 * PAGE_BYTES;
-                self.write(EntryAt(table).plus(page), address | (entry & !(ADDRESS | LARGE)));
+                let bits = match phantoms.has(page) {
+                    true => STALE,
+                    false => entry & !(ADDRESS | LARGE),
+                };
+                self.write(EntryAt(table).plus(page), address | bits);
             }
             self.set(directory, table | PRESENT | WRITE | USER);
             table

@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) hot_entries: Vec<u64>,
     /// Tables and directory entries that map the image for writing.
     pub(crate) writable_images: Vec<WritableImage>,
+    /// Pages that a large page shows though the snapshot has nothing there, by the address of its directory entry.
+    pub(crate) phantoms: Vec<(u64, PageBits)>,
     /// Chunks of the snapshot's own image that are mapped as large pages, in order of their numbers.
     pub(crate) large_images: Vec<u32>,
     /// Pages that count as backed.
@@ -186,13 +188,30 @@ impl Built {
     /// Writes down what follows from a large page of the image.
     pub(super) fn note_large_image(&mut self, piece: Piece<'_>, prot: Prot, directory: usize, entry: usize) {
         let physical = self.image_address(piece.index);
+        let at = Self::table_address(directory) + entry as u64 * 8;
         self.plan.bindings.push((piece.chunk.chunk, physical));
+        self.note_phantoms(piece, at);
         if prot.writable() {
-            let at = Self::table_address(directory) + entry as u64 * 8;
             self.plan.writable_images.push(WritableImage { at, large: true });
         }
         if let Some(page) = (0..CHUNK_PAGES).find(|page| piece.set.touched.has(*page)) {
             self.plan.touches.push(piece.address() + page as u64 * PAGE_BYTES);
+        }
+    }
+
+    fn note_phantoms(&mut self, piece: Piece<'_>, at: u64) {
+        let mut phantoms = PageBits::NONE;
+        for (page, _) in piece
+            .chunk
+            .pages()
+            .iter()
+            .enumerate()
+            .filter(|(_, prot)| prot.is_none())
+        {
+            phantoms.set(page);
+        }
+        if phantoms.any() {
+            self.plan.phantoms.push((at, phantoms));
         }
     }
 
@@ -203,6 +222,7 @@ impl Built {
             physical | LARGE | BACKED | ACCESSED | DIRTY | rights(Prot::READ_WRITE);
         self.plan.bindings.push((piece.chunk.chunk, physical));
         self.plan.whole_chunks.push((piece.index as u32, hot));
+        self.note_phantoms(piece, Self::table_address(directory) + entry as u64 * 8);
         self.plan.touches.push(piece.address() | 1);
     }
 

@@ -8,7 +8,7 @@ use crate::{
     host_memory::HostMapping,
     machine::Vm,
     snapshot::{ChunkMap, MachineState, PageRun, SNAPSHOT_VERSION},
-    vcpu::XSAVE_BYTES,
+    space::AddressSpace,
 };
 
 /// A mapping as the guest's owner has it. Only what lies in one is captured.
@@ -21,10 +21,10 @@ pub struct MappedArea {
 }
 
 /// What the mappings say of one chunk.
-struct ChunkUse {
+pub(super) struct ChunkUse {
     chunk: u64,
     mapped: [bool; CHUNK_PAGES],
-    guarded: bool,
+    pub(super) guarded: bool,
 }
 
 impl Vm {
@@ -38,19 +38,10 @@ impl Vm {
         threads: &[usize],
         memory: BorrowedFd<'_>,
     ) -> Result<MachineState> {
-        let mut extended = Vec::with_capacity(threads.len());
-        for thread in threads {
-            let mut state = [0; XSAVE_BYTES];
-            self.extended_state(*thread, &mut state)?;
-            let used = state
-                .iter()
-                .rposition(|byte| *byte != 0)
-                .map_or(0, |last| last + 1);
-            extended.push((*thread as u32, state[..used].to_vec()));
-        }
+        let extended = self.used_extended_states(threads)?;
         let mut chunks = Vec::new();
         for chunk in self.space().bound_chunks() {
-            chunks.extend(self.describe_chunk(&chunk_use(areas, chunk)));
+            chunks.extend(described(self.space(), &chunk_use(areas, chunk)));
         }
         let state = MachineState {
             version: SNAPSHOT_VERSION,
@@ -59,29 +50,6 @@ impl Vm {
         };
         self.write_memory(&state, memory)?;
         Ok(state)
-    }
-
-    fn describe_chunk(&self, used: &ChunkUse) -> Option<ChunkMap> {
-        let mut runs: Vec<PageRun> = Vec::new();
-        for page in 0..CHUNK_PAGES {
-            let address = used.chunk * CHUNK_BYTES + page as u64 * PAGE_BYTES;
-            let Some(prot) = self.space().rights_at(address).filter(|_| used.mapped[page]) else {
-                continue;
-            };
-            match runs.last_mut() {
-                Some(run) if usize::from(run.first + run.count) == page && run.prot == prot => run.count += 1,
-                _ => runs.push(PageRun {
-                    first: page as u16,
-                    count: 1,
-                    prot,
-                }),
-            }
-        }
-        (!runs.is_empty()).then_some(ChunkMap {
-            chunk: used.chunk,
-            runs,
-            guarded: used.guarded,
-        })
     }
 
     fn write_memory(&self, state: &MachineState, memory: BorrowedFd<'_>) -> Result<()> {
@@ -115,8 +83,32 @@ impl Vm {
     }
 }
 
+/// What a chunk has; `None` when it has no contents.
+pub(super) fn described(space: &AddressSpace, used: &ChunkUse) -> Option<ChunkMap> {
+    let mut runs: Vec<PageRun> = Vec::new();
+    for page in 0..CHUNK_PAGES {
+        let address = used.chunk * CHUNK_BYTES + page as u64 * PAGE_BYTES;
+        let Some(prot) = space.rights_at(address).filter(|_| used.mapped[page]) else {
+            continue;
+        };
+        match runs.last_mut() {
+            Some(run) if usize::from(run.first + run.count) == page && run.prot == prot => run.count += 1,
+            _ => runs.push(PageRun {
+                first: page as u16,
+                count: 1,
+                prot,
+            }),
+        }
+    }
+    (!runs.is_empty()).then_some(ChunkMap {
+        chunk: used.chunk,
+        runs,
+        guarded: used.guarded,
+    })
+}
+
 /// What the mappings, sorted by address, say of one chunk.
-fn chunk_use(areas: &[MappedArea], chunk: u64) -> ChunkUse {
+pub(super) fn chunk_use(areas: &[MappedArea], chunk: u64) -> ChunkUse {
     let (start, end) = (chunk * CHUNK_BYTES, (chunk + 1) * CHUNK_BYTES);
     let mut used = ChunkUse {
         chunk,

@@ -19,6 +19,7 @@ use crate::{
     snapshot::{
         ChunkMap, Costs, MachineState, Style, WorkingSet,
         build::{Built, Mapping, Piece, Plan, WritableImage, build, choose_all},
+        chunk_numbers,
         layout::read_exact,
         working_set::PageBits,
     },
@@ -157,11 +158,6 @@ fn most_wanted(wanted: BTreeMap<(u64, usize), u32>) -> Vec<(u64, usize)> {
     pages.sort_by_key(|(_, functions)| std::cmp::Reverse(*functions));
     pages.truncate(BASE_HOT_PAGES_MAX);
     pages.into_iter().map(|(page, _)| page).collect()
-}
-
-fn chunk_numbers(state: &MachineState) -> BTreeMap<u64, usize> {
-    let numbered = state.chunks.iter().enumerate();
-    numbered.map(|(number, chunk)| (chunk.chunk, number)).collect()
 }
 
 /// Finds the pages of a snapshot that have the contents that the base has at the same address.

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// First bytes of a layout file.
-const LAYOUT_MAGIC: u64 = 0x5541_4c54_5355_4703; // "\x03GUSTLAU"
+const LAYOUT_MAGIC: u64 = 0x5541_4c54_5355_4704; // "\x04GUSTLAU"
 /// Words of the header before the sections: the magic number, two ids, two costs.
 const FIRST_WORDS: usize = 5;
 const SECTIONS: usize = 11;

@@ -7,6 +7,7 @@
 //!   replan           working set -> two plans: Compact (little memory, many faults unless touched ahead),
 //!                    Fast (few faults: written chunks are copied whole)
 //!   graft            a machine in which the runtime's base lies already: what differs is changed, see `graft`
+//!   difference       after a run: what is not the snapshot's, small enough to be kept instead of the machine
 //!   rewind           after a run: every page that it wrote gets its snapshot contents back
 //! ```
 //!
@@ -15,17 +16,20 @@
 //! so a plan trades faults for copies at the prices that the machine was measured at.
 //!
 //! In a plan, a chunk that no page of is guarded (mapped without rights) may become one large page. Pages of it that
-//! nothing is mapped at are then readable as zero until something is mapped there: the guest's owner calls
-//! [`crate::AddressSpace::clear_phantoms`] before it maps anything.
+//! nothing is mapped at, its phantoms, are then readable as zero until the large page is split: when something is mapped there,
+//! or the guest's owner says by [`crate::AddressSpace::clear_phantoms`] that nothing may be seen any more.
 
 mod build;
 mod capture;
 mod costs;
+mod difference;
 mod graft;
 mod layout;
 mod restore;
 mod rewind;
 mod working_set;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,16 +39,18 @@ pub(crate) use build::Plan;
 pub use build::Style;
 pub use capture::MappedArea;
 pub use costs::Costs;
+pub use difference::Difference;
 pub use graft::Descendant;
 pub use layout::{Base, Layout};
 pub(crate) use restore::Restored;
 pub use restore::{RestoreTimes, Source};
 pub use rewind::Rewound;
+pub(crate) use working_set::PageBits;
 pub use working_set::WorkingSet;
 
 /// Version of the structures in this module, of [`crate::geometry`], of the XSAVE areas and of the personality's state
 /// (`gust-linux`) as they are stored.
-pub const SNAPSHOT_VERSION: u32 = 3;
+pub const SNAPSHOT_VERSION: u32 = 4;
 
 /// Adjacent pages of a chunk that have contents and the same rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,4 +112,10 @@ impl MachineState {
             .map(|run| u64::from(run.count))
             .sum()
     }
+}
+
+/// The number of each chunk of a snapshot in its memory file.
+fn chunk_numbers(state: &MachineState) -> BTreeMap<u64, usize> {
+    let numbered = state.chunks.iter().enumerate();
+    numbered.map(|(number, chunk)| (chunk.chunk, number)).collect()
 }

@@ -51,6 +51,8 @@ pub(crate) struct Restored {
     pub(crate) tables_used: u64,
     pub(crate) recording: bool,
     pub(crate) chunks: usize,
+    /// Chunks of the image slot that lie before the snapshot's own.
+    pub(crate) image_first: u64,
     /// The id of the layout.
     pub(crate) layout_id: u64,
 }
@@ -106,6 +108,7 @@ impl Vm {
         let restored = Restored {
             extended: state.extended.clone(),
             chunks: state.chunks.len(),
+            image_first,
             ..restored
         };
         let space = self.space_mut();
@@ -309,6 +312,7 @@ impl AddressSpace {
     fn adopt(&mut self, restored: &Restored) {
         self.tables
             .adopt(&restored.plan.root, USER_TABLES + restored.tables_used);
+        self.tables.set_phantoms(&restored.plan.phantoms);
         self.adopt_bindings(&restored.plan);
     }
 }
