@@ -105,6 +105,7 @@ fn commands() -> Vec<Command> {
             arm: true,
             record: false,
             has_layout: true,
+            thaw: false,
             memory_mode: MemoryMode::Fresh,
             limits: LIMITS,
             identity: identity(),
@@ -118,6 +119,7 @@ fn commands() -> Vec<Command> {
             client_context: "{}".into(),
         }),
         Command::Capture,
+        Command::Freeze,
         Command::Replan,
         Command::Shape,
         Command::Graft,
@@ -146,6 +148,7 @@ fn reports() -> Vec<Report> {
             memory_bytes: 1,
             state_bytes: 1,
         }),
+        Report::Frozen,
         Report::Replanned {
             layout_bytes: 1,
             hot_pages: 1,

@@ -191,6 +191,7 @@ async fn hear(instance: &mut Instance, log: &mut LogSink) -> Result<Heard, Worke
             | Report::Waiting(_)
             | Report::InitFailed
             | Report::Captured(_)
+            | Report::Frozen
             | Report::Replanned { .. }
             | Report::Started { .. }
             | Report::Ran(_)

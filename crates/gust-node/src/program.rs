@@ -206,6 +206,7 @@ impl Running {
                 | Report::Log
                 | Report::Answer(_)
                 | Report::Captured(_)
+                | Report::Frozen
                 | Report::Replanned { .. }
                 | Report::Exited(_)
                 | Report::Refused { .. }) => return Err(lost(unexpected(&other))),

@@ -244,6 +244,7 @@ async fn until_waiting(
             | Report::Waiting(_)
             | Report::Answer(_)
             | Report::Captured(_)
+            | Report::Frozen
             | Report::Replanned { .. }
             | Report::Started { .. }
             | Report::Ran(_)

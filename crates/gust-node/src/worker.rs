@@ -147,6 +147,7 @@ pub(crate) fn unexpected(report: &Report) -> WorkerError {
         Report::Log => "Log",
         Report::Answer(_) => "Answer",
         Report::Captured(_) => "Captured",
+        Report::Frozen => "Frozen",
         Report::Replanned { .. } => "Replanned",
         Report::Exited(_) => "Exited",
         Report::Started { .. } => "Started",

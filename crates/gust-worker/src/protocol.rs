@@ -11,6 +11,7 @@
 //!     |  Restore(base)  |                |  | Capture, Replan
 //!     +-----------------+                |  +--------> Waiting
 //!     |  Restore(version)                |               Based: a base that has been laid out ahead takes Restore(version)
+//!     |                                  | Freeze --> Frozen: given back by Restore(version) with its body
 //!     +----------------------------------+               too, when the version's layout has a graft for it
 //!   Pooled --- Run ---> Program --- Ran, CannotRun ---> the worker ends
 //!                                                     any state --> Exited (the guest's end is the worker's end)
@@ -36,6 +37,10 @@ pub const BODY_BYTES_MAX: usize = 8 << 20;
 /// Most bytes of a response or an error document: Lambda's 6 MiB with 100 bytes of leeway.
 pub const RESPONSE_BYTES_MAX: u64 = (6 << 20) + 100;
 
+/// Longest frozen instance, in bytes. One that is longer is kept as it is: what it would save is little, and its time is
+/// the call's.
+pub const FROZEN_BYTES_MAX: usize = 2 << 20;
+
 /// Most descriptors that travel with one frame.
 pub const DESCRIPTORS_MAX: usize = 16;
 
@@ -54,7 +59,7 @@ pub enum Command {
     Init(InitSpec),
     /// Lay out a snapshot in a pooled worker, or, with a layout that has a graft for it, in a worker where the base of
     /// the snapshot's runtime has been laid out and touched ahead. Descriptors: memory, state, layout (when `has_layout`), root image,
-    /// code image, layers. Answered by [`Report::Waiting`] only when `arm` is set; otherwise an [`Command::Invoke`]
+    /// code image, layers. Body: a frozen instance (when `thaw`). Answered by [`Report::Waiting`] only when `arm` is set; otherwise an [`Command::Invoke`]
     /// follows at once.
     Restore(RestoreSpec),
     /// Deliver an event. Body: the event. Answered by any number of [`Report::Log`], one [`Report::Answer`], and
@@ -64,6 +69,9 @@ pub enum Command {
     /// 2 MiB pages where the host has one), state (writable). Answered by [`Report::Captured`] or
     /// [`Report::Refused`]. A worker that has seen an event refuses (invariant 2).
     Capture,
+    /// Give the waiting guest away as what sets it apart from its snapshot. Answered by [`Report::Frozen`]; the worker is
+    /// of no further use unless that has no body.
+    Freeze,
     /// Write a restore layout (hot pages, page tables) learned from the runs so far. Descriptors: layout (writable),
     /// memory of the snapshot. Answered by [`Report::Replanned`] or [`Report::Refused`].
     Replan,
@@ -107,6 +115,9 @@ pub enum Report {
     Answer(Answer),
     /// The snapshot has been written.
     Captured(Captured),
+    /// The guest, to be given back with [`RestoreSpec::thaw`] to a worker for the same version. Body: at most
+    /// [`FROZEN_BYTES_MAX`] bytes; none when it is more, or the guest cannot be frozen: it waits on.
+    Frozen,
     /// The layout has been written.
     Replanned {
         /// Bytes used in the layout file.
@@ -257,6 +268,8 @@ pub struct RestoreSpec {
     pub record: bool,
     /// A layout file is among the descriptors.
     pub has_layout: bool,
+    /// The body is an instance that was frozen ([`Report::Frozen`]), which goes on.
+    pub thaw: bool,
     /// What becomes of memory between calls.
     pub memory_mode: MemoryMode,
     /// Bounds.

@@ -9,6 +9,7 @@
 //! threads would do, as Lambda freezes it.
 
 mod exits;
+mod frozen;
 mod images;
 mod link;
 mod outside;

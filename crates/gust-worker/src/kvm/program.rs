@@ -273,6 +273,7 @@ impl Program {
             | Command::Restore(_)
             | Command::Invoke(_)
             | Command::Capture
+            | Command::Freeze
             | Command::Replan
             | Command::Shape
             | Command::Graft

@@ -12,6 +12,7 @@ use gust_vmm::{Costs, Layout, Source, Vm, WorkingSet};
 
 use super::{
     exits::Exits,
+    frozen::Frozen,
     link::{Link, Renewal},
     outside::Outside,
     ports,
@@ -109,6 +110,8 @@ pub struct Restore {
     pub layout: Option<OwnedFd>,
     /// Its images.
     pub images: Images,
+    /// An instance of the snapshot that was frozen, and goes on.
+    pub frozen: Option<Vec<u8>>,
     /// Touch everything ahead.
     pub arm: bool,
     /// The base of the snapshot's runtime lies in the machine ([`Sandbox::into_base`]).
@@ -291,7 +294,10 @@ impl Sandbox {
         set_limits(&mut kernel, restore.limits);
         let link = stored.link.clone();
         let mut sandbox = Self::assemble(vm, kernel, link, outside, None, waits_for);
-        sandbox.renew(restore.identity.seed, restore.environment.clone());
+        match &restore.frozen {
+            Some(frozen) => sandbox.thaw(&Frozen::decode(frozen)?, images.clone(), restore.limits)?,
+            None => sandbox.renew(restore.identity.seed, restore.environment.clone()),
+        }
         if restore.arm {
             sandbox.vm.touch_ahead()?;
         }
@@ -309,6 +315,17 @@ impl Sandbox {
             environment: restore.environment,
         });
         Ok(sandbox)
+    }
+
+    /// Makes a guest that has just been laid out what another was.
+    fn thaw(&mut self, frozen: &Frozen, images: Vec<Image>, limits: Limits) -> Result<(), SandboxError> {
+        self.vm.apply(&frozen.memory)?;
+        self.kernel = frozen.kernel.clone();
+        let clock_ns = frozen.clock_at(self.outside.realtime_ns());
+        self.kernel.resume(&mut self.outside, images, clock_ns);
+        set_limits(&mut self.kernel, limits);
+        self.link = frozen.link.clone();
+        Ok(())
     }
 
     /// Makes the guest another than every other instance of its snapshot.
@@ -534,6 +551,32 @@ impl Sandbox {
             memory_bytes,
             state_bytes,
         })
+    }
+
+    /// The guest without its machine; `None` when it is too large for that, or has nothing that its snapshot has not.
+    pub fn freeze(&mut self) -> Result<Option<Vec<u8>>, SandboxError> {
+        let is_settled = self.waits_for == WaitsFor::Event && self.said.is_empty() && self.renewal.is_none();
+        let Some(origin) = self.origin.as_ref().filter(|origin| {
+            is_settled && origin.memory_mode == MemoryMode::Reuse && self.kernel.ended().is_none()
+        }) else {
+            return Ok(None);
+        };
+        let (areas, slots) = (self.kernel.mapped_areas(), self.kernel.thread_slots());
+        let snapshot = &origin.pristine.machine;
+        let difference = self
+            .vm
+            .difference(&areas, &slots, snapshot, origin.memory.as_fd())?;
+        let Some(memory) = difference else {
+            return Ok(None);
+        };
+        let frozen = Frozen {
+            memory,
+            kernel: self.kernel.clone(),
+            link: self.link.clone(),
+            clock_ns: self.kernel.clock_ns(&mut self.outside),
+            unix_ns: self.outside.realtime_ns(),
+        };
+        frozen.encode()
     }
 
     /// Writes a layout learned from this guest's run; gives its bytes and hot pages.

@@ -158,9 +158,10 @@ impl Supervisor {
             let next = match message {
                 Command::Boot(spec) => self.boot(channel, spec, descriptors)?,
                 Command::Init(spec) => self.init(channel, &spec, descriptors)?,
-                Command::Restore(spec) => self.restore(channel, spec, descriptors)?,
+                Command::Restore(spec) => self.restore(channel, spec, body, descriptors)?,
                 Command::Invoke(spec) => self.invoke(channel, spec, body)?,
                 Command::Capture => self.capture(channel, descriptors)?,
+                Command::Freeze => self.freeze(channel)?,
                 Command::Replan => self.replan(channel, descriptors)?,
                 Command::Shape => self.relayout(channel, "Shape", descriptors, plans::shape)?,
                 Command::Graft => self.relayout(channel, "Graft", descriptors, plans::graft)?,
@@ -246,6 +247,7 @@ impl Supervisor {
         &mut self,
         channel: &mut Channel,
         spec: RestoreSpec,
+        body: Vec<u8>,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Next> {
         let arrived = descriptors.len();
@@ -267,6 +269,7 @@ impl Supervisor {
             memory,
             state,
             layout,
+            frozen: spec.thaw.then_some(body),
             images: Images { root, mounted },
             arm,
             on_base,
@@ -321,6 +324,12 @@ impl Supervisor {
         let [memory, state] = exactly("Capture", descriptors)?;
         let captured = self.guest("Capture")?.capture(&memory, &state)?;
         channel.send(&Report::Captured(captured), b"")?;
+        Ok(Next::Command)
+    }
+
+    fn freeze(&mut self, channel: &mut Channel) -> Result<Next> {
+        let frozen = self.guest("Freeze")?.freeze()?;
+        channel.send(&Report::Frozen, &frozen.unwrap_or_default())?;
         Ok(Next::Command)
     }
 

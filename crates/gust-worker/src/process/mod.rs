@@ -134,6 +134,7 @@ impl Supervisor {
                 Command::Invoke(invoke) => self.invoke(invoke, frame.body)?,
                 Command::Restore(_) => return Err(SupervisorError::OutOfOrder("Restore")),
                 Command::Capture => return Err(SupervisorError::OutOfOrder("Capture")),
+                Command::Freeze => return Err(SupervisorError::OutOfOrder("Freeze")),
                 Command::Replan => return Err(SupervisorError::OutOfOrder("Replan")),
                 Command::Shape => return Err(SupervisorError::OutOfOrder("Shape")),
                 Command::Graft => return Err(SupervisorError::OutOfOrder("Graft")),

@@ -520,6 +520,7 @@ impl Worker {
             arm,
             record,
             has_layout: snapshot.layout.is_some(),
+            thaw: false,
             memory_mode,
             limits: LIMITS,
             identity: Identity {
