@@ -8,9 +8,11 @@
 //! | `reap` | restores from a disk with a cold page cache, working set ahead or lazy | inside this process |
 //! | `density` | memory of idle clones, and whether any of them answers | in a server of its own |
 //! | `wasm` | the same handler under wasmtime, as a process, and in a sandbox | inside this process |
+//! | `clients` | calls through the API, with one client and sixteen: latency, processor time | in a server of its own |
 //!
 //! Each part makes a report of its own. What cannot run here is left out, and the report says so.
 
+mod clients;
 mod density;
 mod exits;
 mod function;
@@ -67,6 +69,8 @@ enum Part {
     Density,
     /// The same handler under wasmtime
     Wasm,
+    /// Calls through the API with one client and sixteen: latency, and processor time of a call
+    Clients,
 }
 
 /// What all parts need.
@@ -121,6 +125,7 @@ pub async fn run(arguments: &SandboxArgs, show: &mut dyn FnMut(&Report) -> Resul
             Part::Exits => apart(&settings, exits::run).await,
             Part::Reap => apart(&settings, reap::run).await,
             Part::Wasm => apart(&settings, wasm::run).await,
+            Part::Clients => clients::run(&settings).await,
             Part::Density => density::run(&settings, &arguments.density).await,
         };
         show(&report?)?;
