@@ -34,12 +34,17 @@ fn split(text: &str) -> Option<FunctionText<'_>> {
         }
         parts.drain(..3);
     }
-    let mut parts = parts.into_iter().peekable();
-    let region = parts.next_if(|part| is_region(part));
-    let account_id = parts.next_if(|part| part.len() == 12 && part.bytes().all(|byte| byte.is_ascii_digit()));
-    // A function may itself be called "function".
-    let rest: Vec<&str> = parts.collect();
-    let rest = match rest.as_slice() {
+    // What stands last is a name, whatever it looks like: a function may be called as a region is, or "function".
+    let (region, rest) = match parts.as_slice() {
+        [region, rest @ ..] if is_region(region) && !rest.is_empty() => (Some(*region), rest),
+        rest => (None, rest),
+    };
+    let is_account_id = |part: &str| part.len() == 12 && part.bytes().all(|byte| byte.is_ascii_digit());
+    let (account_id, rest) = match rest {
+        [account_id, rest @ ..] if is_account_id(account_id) && !rest.is_empty() => (Some(*account_id), rest),
+        rest => (None, rest),
+    };
+    let rest = match rest {
         ["function", rest @ ..] if !rest.is_empty() => rest,
         rest => rest,
     };
@@ -60,19 +65,25 @@ fn split(text: &str) -> Option<FunctionText<'_>> {
     }
 }
 
+/// `(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}`, as in [`FUNCTION_PATTERN`].
 fn is_region(text: &str) -> bool {
-    let mut parts = text.rsplit('-');
-    let number = parts.next().unwrap_or_default();
-    let direction = parts.next().unwrap_or_default();
-    let rest: Vec<&str> = parts.collect();
-    number.len() == 1
+    let letters = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
+    let parts: Vec<&str> = text.strip_prefix("eusc-").unwrap_or(text).split('-').collect();
+    let (place, kind, direction, number) = match parts.as_slice() {
+        [place, direction, number] => (place, None, direction, number),
+        [place, kind, direction, number] => (place, Some(kind), direction, number),
+        _ => return false,
+    };
+    let is_kind = |kind: &&str| {
+        let of_isolated = |rest: &str| rest.is_empty() || (rest.len() == 1 && letters(rest));
+        *kind == "gov" || kind.strip_prefix("iso").is_some_and(of_isolated)
+    };
+    place.len() == 2
+        && letters(place)
+        && kind.is_none_or(is_kind)
+        && letters(direction)
+        && number.len() == 1
         && number.bytes().all(|byte| byte.is_ascii_digit())
-        && !direction.is_empty()
-        && direction.bytes().all(|byte| byte.is_ascii_lowercase())
-        && !rest.is_empty()
-        && rest
-            .iter()
-            .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase()))
 }
 
 /// The target of a request: the function's name from its path, and a qualifier from its query.
@@ -171,6 +182,44 @@ mod tests {
         Place {
             region: "us-east-1".to_owned(),
             account_id: "000000000000".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_function_may_be_called_as_other_things_are() {
+        for (text, name) in [
+            ("json-hash-0", "json-hash-0"),
+            ("us-east-1", "us-east-1"),
+            ("us-east-1:us-east-1", "us-east-1"),
+            ("000000000000", "000000000000"),
+            ("json-hash-0:live", "json-hash-0"),
+            ("function", "function"),
+        ] {
+            assert_eq!(
+                target(&place(), text, None).unwrap().name.as_str(),
+                name,
+                "{text}"
+            );
+        }
+        for region in [
+            "us-east-1",
+            "us-gov-west-1",
+            "us-isob-east-1",
+            "eusc-de-east-1",
+            "ap-southeast-2",
+        ] {
+            assert!(is_region(region), "{region}");
+        }
+        for other in [
+            "json-hash-0",
+            "us-east",
+            "us-east-12",
+            "us-1",
+            "us-else-east-1",
+            "us--1",
+            "us-isobb-east-1",
+        ] {
+            assert!(!is_region(other), "{other}");
         }
     }
 

@@ -18,6 +18,7 @@ mod memory;
 mod own;
 mod peers;
 mod plot;
+mod processes;
 mod report;
 mod sandbox;
 mod stats;

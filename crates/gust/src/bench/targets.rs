@@ -48,6 +48,16 @@ impl Target {
         }
     }
 
+    /// A ratio that is not to be larger than another.
+    pub fn ratio_at_most(what: impl Into<String>, wanted: f64, got: f64) -> Self {
+        Self {
+            what: what.into(),
+            wanted: format!("at most {wanted}x"),
+            got: format!("{got:.2}x"),
+            met: got <= wanted,
+        }
+    }
+
     /// A count that is not to be larger than another.
     pub fn count_at_most(what: impl Into<String>, wanted: u64, got: u64) -> Self {
         Self {
@@ -118,6 +128,7 @@ mod tests {
         assert!(Target::times_as_long("", 3.0, ms(3), ms(1)).met);
         assert!(!Target::times_as_long("", 3.0, ms(4), ms(1)).met);
         assert!(!Target::exactly("", 200, 199).met);
+        assert!(Target::ratio_at_most("", 1.2, 1.2).met && !Target::ratio_at_most("", 1.2, 1.3).met);
         assert!(Target::count_at_most("", 3, 3).met && !Target::count_at_most("", 3, 4).met);
         assert!(Target::bytes_at_most("", 2 << 20, 2 << 20).met);
         assert!(!Target::bytes_at_most("", 2 << 20, (2 << 20) + 1).met);

@@ -27,10 +27,18 @@ impl Venv {
     /// # Errors
     /// When there is no `python3` with `venv`, or PyPI cannot be reached.
     pub fn make(cache: &Path) -> Result<Self> {
+        Self::make_with(cache, "bench-venv", PACKAGES)
+    }
+
+    /// One with other packages, in a directory of its own in the cache.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn make_with(cache: &Path, name: &str, packages: &[&str]) -> Result<Self> {
         let venv = Self {
-            dir: cache.join("bench-venv"),
+            dir: cache.join(name),
         };
-        let wanted = PACKAGES.join(" ");
+        let wanted = packages.join(" ");
         let stamp = venv.dir.join(STAMP);
         if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
             return Ok(venv);
@@ -41,7 +49,7 @@ impl Venv {
         fs::create_dir_all(cache).with_context(|| format!("make directory {}", cache.display()))?;
         run(Command::new("python3").args(["-m", "venv"]).arg(&venv.dir))?;
         let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-        run(Command::new(venv.program("python3")).args(pip).args(PACKAGES))?;
+        run(Command::new(venv.program("python3")).args(pip).args(packages))?;
         fs::write(&stamp, wanted).with_context(|| format!("write {}", stamp.display()))?;
         Ok(venv)
     }

@@ -51,7 +51,7 @@ const ZEROBOOT: [(&str, Duration); 2] = [
 
 /// A way to meet an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     /// Laid out for it.
     LaidOut(Layout),
     /// Copied back to the snapshot after the last one.
@@ -60,10 +60,15 @@ enum Way {
     Warm,
 }
 
+impl Way {
+    /// Where nothing of the version is prepared.
+    pub const UNPREPARED: Self = Self::LaidOut(Layout::Fast);
+}
+
 const WAYS: [(Way, &str, Option<Duration>); 7] = [
     (Way::LaidOut(Layout::Unknown), "no layout", None),
     (Way::LaidOut(Layout::Compact), "compact layout", None),
-    (Way::LaidOut(Layout::Fast), "unprepared", Some(UNPREPARED_MAX)),
+    (Way::UNPREPARED, "unprepared", Some(UNPREPARED_MAX)),
     (Way::LaidOut(Layout::Grafted), "base-shaped", Some(GRAFTED_MAX)),
     (Way::LaidOut(Layout::Armed), "armed", Some(ARMED_MAX)),
     (Way::Rewound, "copied back", Some(ARMED_MAX)),
@@ -118,28 +123,37 @@ fn measure(
     let scratch = Scratch::new();
     let events = [handlers::event(), handlers::another_event()];
     let lab = Lab::prepare(image, function, events, &|| scratch.file().map(Into::into))?;
-    let bar = progress(function.name, settings.rounds as usize * WAYS.len());
+    for (way, row) in all_ways(&lab, function.name, settings.rounds)? {
+        let wanted = WAYS.iter().find(|(known, _, _)| *known == way);
+        if let Some((_, _, Some(wanted))) = wanted.filter(|_| function.name == PLAIN.name) {
+            let what = format!("{}: median", row.label);
+            targets.push(Target::at_most(what, *wanted, row.summary.p50));
+        }
+        rows.push(row);
+    }
+    Ok(())
+}
+
+/// One function in every way.
+pub fn all_ways(lab: &Lab, name: &'static str, rounds: u64) -> Result<Vec<(Way, Row)>> {
+    let bar = progress(name, rounds as usize * WAYS.len());
     let mut taken = WAYS.map(|_| Taken::default());
     let mut done = 0;
-    while done < settings.rounds {
-        let block = BLOCK.min(settings.rounds - done);
+    while done < rounds {
+        let block = BLOCK.min(rounds - done);
         for ((way, _, _), taken) in WAYS.iter().zip(&mut taken) {
-            take(&lab, *way, done..done + block, false, taken)?;
+            take(lab, *way, done..done + block, false, taken)?;
             bar.inc(block);
         }
         done += block;
     }
     bar.finish_and_clear();
-    for ((way, label, wanted), mut taken) in WAYS.into_iter().zip(taken) {
-        take(&lab, way, 0..MEMORY_SAMPLES, true, &mut taken)?;
-        let row = row(&format!("{}: {label}", function.name), &taken)?;
-        if let Some(wanted) = wanted.filter(|_| function.name == PLAIN.name) {
-            let what = format!("{}: median", row.label);
-            targets.push(Target::at_most(what, wanted, row.summary.p50));
-        }
-        rows.push(row);
+    let mut rows = Vec::new();
+    for ((way, label, _), mut taken) in WAYS.into_iter().zip(taken) {
+        take(lab, way, 0..MEMORY_SAMPLES, true, &mut taken)?;
+        rows.push((way, row(&format!("{name}: {label}"), &taken)?));
     }
-    Ok(())
+    Ok(rows)
 }
 
 fn row(label: &str, taken: &Taken) -> Result<Row> {

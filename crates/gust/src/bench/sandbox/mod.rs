@@ -7,9 +7,12 @@
 //! | `exits` | how often an event makes a guest come out | inside this process |
 //! | `reap` | restores from a disk with a cold page cache, working set ahead or lazy | inside this process |
 //! | `density` | memory of idle clones, and whether any of them answers | in a server of its own |
+//! | `wasm` | the same handler under wasmtime, as a process, and in a sandbox | inside this process |
+//! | `clients` | calls through the API, with one client and sixteen: latency, processor time | in a server of its own |
 //!
 //! Each part makes a report of its own. What cannot run here is left out, and the report says so.
 
+mod clients;
 mod density;
 mod exits;
 mod function;
@@ -17,6 +20,7 @@ mod lab;
 mod layouts;
 mod reap;
 mod syscall;
+mod wasm;
 
 use std::{
     fs::File,
@@ -63,6 +67,10 @@ enum Part {
     Reap,
     /// Memory of idle clones, and whether any of them answers
     Density,
+    /// The same handler under wasmtime
+    Wasm,
+    /// Calls through the API with one client and sixteen: latency, and processor time of a call
+    Clients,
 }
 
 /// What all parts need.
@@ -116,6 +124,8 @@ pub async fn run(arguments: &SandboxArgs, show: &mut dyn FnMut(&Report) -> Resul
             Part::Layouts => apart(&settings, layouts::run).await,
             Part::Exits => apart(&settings, exits::run).await,
             Part::Reap => apart(&settings, reap::run).await,
+            Part::Wasm => apart(&settings, wasm::run).await,
+            Part::Clients => clients::run(&settings).await,
             Part::Density => density::run(&settings, &arguments.density).await,
         };
         show(&report?)?;
