@@ -59,6 +59,8 @@ const STUB_GRACE_NS: u64 = 50_000;
 /// Longest such time: after it, a program has made the stub lead back to itself.
 const STUB_GRACE_NS_MAX: u64 = 500_000_000;
 
+const GENERAL_PROTECTION: u8 = 13;
+
 /// Trap after each instruction.
 const TRAP_FLAG: u64 = 1 << 8;
 
@@ -197,6 +199,17 @@ impl Vcpu {
         registers: &mut Registers,
         quantum_ns: Option<u64>,
     ) -> Result<Exit> {
+        if !is_canonical(registers.fs_base) || !is_canonical(registers.gs_base) {
+            return Err(Error::GuestStopped("a segment base is no address".into()));
+        }
+        if !is_canonical(registers.rip) {
+            // As the processor would say. Some hosts never come back from there.
+            return Ok(Exit::Exception {
+                vector: GENERAL_PROTECTION,
+                error_code: 0,
+                address: 0,
+            });
+        }
         ring0::flush(self, space)?;
         if self.loaded != thread && registers.rflags & TRAP_FLAG != 0 {
             self.load_apart(space, thread)?;
@@ -509,6 +522,12 @@ fn syscall_exit(registers: &mut Registers) -> Exit {
     registers.rip = registers.rcx;
     registers.rflags = sanitize_flags(registers.r11);
     Exit::Syscall
+}
+
+/// Whether a processor with four levels of tables takes a number for an address: bits 47 to 63 are the same.
+fn is_canonical(address: u64) -> bool {
+    let upper = address.cast_signed() >> 47;
+    upper == 0 || upper == -1
 }
 
 /// Keeps what a program may set of its flags.

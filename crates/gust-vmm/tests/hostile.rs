@@ -471,6 +471,29 @@ fn odd_registers_at_a_call_end_in_an_exit() {
     guest.is_well();
 }
 
+/// The first thing that a machine runs, and again after that: a host may treat the two differently.
+#[test]
+fn no_address_is_run_that_is_none() {
+    for rip in [0x8000_0000_0000, 0xffff_7fff_ffff_ffff, 1 << 63] {
+        let Some(mut guest) = Guest::new() else { return };
+        for _ in 0..3 {
+            let mut registers = Registers { rip, ..start() };
+            let came = guest.run_once(1, &mut registers);
+            assert_eq!((vector(came), registers.rip), (Some(13), rip));
+            let base = |registers: &mut Registers, which: usize| match which {
+                0 => registers.fs_base = rip,
+                _ => registers.gs_base = rip,
+            };
+            for which in 0..2 {
+                let mut registers = start();
+                base(&mut registers, which);
+                assert_eq!(guest.run_once(1, &mut registers), Came::Stopped);
+            }
+        }
+        guest.is_well();
+    }
+}
+
 #[test]
 fn a_call_at_the_end_of_user_space_comes_back() {
     let Some(mut guest) = Guest::new() else { return };
