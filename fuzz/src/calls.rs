@@ -286,6 +286,8 @@ impl<'a> Run<'a> {
         for (place, name) in (0..).zip(NAMES) {
             guest.text(place, name);
         }
+        // All that it maps counts as used, so that it ends where a real one would.
+        guest.world.resident_bytes = u64::MAX;
         let mut input = Bytes::new(data);
         let races = input.u8();
         if races & 1 != 0 {

@@ -346,7 +346,7 @@ pub(crate) fn sys_alarm(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
         .alarm
         .map_or(0, |(next, _)| next.saturating_sub(now).div_ceil(1_000_000_000));
     let seconds = u64::from(args[0] as u32);
-    k.clock.alarm = (seconds > 0).then(|| (now + seconds * 1_000_000_000, 0));
+    k.clock.alarm = (seconds > 0).then(|| (now.saturating_add(seconds * 1_000_000_000), 0));
     Ok(Flow::Done(left))
 }
 

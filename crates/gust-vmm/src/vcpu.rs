@@ -56,6 +56,13 @@ const FIXED_FLAGS: u64 = 0x202;
 
 /// First time that a thread whose time is up gets to leave a stub, in nanoseconds.
 const STUB_GRACE_NS: u64 = 50_000;
+/// Longest such time: after it, a program has made the stub lead back to itself.
+const STUB_GRACE_NS_MAX: u64 = 500_000_000;
+
+const GENERAL_PROTECTION: u8 = 13;
+
+/// Trap after each instruction.
+const TRAP_FLAG: u64 = 1 << 8;
 
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
@@ -192,13 +199,49 @@ impl Vcpu {
         registers: &mut Registers,
         quantum_ns: Option<u64>,
     ) -> Result<Exit> {
+        if !is_canonical(registers.fs_base) || !is_canonical(registers.gs_base) {
+            return Err(Error::GuestStopped("a segment base is no address".into()));
+        }
+        if !is_canonical(registers.rip) {
+            // As the processor would say. Some hosts never come back from there.
+            return Ok(Exit::Exception {
+                vector: GENERAL_PROTECTION,
+                error_code: 0,
+                address: 0,
+            });
+        }
         ring0::flush(self, space)?;
+        if self.loaded != thread && registers.rflags & TRAP_FLAG != 0 {
+            self.load_apart(space, thread)?;
+        }
         self.prepare(space, thread, registers);
         match quantum_ns {
             Some(quantum) => self.timer.arm(quantum),
             None => self.timer.disarm(),
         }
         self.enter_until_exit(space, registers)
+    }
+
+    /// Brings a thread's extended state in and runs nothing of it: one that traps after each instruction would do so in the
+    /// stub, and never get past it.
+    fn load_apart(&mut self, space: &AddressSpace, thread: usize) -> Result<()> {
+        /// A second time when the thread has spoilt its area, which is initial then.
+        const ATTEMPTS: usize = 2;
+        self.timer.disarm();
+        for _ in 0..ATTEMPTS {
+            let mut registers = Registers {
+                rip: KERNEL_BASE + SYSCALL_PAGE,
+                rflags: FIXED_FLAGS,
+                ..Registers::default()
+            };
+            self.prepare(space, thread, &registers);
+            if self.enter_until_exit(space, &mut registers)? == Exit::Syscall {
+                return Ok(());
+            }
+        }
+        Err(Error::GuestStopped(format!(
+            "the extended state of thread {thread} cannot be loaded"
+        )))
     }
 
     fn prepare(&mut self, space: &AddressSpace, thread: usize, registers: &Registers) {
@@ -256,10 +299,15 @@ impl Vcpu {
                     // Its time is up, but a stub cannot be left half-way. The timer rings once, so it is armed
                     // again: without that the thread would run without a bound. The grace doubles, so that a slow
                     // entry cannot use it up for ever.
-                    Interrupted::Stub => {
+                    Interrupted::Stub if stub_grace_ns < STUB_GRACE_NS_MAX => {
                         self.fd.get_kvm_run().kvm_dirty_regs = 0;
                         self.timer.arm(stub_grace_ns);
-                        stub_grace_ns = stub_grace_ns.saturating_mul(2);
+                        stub_grace_ns *= 2;
+                    }
+                    Interrupted::Stub => {
+                        return Err(Error::GuestStopped(
+                            "a thread stays in the hypervisor's code".into(),
+                        ));
                     }
                 },
             }
@@ -474,6 +522,12 @@ fn syscall_exit(registers: &mut Registers) -> Exit {
     registers.rip = registers.rcx;
     registers.rflags = sanitize_flags(registers.r11);
     Exit::Syscall
+}
+
+/// Whether a processor with four levels of tables takes a number for an address: bits 47 to 63 are the same.
+fn is_canonical(address: u64) -> bool {
+    let upper = address.cast_signed() >> 47;
+    upper == 0 || upper == -1
 }
 
 /// Keeps what a program may set of its flags.

@@ -30,7 +30,7 @@ impl Host for World {
     }
 
     fn realtime_ns(&mut self) -> u64 {
-        1_700_000_000_000_000_000 + self.now_ns
+        1_700_000_000_000_000_000_u64.saturating_add(self.now_ns)
     }
 
     fn output(&mut self, _stream: Stream, bytes: &[u8]) {

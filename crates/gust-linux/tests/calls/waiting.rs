@@ -224,3 +224,14 @@ fn timers_expire_as_often_as_they_are_set_to() {
     assert_eq!(guest.done(libc::SYS_read, &[fd, SCRATCH, 8]), 8);
     assert_eq!(guest.word(SCRATCH), 1);
 }
+
+/// A guest that has slept for as long as there is time asks for more.
+#[test]
+fn clocks_do_not_pass_their_end() {
+    let mut guest = Guest::new();
+    guest.world.now_ns = u64::MAX - 20_000_000_000;
+    assert_eq!(guest.done(libc::SYS_alarm, &[u64::from(u32::MAX)]), 0);
+    assert_eq!(guest.done(libc::SYS_alarm, &[0]), 10);
+    let longest = time(&mut guest, i64::MAX, 999_999_999);
+    assert_eq!(guest.done(libc::SYS_nanosleep, &[longest, 0]), 0);
+}

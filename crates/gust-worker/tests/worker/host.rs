@@ -606,6 +606,19 @@ impl Worker {
         }
     }
 
+    /// Whether the worker says something more, or ends, within this time.
+    pub fn has_more_within(&self, limit: Duration) -> Result<bool, Failed> {
+        let mut ready = [rustix::event::PollFd::new(
+            &self.channel,
+            rustix::event::PollFlags::IN,
+        )];
+        let limit = rustix::event::Timespec {
+            tv_sec: limit.as_secs() as i64,
+            tv_nsec: 0,
+        };
+        Ok(rustix::event::poll(&mut ready, Some(&limit))? > 0)
+    }
+
     pub fn invoke(&mut self, payload: &[u8]) -> Result<Invoked, Failed> {
         self.send_event(payload)?;
         let (answer, body, log) = match self.next_report()? {

@@ -4,7 +4,9 @@
 mod grafts;
 mod guest;
 mod host;
+mod hostile;
 mod snapshots;
+mod wild;
 
 use std::{os::fd::AsFd, process::ExitCode, time::Duration};
 
@@ -44,7 +46,7 @@ const OF_PROCESSES: [(&str, Test); 2] = tests![
     self::a_killed_worker_takes_its_guest_along,
 ];
 
-const OF_MICRO_VMS: [(&str, Test); 9] = tests![
+const OF_MICRO_VMS: [(&str, Test); 13] = tests![
     snapshots::every_layout_answers,
     snapshots::memory_is_kept_or_given_back,
     snapshots::no_two_instances_are_alike,
@@ -54,6 +56,10 @@ const OF_MICRO_VMS: [(&str, Test); 9] = tests![
     snapshots::restores_out_of_order_are_refused,
     grafts::versions_answer_on_their_base,
     grafts::what_does_not_fit_is_refused,
+    hostile::every_call_with_any_arguments,
+    hostile::arguments_that_change_while_they_are_read,
+    hostile::waits_of_no_time_and_of_all_time,
+    hostile::wild_code_ends_its_guest_only,
 ];
 
 fn main() -> ExitCode {
