@@ -182,6 +182,11 @@ pub(crate) struct Files {
     /// While a call is made again: the descriptor that it began with, and the file that this was then.
     #[serde(skip)]
     pub(crate) begun_with: Option<HeldFile>,
+    /// While files of messages are let go: those still to come, and that someone is at it.
+    #[serde(skip)]
+    pub(super) dropped: Vec<u32>,
+    #[serde(skip)]
+    pub(super) dropping: bool,
 }
 
 impl Files {

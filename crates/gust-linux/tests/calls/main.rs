@@ -1,5 +1,6 @@
 //! System calls of a guest on a machine without a processor, answered as Linux answers them. No KVM is needed.
 
+mod ancillary;
 mod descriptors;
 mod files;
 mod guest;
