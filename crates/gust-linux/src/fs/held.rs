@@ -78,14 +78,13 @@ impl Files {
 
     /// Gives a held file a descriptor; the call still counts as a reference until it ends.
     pub(crate) fn name_held(&mut self, held: HeldFile, close_on_exec: bool) -> Result<u64, Errno> {
+        self.name_file(held.file, close_on_exec)
+    }
+
+    /// A descriptor for an open file that something refers to.
+    pub(crate) fn name_file(&mut self, file: u32, close_on_exec: bool) -> Result<u64, Errno> {
         let fd = self.free_from(0)?;
-        self.set(
-            fd,
-            Descriptor {
-                file: held.file,
-                close_on_exec,
-            },
-        );
+        self.set(fd, Descriptor { file, close_on_exec });
         Ok(fd as u64)
     }
 }
@@ -114,5 +113,27 @@ impl Kernel {
         {
             self.closed(number, file);
         }
+    }
+
+    /// Counts a reference to each of these open files, which travel in a message.
+    pub(crate) fn hold_files(&mut self, files: &[u32]) {
+        for file in files {
+            self.files.reference(*file);
+        }
+    }
+
+    /// Lets go of open files. One of them can be the last socket that holds others in messages, and so on: they are
+    /// closed one after the other, not one inside the other.
+    pub(crate) fn release_files(&mut self, files: Vec<u32>) {
+        self.files.dropped.extend(files);
+        if std::mem::replace(&mut self.files.dropping, true) {
+            return;
+        }
+        while let Some(number) = self.files.dropped.pop() {
+            if let Some((number, file)) = self.files.dereference(number) {
+                self.closed(number, file);
+            }
+        }
+        self.files.dropping = false;
     }
 }

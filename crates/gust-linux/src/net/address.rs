@@ -53,7 +53,8 @@ impl Address {
             // A dual-stack socket may be given an address of the older kind.
             Domain::Inet6 if family == libc::AF_INET => parse_v4(raw),
             Domain::Unix if family == libc::AF_UNIX => parse_unix(raw),
-            Domain::Inet4 | Domain::Inet6 | Domain::Unix => Err(EAFNOSUPPORT),
+            Domain::Unix => Err(EINVAL),
+            Domain::Inet4 | Domain::Inet6 => Err(EAFNOSUPPORT),
         }
     }
 

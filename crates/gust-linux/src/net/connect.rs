@@ -57,13 +57,6 @@ impl Kernel {
         self.copy_out(cx, bytes_at, &(raw.len() as u32).to_le_bytes())
     }
 
-    fn option_is_set(socket: &Socket, level: i32, name: i32) -> bool {
-        socket
-            .options
-            .get(&(level, name))
-            .is_some_and(|value| value.iter().any(|byte| *byte != 0))
-    }
-
     /// Gives a socket a port; zero asks for any.
     fn take_port(&mut self, number: u32, host: Host, port: u16) -> Result<(), Errno> {
         let kind = self.socket(number)?.kind;
@@ -72,8 +65,8 @@ impl Kernel {
             return Err(EADDRINUSE);
         }
         let shares = |socket: &Socket| {
-            Self::option_is_set(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT)
-                || Self::option_is_set(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)
+            socket.option_is_set(libc::SOL_SOCKET, libc::SO_REUSEPORT)
+                || socket.option_is_set(libc::SOL_SOCKET, libc::SO_REUSEADDR)
         };
         let me = self.socket(number)?;
         let (my_domain, i_share) = (me.domain, shares(me));
@@ -84,14 +77,14 @@ impl Kernel {
             };
             let listens = matches!(other.state, SocketState::Listening { .. });
             let both_only = |domain: Domain, socket: &Socket| {
-                domain == Domain::Inet6 && Self::option_is_set(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
+                domain == Domain::Inet6 && socket.option_is_set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
             };
             let apart = my_domain != other.domain
                 && (both_only(other.domain, other)
                     || self.socket(number).is_ok_and(|me| both_only(my_domain, me)));
             let shared = i_share
                 && shares(other)
-                && (!listens || Self::option_is_set(other, libc::SOL_SOCKET, libc::SO_REUSEPORT));
+                && (!listens || other.option_is_set(libc::SOL_SOCKET, libc::SO_REUSEPORT));
             if !shared && !apart {
                 return Err(EADDRINUSE);
             }
@@ -149,6 +142,7 @@ impl Kernel {
                 host: Host::Elsewhere,
                 ..
             } => Err(ENETUNREACH),
+            Address::Inet { port: 0, .. } if client.kind == SocketKind::Datagram => Err(EINVAL),
             Address::Inet { port, .. } => {
                 let holders = self
                     .network
@@ -162,7 +156,7 @@ impl Kernel {
                         .is_some_and(|socket| match socket.state {
                             SocketState::Listening { .. } => true,
                             SocketState::Idle | SocketState::Connected(_) | SocketState::Service(_) => {
-                                client.kind == SocketKind::Datagram
+                                client.kind == SocketKind::Datagram && socket.hears(&client.local)
                             }
                         })
                 };
@@ -178,8 +172,15 @@ impl Kernel {
                     }
                 }
                 let target = *self.network.names.get(name).ok_or(ECONNREFUSED)?;
-                if self.socket(target)?.kind != client.kind {
-                    return Err(EPROTOTYPE);
+                let found = self.socket(target)?;
+                if found.kind != client.kind {
+                    // Abstract names are looked for among sockets of the same kind only.
+                    let hidden = name.first() == Some(&0);
+                    return Err(if hidden { ECONNREFUSED } else { EPROTOTYPE });
+                }
+                let listens = matches!(found.state, SocketState::Listening { .. });
+                if client.kind != SocketKind::Datagram && !listens {
+                    return Err(ECONNREFUSED);
                 }
                 Ok(target)
             }
@@ -252,6 +253,7 @@ impl Kernel {
     fn join(&mut self, number: u32, target: u32) -> Result<(), Errno> {
         let listener = self.socket(target)?;
         let (domain, kind, local) = (listener.domain, listener.kind, listener.local.clone());
+        let peer_credentials = Some(self.credentials());
         let (options, remote) = (listener.options.clone(), self.socket(number)?.local.clone());
         let seen = match &local {
             Address::Inet { port, .. } => Address::Inet {
@@ -266,9 +268,11 @@ impl Kernel {
             local: Address::None,
             remote,
             options,
+            peer_credentials,
             ..Socket::new(domain, kind)
         })?;
         let client = self.socket_mut(number)?;
+        client.peer_credentials = peer_credentials;
         client.state = SocketState::Connected(Some(peer));
         client.remote = seen;
         if let SocketState::Listening { waiting, .. } = &mut self.socket_mut(target)?.state {
@@ -342,6 +346,8 @@ pub(crate) fn sys_listen(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> S
         return Err(EINVAL);
     }
     k.ensure_port(number)?;
+    let credentials = k.credentials();
+    k.socket_mut(number)?.peer_credentials = Some(credentials);
     let backlog = (args[1] as i32).max(0) as usize;
     let backlog = backlog.min(BACKLOG_MAX);
     match &mut k.socket_mut(number)?.state {
@@ -471,6 +477,8 @@ pub(crate) fn sys_shutdown(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) ->
     if let Some(peer) = peer.filter(|_| kind != SocketKind::Datagram) {
         let other = k.socket_mut(peer)?;
         other.read_shut |= writing;
+        // What nobody will read need not be sent; over a network the sender would not know.
+        other.write_shut |= reading && other.domain == Domain::Unix;
         k.wake_socket(peer);
     }
     k.wake_socket(number);

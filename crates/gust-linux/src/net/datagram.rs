@@ -1,11 +1,12 @@
 //! Moving messages: datagram and sequenced-packet sockets.
 
 use crate::{
-    errno::{EAGAIN, ECONNREFUSED, EISCONN, EMSGSIZE, ENETUNREACH, ENOTCONN, EPIPE, Errno},
+    errno::{EAGAIN, ECONNREFUSED, EISCONN, EMSGSIZE, ENETUNREACH, ENOTCONN, EOPNOTSUPP, EPIPE, Errno},
     kernel::{Cx, Flow, Kernel, SysResult},
     net::{
-        DATAGRAMS_MAX, Datagram, Domain, STREAM_BYTES, SocketKind, SocketState,
+        DATAGRAMS_MAX, Datagram, Domain, SocketKind, SocketState,
         address::{Address, Host},
+        ancillary::{Ancillary, Taken},
         connect::no_destination,
         stream::Manner,
     },
@@ -21,6 +22,7 @@ pub(crate) struct Received {
     pub(crate) from: Address,
     pub(crate) copied: u64,
     pub(crate) full: u64,
+    pub(crate) taken: Taken,
 }
 
 impl Kernel {
@@ -31,10 +33,13 @@ impl Kernel {
         number: u32,
         to: Option<Address>,
         data: Vec<u8>,
+        mut ancillary: Ancillary,
     ) -> Result<u64, Errno> {
+        /// What a message costs beside its bytes.
+        const RECORD_BYTES: usize = 32;
         let socket = self.socket(number)?;
         let limit = if socket.domain == Domain::Unix {
-            STREAM_BYTES
+            socket.send_bytes_max() - RECORD_BYTES
         } else {
             DATAGRAM_BYTES_MAX
         };
@@ -56,10 +61,13 @@ impl Kernel {
             }
             return Ok(sent);
         };
-        let receiver = self.socket_mut(target)?;
-        if receiver.datagrams.len() >= DATAGRAMS_MAX {
+        let receiver = self.socket(target)?;
+        let unix = receiver.domain == Domain::Unix;
+        if receiver.datagrams.len() >= DATAGRAMS_MAX
+            || unix && receiver.room_for(number, self.socket(number)?) == 0
+        {
             // UNIX senders wait; internet datagrams are dropped.
-            return if receiver.domain == Domain::Unix {
+            return if unix && !receiver.read_shut {
                 Err(EAGAIN)
             } else {
                 Ok(sent)
@@ -72,7 +80,15 @@ impl Kernel {
                 Ok(sent)
             };
         }
-        receiver.datagrams.push_back(Datagram { from, data });
+        self.may_send_files(ancillary.files.len())?;
+        self.stamp(&mut ancillary, number, target);
+        self.hold_files(&ancillary.files);
+        self.socket_mut(target)?.datagrams.push_back(Datagram {
+            from,
+            sender: number,
+            data,
+            ancillary,
+        });
         self.wake_socket(target);
         Ok(sent)
     }
@@ -90,7 +106,6 @@ impl Kernel {
         let (kind, state, remote) = (socket.kind, socket.state.clone(), socket.remote.clone());
         if kind == SocketKind::Sequenced {
             return match state {
-                SocketState::Connected(Some(_)) if to.is_some() => Err(EISCONN),
                 SocketState::Connected(Some(peer)) => Ok(Some(peer)),
                 SocketState::Connected(None) => Err(EPIPE),
                 SocketState::Idle | SocketState::Listening { .. } | SocketState::Service(_) => Err(ENOTCONN),
@@ -101,7 +116,8 @@ impl Kernel {
             (None, SocketState::Connected(Some(peer))) => {
                 return Ok(Some(*peer).filter(|peer| self.network.sockets.get(*peer).is_some()));
             }
-            (None, SocketState::Connected(None)) if remote != Address::None => remote,
+            // An internet peer is its address; a UNIX peer is that socket, whoever has its name now.
+            (None, SocketState::Connected(None)) if matches!(remote, Address::Inet { .. }) => remote,
             (None, SocketState::Connected(None)) => return Err(ECONNREFUSED),
             (None, SocketState::Idle | SocketState::Listening { .. } | SocketState::Service(_)) => {
                 return Err(no_destination(kind));
@@ -143,10 +159,16 @@ impl Kernel {
                 from: Address::None,
                 copied: 0,
                 full: 0,
+                taken: Taken::default(),
             }));
         };
         let fits = message.data.len().min(total(slices) as usize);
         let copied = self.scatter(cx, slices, 0, &message.data[..fits])?;
+        let taken = Taken {
+            files: message.ancillary.files,
+            credentials: Some(message.ancillary.credentials),
+            peeked: manner.peek,
+        };
         if !manner.peek {
             let socket = self.socket_mut(number)?;
             socket.datagrams.pop_front();
@@ -158,6 +180,7 @@ impl Kernel {
             from: message.from,
             copied,
             full: message.data.len() as u64,
+            taken,
         }))
     }
 
@@ -173,11 +196,20 @@ impl Kernel {
             nonblocking,
             ..Manner::default()
         };
+        if total(slices) == 0 {
+            return Ok(Flow::Done(0));
+        }
         if self.socket(number)?.kind == SocketKind::Stream {
-            return self.receive_stream(cx, number, slices, manner);
+            let mut taken = Taken::default();
+            let flow = self.receive_stream(cx, number, slices, manner, &mut taken);
+            self.release_files(taken.files);
+            return flow;
         }
         match self.receive_message(cx, number, slices, manner)? {
-            Some(received) => Ok(Flow::Done(received.copied)),
+            Some(received) => {
+                self.release_files(received.taken.files);
+                Ok(Flow::Done(received.copied))
+            }
             None => self.no_message_yet(cx, number, nonblocking),
         }
     }
@@ -203,7 +235,7 @@ impl Kernel {
             nonblocking,
             ..Manner::default()
         };
-        self.send_any(cx, number, None, slices, manner)
+        self.send_any(cx, number, None, slices, manner, Ancillary::default())
     }
 
     /// Sends by the socket's kind.
@@ -214,18 +246,23 @@ impl Kernel {
         to: Option<Address>,
         slices: &[UserSlice],
         manner: Manner,
+        ancillary: Ancillary,
     ) -> SysResult {
         let socket = self.socket(number)?;
         if socket.kind == SocketKind::Stream {
-            // An address is ignored on a connected stream, as on Linux for TCP.
-            return self.send_stream(cx, number, slices, manner);
+            // Over a network an address is ignored.
+            if socket.domain == Domain::Unix && to.is_some() {
+                let connected = matches!(socket.state, SocketState::Connected(_));
+                return Err(if connected { EISCONN } else { EOPNOTSUPP });
+            }
+            return self.send_stream(cx, number, slices, manner, ancillary);
         }
         let bytes = total(slices) as usize;
-        if bytes > STREAM_BYTES {
+        if bytes > socket.send_bytes_max().max(DATAGRAM_BYTES_MAX) {
             return Err(EMSGSIZE);
         }
         let data = self.gather(cx, slices, 0, bytes)?;
-        match self.send_message(cx, number, to, data) {
+        match self.send_message(cx, number, to, data, ancillary) {
             Err(EAGAIN) if !manner.nonblocking && !self.timed_out(cx.slot) => {
                 let timeout_ns = self.socket(number)?.send_timeout_ns;
                 self.wait_for_socket(cx, number, timeout_ns)

@@ -2,9 +2,14 @@
 
 use crate::{
     abi::{u32_at, u64_at},
-    errno::{EAGAIN, EINVAL, EMSGSIZE, EOPNOTSUPP, Errno},
+    errno::{EAGAIN, EMSGSIZE, ENOTTY, EOPNOTSUPP, Errno},
     kernel::{Cx, Flow, Kernel, SysResult},
-    net::{SocketKind, address::Address, stream::Manner},
+    net::{
+        Domain, SocketKind, SocketState,
+        address::Address,
+        ancillary::{Ancillary, ControlRoom, Taken},
+        stream::Manner,
+    },
     user::UserSlice,
 };
 
@@ -42,7 +47,8 @@ pub(crate) fn sys_sendto(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
         Some(k.copy_in_address(cx, domain, address, address_bytes)?)
     };
     let slices = [UserSlice { at: buffer, bytes }];
-    k.send_any(cx, number, to, &slices, manner(flags, nonblocking)?)
+    let manner = manner(flags, nonblocking)?;
+    k.send_any(cx, number, to, &slices, manner, Ancillary::default())
 }
 
 /// A `msghdr`: address, buffers, control data, flags.
@@ -50,6 +56,7 @@ struct Header {
     name: u64,
     name_bytes: u32,
     slices: Vec<UserSlice>,
+    control: u64,
     control_bytes: u64,
 }
 
@@ -64,6 +71,7 @@ impl Kernel {
             name: u64_at(&raw, 0),
             name_bytes: u32_at(&raw, 8),
             slices: self.copy_in_iovec(cx, u64_at(&raw, 16), count)?,
+            control: u64_at(&raw, 32),
             control_bytes: u64_at(&raw, 40),
         })
     }
@@ -71,17 +79,15 @@ impl Kernel {
     fn send_header(&mut self, cx: &mut Cx<'_>, fd: u64, at: u64, flags: u64) -> SysResult {
         let (number, nonblocking) = self.socket_number(fd)?;
         let header = self.copy_in_header(cx, at)?;
-        if header.control_bytes > 0 {
-            // Passing descriptors to oneself is what control data could do here.
-            return Err(EOPNOTSUPP);
-        }
+        let ancillary = self.copy_in_control(cx, number, header.control, header.control_bytes)?;
         let domain = self.socket(number)?.domain;
         let to = if header.name == 0 {
             None
         } else {
             Some(self.copy_in_address(cx, domain, header.name, u64::from(header.name_bytes))?)
         };
-        self.send_any(cx, number, to, &header.slices, manner(flags, nonblocking)?)
+        let manner = manner(flags, nonblocking)?;
+        self.send_any(cx, number, to, &header.slices, manner, ancillary)
     }
 
     /// Receives into a header's buffers; gives the bytes, and tells the header about sender and truncation.
@@ -89,11 +95,12 @@ impl Kernel {
         let (number, nonblocking) = self.socket_number(fd)?;
         let manner = manner(flags, nonblocking)?;
         let header = self.copy_in_header(cx, at)?;
-        let mut told = 0;
+        let mut told = flags as i32 & libc::MSG_CMSG_CLOEXEC;
+        let mut taken = Taken::default();
         let (bytes, from) = if self.socket(number)?.kind == SocketKind::Stream {
-            match self.receive_stream(cx, number, &header.slices, manner)? {
-                Flow::Done(bytes) => (bytes, None),
-                other => return Ok(other),
+            match self.receive_stream(cx, number, &header.slices, manner, &mut taken) {
+                Ok(Flow::Done(bytes)) => (bytes, self.stream_sender(number)?),
+                other => return other,
             }
         } else {
             match self.receive_message(cx, number, &header.slices, manner)? {
@@ -101,30 +108,55 @@ impl Kernel {
                     if received.full > received.copied {
                         told |= libc::MSG_TRUNC;
                     }
+                    taken = received.taken;
                     let bytes = if manner.full_size {
                         received.full
                     } else {
                         received.copied
                     };
-                    (bytes, Some(received.from))
+                    (bytes, received.from)
                 }
                 None => return self.no_message_yet(cx, number, manner.nonblocking),
             }
         };
+        let room = ControlRoom {
+            at: header.control,
+            bytes: header.control_bytes,
+            close_on_exec: flags as i32 & libc::MSG_CMSG_CLOEXEC != 0,
+        };
+        let (control_bytes, control_told) = self.deliver_control(cx, number, room, taken)?;
         let domain = self.socket(number)?.domain;
-        let name_bytes = match from {
-            Some(from) if header.name != 0 && from != Address::None => {
-                let raw = from.to_bytes(domain);
-                let copied = raw.len().min(header.name_bytes as usize);
-                self.copy_out(cx, header.name, &raw[..copied])?;
-                raw.len() as u32
-            }
-            _ => 0,
+        let name_bytes = if header.name != 0 && from != Address::None {
+            let raw = from.to_bytes(domain);
+            let copied = raw.len().min(header.name_bytes as usize);
+            self.copy_out(cx, header.name, &raw[..copied])?;
+            raw.len() as u32
+        } else {
+            0
         };
         self.copy_out(cx, at + 8, &name_bytes.to_le_bytes())?;
-        self.copy_out(cx, at + 40, &0u64.to_le_bytes())?;
-        self.copy_out(cx, at + 48, &told.to_le_bytes())?;
+        self.copy_out(cx, at + 40, &control_bytes.to_le_bytes())?;
+        self.copy_out(cx, at + 48, &(told | control_told).to_le_bytes())?;
         Ok(Flow::Done(bytes))
+    }
+
+    /// Whose bytes a stream gives: the other end's name, for UNIX sockets only.
+    fn stream_sender(&self, number: u32) -> Result<Address, Errno> {
+        let socket = self.socket(number)?;
+        if socket.domain != Domain::Unix {
+            return Ok(Address::None);
+        }
+        let peer = match socket.state {
+            SocketState::Connected(Some(peer)) => Some(self.socket(peer)?),
+            SocketState::Connected(None)
+            | SocketState::Idle
+            | SocketState::Listening { .. }
+            | SocketState::Service(_) => None,
+        };
+        Ok(match peer.map(|peer| &peer.local) {
+            Some(Address::None) | None => socket.remote.clone(),
+            Some(local) => local.clone(),
+        })
     }
 }
 
@@ -147,9 +179,20 @@ pub(crate) fn sys_recvfrom(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     let socket = k.socket(number)?;
     let domain = socket.domain;
     if socket.kind == SocketKind::Stream {
-        let flow = k.receive_stream(cx, number, &slices, manner)?;
+        let mut taken = Taken::default();
+        let flow = k.receive_stream(cx, number, &slices, manner, &mut taken);
+        if !taken.peeked {
+            k.release_files(taken.files);
+        }
+        let flow = flow?;
         if let (Flow::Done(_), true) = (&flow, address != 0) {
-            k.copy_out(cx, address_bytes, &0u32.to_le_bytes())?;
+            let sender = k.stream_sender(number)?;
+            let raw = if sender == Address::None {
+                Vec::new()
+            } else {
+                sender.to_bytes(domain)
+            };
+            k.copy_out_address(cx, &raw, address, address_bytes)?;
         }
         return Ok(flow);
     }
@@ -160,6 +203,9 @@ pub(crate) fn sys_recvfrom(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
             } else {
                 received.from.to_bytes(domain)
             };
+            if !received.taken.peeked {
+                k.release_files(received.taken.files);
+            }
             k.copy_out_address(cx, &raw, address, address_bytes)?;
             Ok(Flow::Done(if manner.full_size {
                 received.full
@@ -222,11 +268,25 @@ pub(crate) fn sys_recvmmsg(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
 }
 
 impl Kernel {
-    /// Requests on sockets that are not about files in general: no interface can be looked at but by its name.
-    pub(crate) fn socket_ioctl(&mut self, _cx: &mut Cx<'_>, fd: u64, _request: u64, _arg: u64) -> SysResult {
-        match self.socket_number(fd) {
-            Ok(_) => Err(EINVAL),
-            Err(_) => Err(crate::errno::ENOTTY),
+    /// Requests on sockets that are not about files in general.
+    pub(crate) fn socket_ioctl(&mut self, cx: &mut Cx<'_>, fd: u64, request: u64, arg: u64) -> SysResult {
+        const FIOSETOWN: u64 = 0x8901;
+        const SIOCSPGRP: u64 = 0x8902;
+        const FIOGETOWN: u64 = 0x8903;
+        const SIOCGPGRP: u64 = 0x8904;
+        self.socket_number(fd).map_err(|_| ENOTTY)?;
+        match request {
+            FIOSETOWN | SIOCSPGRP => {
+                let id = self.copy_in_u32(cx, arg)? as i32;
+                return self.set_owner_id(fd, id);
+            }
+            FIOGETOWN | SIOCGPGRP => {
+                let id = self.owner_id(fd)?;
+                self.copy_out(cx, arg, &id.to_le_bytes())?;
+                return Ok(Flow::Done(0));
+            }
+            _ => {}
         }
+        self.interface_ioctl(cx, request, arg)
     }
 }

@@ -5,9 +5,12 @@
 //! connections end outside the guest, in whoever runs it: the Lambda Runtime API is one. There is no other way out.
 
 mod address;
+mod ancillary;
 mod connect;
 mod datagram;
+mod interfaces;
 mod messages;
+mod option_values;
 mod options;
 mod service;
 mod socket;

@@ -3,9 +3,12 @@
 
 use crate::{
     abi::{Writer, i64_at, u32_at},
-    errno::{EDOM, EINVAL, ENOPROTOOPT, Errno},
+    errno::{EDOM, EINVAL, ENOPROTOOPT, EOPNOTSUPP, EPERM, Errno},
     kernel::{Cx, Flow, Kernel, SysResult},
-    net::{Domain, STREAM_BYTES, Socket, SocketKind, SocketState},
+    net::{
+        Domain, STREAM_BYTES, Socket, SocketKind, SocketState, ancillary::Credentials, buffer_bytes,
+        option_values,
+    },
 };
 
 /// Longest option value.
@@ -17,14 +20,23 @@ pub(crate) fn sys_setsockopt(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
     let [fd, level, name, value, bytes, _] = *args;
     let (number, _) = k.socket_number(fd)?;
     let (level, name) = (level as i32, name as i32);
-    if bytes as i32 <= 0 || bytes > VALUE_BYTES_MAX {
+    let least = i32::from(level != libc::IPPROTO_IP);
+    if (bytes as i32) < least || bytes as u32 as u64 > VALUE_BYTES_MAX {
         return Err(EINVAL);
     }
     check_level(k.socket(number)?, level)?;
+    check_settable(level, name)?;
     let raw = k.copy_in_vec(cx, value, bytes as usize)?;
+    if level == libc::SOL_SOCKET && raw.len() < 4 {
+        return Err(EINVAL);
+    }
+    let mut raw = option_values::accepted(k.socket(number)?, level, name, raw)?;
     let socket = k.socket_mut(number)?;
     if level == libc::SOL_SOCKET && (name == libc::SO_RCVTIMEO || name == libc::SO_SNDTIMEO) {
         let timeout = timeval_ns(&raw)?;
+        if timeout == NO_WAIT_NS {
+            raw.fill(0);
+        }
         if name == libc::SO_RCVTIMEO {
             socket.receive_timeout_ns = timeout;
         } else {
@@ -37,6 +49,30 @@ pub(crate) fn sys_setsockopt(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
     Ok(Flow::Done(0))
 }
 
+/// The time-out that a negative one becomes: no waiting at all, where zero is waiting for ever.
+const NO_WAIT_NS: u64 = 1;
+
+/// Names of `SOL_SOCKET` that exist, and whether an unprivileged process may set them.
+fn check_settable(level: i32, name: i32) -> Result<(), Errno> {
+    /// Highest option number of Linux 6.1.
+    const NAME_MAX: i32 = 76;
+    if level != libc::SOL_SOCKET {
+        return Ok(());
+    }
+    match name {
+        libc::SO_SNDBUFFORCE | libc::SO_RCVBUFFORCE => Err(EPERM),
+        libc::SO_TYPE
+        | libc::SO_DOMAIN
+        | libc::SO_PROTOCOL
+        | libc::SO_ERROR
+        | libc::SO_ACCEPTCONN
+        | libc::SO_PEERCRED
+        | libc::SO_PEERSEC => Err(ENOPROTOOPT),
+        1..=NAME_MAX => Ok(()),
+        _ => Err(ENOPROTOOPT),
+    }
+}
+
 fn timeval_ns(raw: &[u8]) -> Result<u64, Errno> {
     if raw.len() < 16 {
         return Err(EINVAL);
@@ -45,7 +81,10 @@ fn timeval_ns(raw: &[u8]) -> Result<u64, Errno> {
     if !(0..1_000_000).contains(&microseconds) {
         return Err(EDOM);
     }
-    Ok((seconds.max(0) as u64)
+    if seconds < 0 {
+        return Ok(NO_WAIT_NS);
+    }
+    Ok((seconds as u64)
         .saturating_mul(1_000_000_000)
         .saturating_add(microseconds as u64 * 1000))
 }
@@ -59,12 +98,15 @@ fn check_level(socket: &Socket, level: i32) -> Result<(), Errno> {
         libc::IPPROTO_IPV6 => socket.domain == Domain::Inet6,
         _ => false,
     };
-    if known { Ok(()) } else { Err(ENOPROTOOPT) }
+    match (known, socket.domain) {
+        (true, _) => Ok(()),
+        (false, Domain::Unix) => Err(EOPNOTSUPP),
+        (false, Domain::Inet4 | Domain::Inet6) => Err(ENOPROTOOPT),
+    }
 }
 
 impl Kernel {
     fn socket_option(&mut self, number: u32, level: i32, name: i32) -> Result<Vec<u8>, Errno> {
-        let (pid, uid, gid) = (self.process.pid, self.process.uid, self.process.gid);
         let socket = self.socket_mut(number)?;
         check_level(socket, level)?;
         let int = |value: i32| value.to_le_bytes().to_vec();
@@ -93,12 +135,18 @@ impl Kernel {
                         .get(&(level, name))
                         .map(|raw| u32_at(raw, 0) as i32);
                     return Ok(int(
-                        set.map_or(STREAM_BYTES as i32, |bytes| bytes.saturating_mul(2).max(2304))
+                        set.map_or(STREAM_BYTES as i32, |asked| buffer_bytes(name, asked))
                     ));
                 }
                 libc::SO_PEERCRED => {
-                    return Ok(Writer::with_capacity(12).u32(pid).u32(uid).u32(gid).done());
+                    const UNKNOWN: Credentials = Credentials {
+                        pid: 0,
+                        uid: u32::MAX,
+                        gid: u32::MAX,
+                    };
+                    return Ok(socket.peer_credentials.unwrap_or(UNKNOWN).to_bytes());
                 }
+                name if check_settable(level, name) == Err(ENOPROTOOPT) => return Err(ENOPROTOOPT),
                 libc::SO_LINGER if !socket.options.contains_key(&(level, name)) => return Ok(vec![0; 8]),
                 libc::SO_RCVTIMEO | libc::SO_SNDTIMEO if !socket.options.contains_key(&(level, name)) => {
                     return Ok(vec![0; 16]);
@@ -110,7 +158,10 @@ impl Kernel {
             return Ok(value.clone());
         }
         match (level, name) {
-            (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => Ok(int(65_483)),
+            (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => {
+                let connected = matches!(socket.state, SocketState::Connected(_));
+                Ok(int(if connected { 65_483 } else { 536 }))
+            }
             // State, and zeros for counters that loopback does not keep.
             (libc::IPPROTO_TCP, libc::TCP_INFO) => {
                 const ESTABLISHED: u8 = 1;
@@ -122,9 +173,7 @@ impl Kernel {
                 };
                 Ok(Writer::with_capacity(104).u8(state).pad_to(104).done())
             }
-            (libc::IPPROTO_IP, libc::IP_TTL) => Ok(int(64)),
-            (libc::IPPROTO_IP, libc::IP_MTU) => Ok(int(65_535)),
-            _ => Ok(int(0)),
+            _ => option_values::initial(level, name),
         }
     }
 }
@@ -137,8 +186,8 @@ pub(crate) fn sys_getsockopt(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
         return Err(EINVAL);
     }
     let raw = k.socket_option(number, level as i32, name as i32)?;
-    let copied = raw.len().min(room as usize);
-    k.copy_out(cx, value, &raw[..copied])?;
-    k.copy_out(cx, bytes_at, &(copied as u32).to_le_bytes())?;
+    let told = option_values::told(level as i32, &raw, room as usize);
+    k.copy_out(cx, value, told)?;
+    k.copy_out(cx, bytes_at, &(told.len() as u32).to_le_bytes())?;
     Ok(Flow::Done(0))
 }

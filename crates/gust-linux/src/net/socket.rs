@@ -5,11 +5,19 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    errno::{EAFNOSUPPORT, EBADF, EINVAL, ENOTSOCK, EOPNOTSUPP, EPROTONOSUPPORT, ESOCKTNOSUPPORT, Errno},
+    abi::u32_at,
+    errno::{
+        EAFNOSUPPORT, EBADF, EINVAL, ENOTSOCK, EOPNOTSUPP, EPROTONOSUPPORT, ESOCKTNOSUPPORT, ETOOMANYREFS,
+        Errno,
+    },
     fs::{FileKind, OpenFile},
     io::{Buffer, ObjectKey},
     kernel::{Cx, Flow, Kernel, SysResult},
-    net::{address::Address, service::Services},
+    net::{
+        address::Address,
+        ancillary::{Ancillary, Credentials, Mark},
+        service::Services,
+    },
     slab::Slab,
 };
 
@@ -17,6 +25,10 @@ use crate::{
 pub(crate) const STREAM_BYTES: usize = 256 << 10;
 /// Datagrams that a socket holds.
 pub(crate) const DATAGRAMS_MAX: usize = 256;
+/// Changes of sender or files among the bytes that a stream socket holds.
+const MARKS_MAX: usize = 1024;
+/// Most open files in messages that nobody has received yet.
+const FILES_IN_FLIGHT_MAX: usize = 1024;
 /// Most sockets, the peers of closed ones included.
 const SOCKETS_MAX: usize = 4096;
 
@@ -89,7 +101,10 @@ pub(crate) enum SocketState {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Datagram {
     pub(crate) from: Address,
+    /// Number of the sending socket, which may be gone.
+    pub(crate) sender: u32,
     pub(crate) data: Vec<u8>,
+    pub(crate) ancillary: Ancillary,
 }
 
 /// A socket.
@@ -101,6 +116,8 @@ pub(crate) struct Socket {
     pub(crate) local: Address,
     pub(crate) remote: Address,
     pub(crate) received: Buffer,
+    /// Of a UNIX stream: what the bytes were sent with; they add up to all that are there.
+    pub(crate) marks: VecDeque<Mark>,
     pub(crate) datagrams: VecDeque<Datagram>,
     /// No more comes: the peer has shut its writing half down, or this one its reading half.
     pub(crate) read_shut: bool,
@@ -109,6 +126,8 @@ pub(crate) struct Socket {
     pub(crate) error: Option<Errno_>,
     /// Options that have been set, as they were set.
     pub(crate) options: BTreeMap<(i32, i32), Vec<u8>>,
+    /// Who was at the other end when the connection was made.
+    pub(crate) peer_credentials: Option<Credentials>,
     /// Time-outs in nanoseconds; zero is none.
     pub(crate) receive_timeout_ns: u64,
     pub(crate) send_timeout_ns: u64,
@@ -126,32 +145,106 @@ impl Socket {
             local: Address::None,
             remote: Address::None,
             received: Buffer::default(),
+            marks: VecDeque::new(),
             datagrams: VecDeque::new(),
             read_shut: false,
             write_shut: false,
             error: None,
             options: BTreeMap::new(),
+            peer_credentials: None,
             receive_timeout_ns: 0,
             send_timeout_ns: 0,
         }
     }
 
-    /// Room for a sender's bytes.
-    pub(crate) fn room(&self) -> usize {
+    pub(crate) fn option_is_set(&self, level: i32, name: i32) -> bool {
+        self.options
+            .get(&(level, name))
+            .is_some_and(|value| value.iter().any(|byte| *byte != 0))
+    }
+
+    /// What it may have under way, in bytes: what `SO_SNDBUF` says.
+    pub(crate) fn send_bytes_max(&self) -> usize {
+        self.options
+            .get(&(libc::SOL_SOCKET, libc::SO_SNDBUF))
+            .map_or(STREAM_BYTES, |raw| {
+                buffer_bytes(libc::SO_SNDBUF, u32_at(raw, 0) as i32) as usize
+            })
+    }
+
+    /// Room for bytes of `sender`, by its number.
+    pub(crate) fn room_for(&self, number: u32, sender: &Self) -> usize {
+        let limit = sender.send_bytes_max();
         if self.kind.keeps_messages() {
-            if self.datagrams.len() < DATAGRAMS_MAX {
-                STREAM_BYTES
+            // As long as a sender has not used its buffer up, one more message may go over it.
+            let under_way: usize = self
+                .datagrams
+                .iter()
+                .filter(|datagram| datagram.sender == number)
+                .map(|datagram| datagram.data.len().max(1))
+                .sum();
+            return if self.datagrams.len() < DATAGRAMS_MAX && under_way < limit {
+                limit
             } else {
                 0
-            }
-        } else {
-            STREAM_BYTES.saturating_sub(self.received.len())
+            };
         }
+        if self.marks.len() >= MARKS_MAX {
+            return 0;
+        }
+        let limit = if self.domain == Domain::Unix {
+            limit
+        } else {
+            STREAM_BYTES
+        };
+        limit.saturating_sub(self.received.len())
+    }
+
+    /// Adds bytes, and what they were sent with if that is told for this kind of socket.
+    pub(crate) fn push(&mut self, data: &[u8], ancillary: Ancillary) {
+        self.received.push(data);
+        if self.domain != Domain::Unix {
+            return;
+        }
+        match self.marks.back_mut() {
+            // Bytes behind files are not read together with them, so they need a mark of their own.
+            Some(last)
+                if last.ancillary.files.is_empty()
+                    && ancillary.files.is_empty()
+                    && last.ancillary.credentials == ancillary.credentials =>
+            {
+                last.bytes += data.len();
+            }
+            Some(_) | None => self.marks.push_back(Mark {
+                bytes: data.len(),
+                ancillary,
+            }),
+        }
+    }
+
+    /// Files in messages that wait to be received.
+    pub(crate) fn waiting_files(&self) -> impl Iterator<Item = u32> {
+        let marks = self.marks.iter().map(|mark| &mark.ancillary);
+        let messages = self.datagrams.iter().map(|datagram| &datagram.ancillary);
+        marks
+            .chain(messages)
+            .flat_map(|ancillary| ancillary.files.iter().copied())
     }
 
     /// Whether a reader finds something.
     pub(crate) fn has_data(&self) -> bool {
         !self.received.is_empty() || !self.datagrams.is_empty()
+    }
+
+    /// Whether a datagram from an internet address is for it: once it is connected, only its peer's are.
+    pub(crate) fn hears(&self, from: &Address) -> bool {
+        let connected = matches!(self.state, SocketState::Connected(_));
+        if let (true, Address::Inet { port: peer, .. }, Address::Inet { port, .. }) =
+            (connected, &self.remote, from)
+        {
+            return peer == port;
+        }
+        true
     }
 
     pub(crate) fn take_error(&mut self) -> Option<Errno> {
@@ -226,17 +319,17 @@ impl Kernel {
             return;
         };
         self.release_name(number, &socket);
+        self.release_files(socket.waiting_files().collect());
         match socket.state {
             SocketState::Idle | SocketState::Connected(None) => {}
             SocketState::Connected(Some(peer)) => {
                 if let Some(peer_socket) = self.network.sockets.get_mut(peer) {
-                    if socket.kind == SocketKind::Datagram {
-                        peer_socket.state = SocketState::Connected(None);
-                    } else {
-                        peer_socket.state = SocketState::Connected(None);
+                    peer_socket.state = SocketState::Connected(None);
+                    if socket.kind != SocketKind::Datagram {
                         peer_socket.read_shut = true;
+                        peer_socket.write_shut |= socket.domain == Domain::Unix;
                         // Unread data makes the close a reset.
-                        if socket.domain != Domain::Unix && !socket.received.is_empty() {
+                        if socket.has_data() {
                             peer_socket.error = Some(libc::ECONNRESET);
                         }
                     }
@@ -290,7 +383,7 @@ impl Kernel {
             SocketState::Connected(peer) => {
                 if peer
                     .and_then(|peer| self.network.sockets.get(peer))
-                    .is_none_or(|peer| peer.room() > STREAM_BYTES / 4)
+                    .is_none_or(|peer| peer.room_for(number, socket) > socket.send_bytes_max() / 4)
                 {
                     bits |= OUT;
                 }
@@ -331,13 +424,15 @@ fn parse_kind(domain: u64, kind: u64, protocol: u64) -> Result<(Domain, SocketKi
     let kind = match kind & !flags {
         libc::SOCK_STREAM => SocketKind::Stream,
         libc::SOCK_DGRAM => SocketKind::Datagram,
+        // There is nothing below a UNIX socket to be raw.
+        libc::SOCK_RAW if domain == Domain::Unix => SocketKind::Datagram,
         libc::SOCK_SEQPACKET if domain == Domain::Unix => SocketKind::Sequenced,
         libc::SOCK_RAW | libc::SOCK_SEQPACKET | libc::SOCK_RDM => return Err(ESOCKTNOSUPPORT),
         _ => return Err(EINVAL),
     };
     let known = match (domain, kind, protocol as i32) {
         (_, _, 0) => true,
-        (Domain::Unix, ..) => false,
+        (Domain::Unix, _, protocol) => protocol == libc::PF_UNIX,
         (_, SocketKind::Stream, protocol) => protocol == libc::IPPROTO_TCP,
         (_, SocketKind::Datagram | SocketKind::Sequenced, protocol) => protocol == libc::IPPROTO_UDP,
     };
@@ -348,7 +443,33 @@ fn parse_kind(domain: u64, kind: u64, protocol: u64) -> Result<(Domain, SocketKi
     }
 }
 
+/// What a buffer's size becomes: Linux doubles what was asked for, to pay for its own records.
+pub(crate) fn buffer_bytes(name: i32, asked: i32) -> i32 {
+    /// `net.core.wmem_max` and `net.core.rmem_max`.
+    const ASKED_MAX: i32 = 212_992;
+    let least = if name == libc::SO_SNDBUF { 4608 } else { 2304 };
+    (asked.clamp(0, ASKED_MAX) * 2).max(least)
+}
+
 impl Kernel {
+    /// Whether so many more files may travel in messages.
+    pub(crate) fn may_send_files(&self, files: usize) -> Result<(), Errno> {
+        if files == 0 {
+            return Ok(());
+        }
+        let under_way: usize = self
+            .network
+            .sockets
+            .iter()
+            .map(|(_, socket)| socket.waiting_files().count())
+            .sum();
+        if under_way + files > FILES_IN_FLIGHT_MAX {
+            Err(ETOOMANYREFS)
+        } else {
+            Ok(())
+        }
+    }
+
     fn add_socket(&mut self, socket: Socket) -> Result<u32, Errno> {
         if self.network.sockets.len() >= SOCKETS_MAX {
             return Err(crate::errno::ENFILE);
@@ -374,9 +495,14 @@ pub(crate) fn sys_socketpair(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
     if domain != Domain::Unix {
         return Err(EOPNOTSUPP);
     }
-    let first = k.add_socket(Socket::new(domain, kind))?;
+    let peer_credentials = Some(k.credentials());
+    let first = k.add_socket(Socket {
+        peer_credentials,
+        ..Socket::new(domain, kind)
+    })?;
     let second = match k.add_socket(Socket {
         state: SocketState::Connected(Some(first)),
+        peer_credentials,
         ..Socket::new(domain, kind)
     }) {
         Ok(second) => second,

@@ -1,10 +1,13 @@
 //! Moving bytes between connected stream sockets.
 
 use crate::{
-    errno::{EAGAIN, ECONNRESET, ENOTCONN, EPIPE, Errno},
+    errno::{EAGAIN, ECONNRESET, EINVAL, ENOTCONN, EPIPE, Errno},
     io::ObjectKey,
     kernel::{Cx, Flow, Kernel, OnSignal, SysResult, Wait},
-    net::{SocketKind, SocketState},
+    net::{
+        Domain, Socket, SocketKind, SocketState,
+        ancillary::{Ancillary, Taken},
+    },
     task::WaitKey,
     user::{STAGING_BYTES, UserSlice, total},
 };
@@ -24,6 +27,57 @@ pub(crate) struct Manner {
     pub(crate) full_size: bool,
 }
 
+impl Socket {
+    /// How many bytes from the front may be received at once, given what has been taken already; `None`: no more.
+    fn together(&self, peek: bool, taken: &mut Taken) -> Option<usize> {
+        if self.domain != Domain::Unix {
+            return Some(self.received.len());
+        }
+        let tells = self.passes_credentials();
+        let mut bytes = 0;
+        for mark in &self.marks {
+            let credentials = mark.ancillary.credentials;
+            if tells && *taken.credentials.get_or_insert(credentials) != credentials {
+                break;
+            }
+            bytes += mark.bytes;
+            // Without a look ahead what follows is asked about when this is gone.
+            if !peek || !mark.ancillary.files.is_empty() {
+                break;
+            }
+        }
+        if peek {
+            let seen = self.marks.iter().find(|mark| !mark.ancillary.files.is_empty());
+            let before: usize = self
+                .marks
+                .iter()
+                .take_while(|mark| mark.ancillary.files.is_empty())
+                .map(|mark| mark.bytes)
+                .sum();
+            if let Some(mark) = seen.filter(|_| before < bytes) {
+                taken.files = mark.ancillary.files.clone();
+            }
+            taken.peeked = true;
+        }
+        (bytes > 0).then_some(bytes)
+    }
+
+    /// Takes bytes that [`Socket::together`] allowed, and the files that came with them. True: what follows is not to be
+    /// received with them.
+    fn consume(&mut self, bytes: usize, taken: &mut Taken) -> bool {
+        self.received.consume(bytes);
+        let Some(mark) = self.marks.front_mut() else {
+            return false;
+        };
+        taken.files.append(&mut mark.ancillary.files);
+        mark.bytes -= bytes;
+        if mark.bytes == 0 {
+            self.marks.pop_front();
+        }
+        !taken.files.is_empty()
+    }
+}
+
 impl Kernel {
     /// Waits for a socket, with its time-out for this direction.
     pub(crate) fn wait_for_socket(&mut self, cx: &mut Cx<'_>, key: u32, timeout_ns: u64) -> SysResult {
@@ -40,39 +94,48 @@ impl Kernel {
         }))
     }
 
+    /// Receives bytes; what came beside them is added to `taken`. Bytes that differ in files or, when the socket tells
+    /// them, in credentials are not received together.
     pub(crate) fn receive_stream(
         &mut self,
         cx: &mut Cx<'_>,
         number: u32,
         slices: &[UserSlice],
         manner: Manner,
+        taken: &mut Taken,
     ) -> SysResult {
         let wanted = total(slices);
         let mut done = self.thread(cx.slot).call.as_ref().map_or(0, |call| call.progress);
+        let unix = self.socket(number)?.domain == Domain::Unix;
         loop {
             let socket = self.socket(number)?;
             match socket.state {
+                SocketState::Idle | SocketState::Listening { .. } if unix => return Err(EINVAL),
                 SocketState::Idle | SocketState::Listening { .. } => {
                     return Err(self.socket_mut(number)?.take_error().unwrap_or(ENOTCONN));
                 }
                 SocketState::Connected(_) | SocketState::Service(_) => {}
             }
-            if wanted == done {
+            // A UNIX socket gives files also to who wants no bytes.
+            if wanted == done && (wanted > 0 || !unix) {
                 return Ok(Flow::Done(done));
             }
             if socket.received.is_empty() {
                 break;
             }
+            let Some(bytes_max) = socket.together(manner.peek, taken) else {
+                return Ok(Flow::Done(done));
+            };
             let data = socket
                 .received
-                .peek((wanted - done).min(STAGING_BYTES as u64) as usize);
+                .peek((wanted - done).min(bytes_max as u64).min(STAGING_BYTES as u64) as usize);
             let placed = self.scatter(cx, slices, done, &data)?;
             done += placed;
             if manner.peek {
                 return Ok(Flow::Done(done));
             }
             let socket = self.socket_mut(number)?;
-            socket.received.consume(placed as usize);
+            let boundary = socket.consume(placed as usize, taken);
             let peer = match socket.state {
                 SocketState::Connected(peer) => peer,
                 SocketState::Idle | SocketState::Listening { .. } | SocketState::Service(_) => None,
@@ -80,11 +143,23 @@ impl Kernel {
             if let Some(peer) = peer {
                 self.wake_socket(peer);
             }
-            if placed < data.len() as u64 {
+            if boundary || placed < data.len() as u64 || wanted == 0 {
                 return Ok(Flow::Done(done));
             }
         }
-        if done > 0 && !manner.wait_all {
+        self.nothing_to_receive(cx, number, done, wanted, manner)
+    }
+
+    /// The queue is empty: what there is, an error, the end, or waiting.
+    fn nothing_to_receive(
+        &mut self,
+        cx: &mut Cx<'_>,
+        number: u32,
+        done: u64,
+        wanted: u64,
+        manner: Manner,
+    ) -> SysResult {
+        if done > 0 && (!manner.wait_all || done == wanted) {
             return Ok(Flow::Done(done));
         }
         let socket = self.socket_mut(number)?;
@@ -118,9 +193,14 @@ impl Kernel {
         number: u32,
         slices: &[UserSlice],
         manner: Manner,
+        mut ancillary: Ancillary,
     ) -> SysResult {
         let wanted = total(slices);
         let mut done = self.thread(cx.slot).call.as_ref().map_or(0, |call| call.progress);
+        if done > 0 {
+            // They went with the first bytes, before the call had to wait.
+            ancillary.files.clear();
+        }
         loop {
             if done == wanted && wanted > 0 {
                 return Ok(Flow::Done(done));
@@ -140,7 +220,8 @@ impl Kernel {
                 Err(_) if done > 0 => return Ok(Flow::Done(done)),
                 data => data?,
             };
-            done += self.push_socket(cx, number, &data)?;
+            done += self.push_stream(number, &data, ancillary.clone())?;
+            ancillary.files.clear();
         }
         if manner.nonblocking || self.timed_out(cx.slot) {
             return if done > 0 {
@@ -174,15 +255,20 @@ impl Kernel {
             return Err(EPIPE);
         }
         match socket.state {
-            SocketState::Idle | SocketState::Listening { .. } => Err(if socket.kind == SocketKind::Stream {
-                // A socket that was never connected, or was refused.
-                socket.take_error().unwrap_or(EPIPE)
-            } else {
-                ENOTCONN
-            }),
+            SocketState::Idle | SocketState::Listening { .. } => Err(
+                if socket.kind == SocketKind::Stream && socket.domain != Domain::Unix {
+                    // A socket that was never connected, or was refused.
+                    socket.take_error().unwrap_or(EPIPE)
+                } else {
+                    ENOTCONN
+                },
+            ),
             SocketState::Connected(None) => Err(socket.take_error().unwrap_or(EPIPE)),
             SocketState::Service(connection) => self.network.services.room(connection).ok_or(EPIPE),
-            SocketState::Connected(Some(peer)) => Ok(self.socket(peer)?.room()),
+            SocketState::Connected(Some(peer)) => {
+                let sender = self.socket(number)?;
+                Ok(self.socket(peer)?.room_for(number, sender))
+            }
         }
     }
 
@@ -190,8 +276,12 @@ impl Kernel {
     pub(crate) fn push_socket(&mut self, cx: &mut Cx<'_>, number: u32, data: &[u8]) -> Result<u64, Errno> {
         let socket = self.socket(number)?;
         if socket.kind.keeps_messages() {
-            return self.send_message(cx, number, None, data.to_vec());
+            return self.send_message(cx, number, None, data.to_vec(), Ancillary::default());
         }
+        self.push_stream(number, data, Ancillary::default())
+    }
+
+    fn push_stream(&mut self, number: u32, data: &[u8], mut ancillary: Ancillary) -> Result<u64, Errno> {
         let room = self.send_room(number)?;
         let fits = room.min(data.len());
         if fits == 0 {
@@ -202,7 +292,10 @@ impl Kernel {
                 self.network.services.take_from_guest(connection, &data[..fits]);
             }
             SocketState::Connected(Some(peer)) => {
-                self.socket_mut(peer)?.received.push(&data[..fits]);
+                self.may_send_files(ancillary.files.len())?;
+                self.stamp(&mut ancillary, number, peer);
+                self.hold_files(&ancillary.files);
+                self.socket_mut(peer)?.push(&data[..fits], ancillary);
                 self.wake_socket(peer);
             }
             SocketState::Idle | SocketState::Listening { .. } | SocketState::Connected(None) => {
