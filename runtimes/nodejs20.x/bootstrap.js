@@ -15,7 +15,7 @@ const { Module, builtinModules } = require("node:module");
 const v8 = require("node:v8");
 const vm = require("node:vm");
 
-const { Device, EVENT, ERROR, INIT_ERROR } = require("./device.js");
+const { Device, EVENT, INIT_ERROR, LAST_ERROR } = require("./device.js");
 const { Invocation } = require("./invocation.js");
 const { loadHandler, preloadModules } = require("./loader.js");
 const errors = require("./errors.js");
@@ -104,7 +104,7 @@ class Runtime {
       process.emit("gust:restore");
     } catch (error) {
       log.error("Restore Error", error);
-      this.device.answer(ERROR, errors.document(error), 0n);
+      this.device.answer(LAST_ERROR, errors.document(error), 0n);
       process.exit(EXIT_RESTORE_FAILED);
     }
   }
@@ -117,13 +117,9 @@ class Runtime {
 
   // An error that no one has caught ends the process, after the event in work has been answered with it.
   uncaught(title, error, status) {
-    if (this.handler === null) {
-      log.error(title, error);
-      this.device.answer(INIT_ERROR, errors.document(error), 0n);
-    } else {
-      log.error(title, error);
-      if (this.invocation !== null) this.device.answer(ERROR, errors.document(error), this.invocation.spentNs());
-    }
+    log.error(title, error);
+    if (this.handler === null) this.device.answer(INIT_ERROR, errors.document(error), 0n);
+    else if (this.invocation !== null) this.device.answer(LAST_ERROR, errors.document(error), this.invocation.spentNs());
     process.exit(status);
   }
 }

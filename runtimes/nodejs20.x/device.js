@@ -6,6 +6,7 @@ const RESPONSE = 1;
 const ERROR = 2;
 const INIT_ERROR = 3;
 const READY = 4;
+const LAST_ERROR = 5;
 const AFTER_RESTORE = 1;
 
 const HEADER_BYTES = 16;
@@ -104,4 +105,4 @@ function parseEvent(message, restored) {
   if (restored) message.renewal = { entropy: Buffer.from(entropy, "hex"), changes };
 }
 
-module.exports = { Device, EVENT, RESPONSE, ERROR, INIT_ERROR };
+module.exports = { Device, EVENT, RESPONSE, ERROR, INIT_ERROR, LAST_ERROR };
