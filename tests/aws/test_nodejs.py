@@ -2,13 +2,17 @@
 
 import base64
 import json
+import pathlib
 import re
+import shutil
+import subprocess
 from textwrap import dedent
 
 import pytest
 
 from conftest import call, create, make_zip, needs, private
 
+HERE = pathlib.Path(__file__).parent
 RUNTIME = "nodejs20.x"
 
 pytestmark = pytest.mark.usefixtures("runtime")
@@ -355,6 +359,32 @@ def test_what_programs_use_of_node(client, name):
             "hot": 89999700000,
             "sorted": True,
         }
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A package with what npm installs for it."""
+    if shutil.which("npm") is None:
+        pytest.skip("SKIPPED: no npm to install packages with")
+    root = tmp_path_factory.mktemp("node")
+    for file in ("index.mjs", "package.json", "package-lock.json"):
+        shutil.copy(HERE / "node" / file, root)
+    built = subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=root, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+def test_packages_of_npm(server, client, name, installed):
+    code = {"ZipFile": make_zip(installed)}
+    create(client, name, Runtime=RUNTIME, Handler="index.handler", Code=code, MemorySize=512, Timeout=60)
+    ids = set()
+    for text in ["one", "two", "three"]:
+        private(server, f"functions/{name}/evict", "POST")
+        for _ in range(2):
+            answer = call(client, name, {"text": text})["Payload"]
+            assert (answer["stored"], answer["page"]) == (text, {"hello": "you"}), answer
+            ids.add(answer["id"])
+    assert len(ids) == 6
 
 
 def test_options_of_the_engine_that_come_too_late_are_named(client, name):
