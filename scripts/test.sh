@@ -43,7 +43,7 @@ fi
 
 say "building"
 cargo build --workspace --locked
-build_runtimes "$gust" python3.11 provided.al2023 provided.al2
+build_runtimes "$gust" python3.11 nodejs20.x java17 provided.al2023 provided.al2
 
 if wanted unit; then
     say "unit tests"
@@ -64,7 +64,7 @@ if wanted aws; then
         say "NO /dev/kvm: micro-VMs are NOT tested"
     fi
     say "AWS clients, functions in processes"
-    aws_tests process tests/aws/test_{damage,handlers,invoke,packages,provided}.py
+    aws_tests process tests/aws/test_{damage,go,handlers,invoke,java,nodejs,packages,provided}.py
 fi
 
 if wanted fuzz; then

@@ -68,6 +68,13 @@ def name(client):
         pass
 
 
+def needs(runtime):
+    """Skips loudly where a runtime is not built."""
+    if not (pathlib.Path(gust.RUNTIMES) / f"{runtime}.img").is_file():
+        assert "CI" not in os.environ, f"there is no runtime {runtime} in {gust.RUNTIMES}"
+        pytest.skip(f"SKIPPED: no runtime image {runtime}.img in {gust.RUNTIMES}")
+
+
 def make_zip(files):
     """A package of texts by name."""
     buffer = io.BytesIO()

@@ -61,7 +61,7 @@ def test_the_platforms_variables_cannot_be_set(client, name):
             create(client, name, wait=False, Environment={"Variables": {variable: "x"}})
 
 
-@pytest.mark.parametrize("runtime", ["python2.7", "nodejs20.x", "cobol", ""])
+@pytest.mark.parametrize("runtime", ["python2.7", "nodejs8.10", "cobol", ""])
 def test_runtimes_that_there_are_not(server, name, runtime):
     with refused("InvalidParameterValueException", 400, f"Value {runtime} at 'runtime' failed to satisfy constraint"):
         create(server.client(parameter_validation=False), name, wait=False, Runtime=runtime)

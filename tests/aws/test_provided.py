@@ -11,8 +11,7 @@ import zipfile
 
 import pytest
 
-import server as gust
-from conftest import call, create
+from conftest import call, create, needs
 
 HERE = pathlib.Path(__file__).parent
 EXAMPLE = HERE.parent.parent / "examples" / "rust-hello"
@@ -27,12 +26,6 @@ def package(program):
         info.external_attr = (stat.S_IFREG | 0o755) << 16
         archive.writestr(info, pathlib.Path(program).read_bytes())
     return buffer.getvalue()
-
-
-def needs(runtime):
-    if not (pathlib.Path(gust.RUNTIMES) / f"{runtime}.img").is_file():
-        assert "CI" not in os.environ, f"there is no runtime {runtime} in {gust.RUNTIMES}"
-        pytest.skip(f"SKIPPED: no runtime image {runtime}.img in {gust.RUNTIMES}")
 
 
 @pytest.fixture(scope="module")

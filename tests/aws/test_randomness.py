@@ -2,7 +2,7 @@
 
 from textwrap import dedent as strip
 
-from conftest import call, create, private
+from conftest import call, create, make_zip, needs, private
 
 SOURCE = strip("""
     import hashlib, hmac, os, random, secrets, ssl, tempfile, uuid
@@ -39,6 +39,50 @@ def test_a_thousand_restores_of_one_snapshot_are_a_thousand_instances(client, na
 
 def test_cold_starts_are_different_instances(server, client, name):
     create(client, name, SOURCE)
+    answers = []
+    for _ in range(20):
+        private(server, f"functions/{name}/evict", "POST")
+        answers.append(call(client, name)["Payload"])
+    distinct(answers)
+
+
+NODE_SOURCE = strip("""
+    const crypto = require("node:crypto");
+    const { randomUUID, randomInt } = crypto;
+
+    // Drawn before the snapshot, as a library would at import, so that the stores behind them are filled.
+    const early = [randomUUID(), globalThis.crypto.randomUUID(), randomInt(1000), Math.random(), crypto.randomBytes(8)];
+    const { random } = Math;
+
+    exports.handler = async () => ({
+      random: [Math.random(), Math.random()],
+      kept: [random(), random()],
+      uuid: crypto.randomUUID(),
+      bound: randomUUID(),
+      web: globalThis.crypto.randomUUID(),
+      fresh: crypto.randomUUID({ disableEntropyCache: true }),
+      bytes: crypto.randomBytes(16).toString("hex"),
+      values: Buffer.from(globalThis.crypto.getRandomValues(new Uint8Array(16))).toString("hex"),
+      integers: Array.from({ length: 8 }, () => randomInt(2 ** 40)),
+      later: await new Promise((done, failed) => crypto.randomInt(0, 2 ** 47, (error, value) => error ? failed(error) : done(value))),
+      key: crypto.generateKeyPairSync("ec", { namedCurve: "P-256" }).publicKey.export({ type: "spki", format: "der" }).toString("hex"),
+    });
+""")
+
+
+def create_node(client, name, **options):
+    needs("nodejs20.x")
+    code = {"ZipFile": make_zip({"index.js": NODE_SOURCE})}
+    create(client, name, Runtime="nodejs20.x", Handler="index.handler", Code=code, MemorySize=256, **options)
+
+
+def test_two_hundred_restores_of_one_snapshot_of_node(client, name):
+    create_node(client, name, Tags={"gust:memory": "fresh"})
+    distinct([call(client, name)["Payload"] for _ in range(200)])
+
+
+def test_cold_starts_of_node_are_different_instances(server, client, name):
+    create_node(client, name)
     answers = []
     for _ in range(20):
         private(server, f"functions/{name}/evict", "POST")

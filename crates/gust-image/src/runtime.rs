@@ -28,7 +28,7 @@ pub struct RuntimeDescription {
     pub name: String,
     /// How its program is spoken to.
     pub interface: RuntimeInterface,
-    /// Programs to start with their arguments, in order of preference: the first whose path exists in the runtime, the
+    /// Programs to start with their arguments (`{handler}` and `{memory_mib}` are the function's), in order of preference: the first whose path exists in the runtime, the
     /// function's code or a layer is taken.
     pub commands: Vec<Vec<String>>,
     /// Environment of the program, beneath the function's own.

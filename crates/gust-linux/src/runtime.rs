@@ -122,7 +122,8 @@ impl RuntimeDevice {
 fn answer(whole: Incoming) -> Result<DeviceAnswer, Errno> {
     let kind = match u32_at(&whole.header, 0) {
         1 => DeviceAnswerKind::Response,
-        2 => DeviceAnswerKind::Error,
+        // The second is the program's last, which shows when it ends.
+        2 | 5 => DeviceAnswerKind::Error,
         3 => DeviceAnswerKind::InitError,
         _ => return Err(EINVAL),
     };

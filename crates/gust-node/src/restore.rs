@@ -171,7 +171,14 @@ impl Inner {
             Interface::RuntimeApi => {
                 let identity = Identity::new();
                 let mut worker = self.take_worker(version.limits()).await?;
-                boot(&mut worker, &files, &identity, version.limits()).await?;
+                boot(
+                    &mut worker,
+                    &files,
+                    &identity,
+                    version.limits(),
+                    &version.spec.handler,
+                )
+                .await?;
                 (worker, identity)
             }
         };
@@ -207,7 +214,7 @@ impl Inner {
             return Ok(snapshot);
         }
         let mut worker = self.take_worker(RUNTIME_LIMITS).await?;
-        boot(&mut worker, files, &Identity::new(), RUNTIME_LIMITS).await?;
+        boot(&mut worker, files, &Identity::new(), RUNTIME_LIMITS, "").await?;
         capture(store, &mut worker, key, 0).await
     }
 
@@ -350,8 +357,9 @@ async fn boot(
     files: &Files,
     identity: &Identity,
     limits: Limits,
+    handler: &str,
 ) -> Result<(), StartError> {
-    let command = boot_command(files, identity, limits)?;
+    let command = boot_command(files, identity, limits, handler)?;
     let sent = worker.send(&[with_trees(&command, [&files.root])]).await;
     sent.map_err(StartError::Lost)?;
     booted(worker, &mut LogSink::Discarded).await

@@ -95,7 +95,7 @@ impl Inner {
             let identity = Identity::new();
             let mut worker = self.take_worker(version.limits()).await?;
             let start = Instant::now();
-            let boot = boot_command(&files, &identity, version.limits())?;
+            let boot = boot_command(&files, &identity, version.limits(), &version.spec.handler)?;
             let init = version.init_command(&identity);
             let root = files.root.handed();
             let function: Vec<Handed<'_>> = function_trees(&files).map(|tree| tree.handed()).collect();
@@ -139,16 +139,28 @@ impl Inner {
     }
 }
 
-/// The command that starts a runtime's program; Lambda's error document when it has none.
+/// The command that starts a runtime's program; Lambda's error document when it has none. In its arguments `{handler}` and
+/// `{memory_mib}` are the function's.
 pub(crate) fn boot_command(
     files: &Files,
     identity: &Identity,
     limits: Limits,
+    handler: &str,
 ) -> Result<Command, StartError> {
     let argv = files
         .command
         .clone()
         .map_err(|document| StartError::Init(Failure::InitFailed(Bytes::from(document))))?;
+    let memory_mib = (limits.memory_bytes >> 20).to_string();
+    let argv = argv
+        .iter()
+        // The handler comes last: what it holds is the function's, and is not looked at again.
+        .map(|argument| {
+            argument
+                .replace("{memory_mib}", &memory_mib)
+                .replace("{handler}", handler)
+        })
+        .collect();
     let environment = files.runtime.environment.iter();
     Ok(Command::Boot(BootSpec {
         argv,

@@ -334,7 +334,7 @@ pub enum RuntimeCommand {
     },
     /// Build runtimes from Debian's packages
     Build {
-        /// python3.11, provided.al2023 or provided.al2
+        /// python3.11, nodejs20.x, java17, provided.al2023 or provided.al2
         #[arg(required = true)]
         names: Vec<String>,
         /// Build again what is there

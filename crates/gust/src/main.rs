@@ -9,6 +9,7 @@ mod bench;
 mod cli;
 mod client;
 mod commands;
+mod detect;
 mod exit;
 mod output;
 mod package;

@@ -2,9 +2,10 @@
 //!
 //! The package of the same files is the same bytes: entries are sorted and have one fixed time, so that an unchanged
 //! directory is seen to be unchanged. What `.gitignore` and `.gustignore` exclude is left out, and what no function
-//! needs: version control, byte code, virtual environments, the project file.
+//! needs: version control, byte code, virtual environments, the project file. `node_modules` is always taken in.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{Cursor, Read, Write},
     os::unix::fs::PermissionsExt,
@@ -37,6 +38,9 @@ const EXCLUDED: &[&str] = &[
     project::FILE,
 ];
 
+/// Where npm installs packages.
+const MODULES: &str = "node_modules";
+
 /// Most files that are taken in.
 const FILES_MAX: usize = 65_000;
 
@@ -51,13 +55,36 @@ pub struct Package {
 
 /// Files of a directory that belong into its package, sorted, relative to it.
 pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = walk(dir, dir, true)?;
+    // What npm installs is named in most `.gitignore` files, and the function needs it.
+    let modules = dir.join(MODULES);
+    if modules.is_dir() {
+        files.extend(walk(dir, &modules, false)?);
+        if files.len() > FILES_MAX {
+            return Err(too_many(dir));
+        }
+    }
+    Ok(files.into_iter().collect())
+}
+
+fn too_many(dir: &Path) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{} has more than {FILES_MAX} files, which no package may have",
+        dir.display()
+    )
+}
+
+/// Files beneath `top`, relative to `dir`.
+fn walk(dir: &Path, top: &Path, git_ignores: bool) -> Result<BTreeSet<PathBuf>> {
     let mut overrides = OverrideBuilder::new(dir);
     for pattern in EXCLUDED {
         overrides
             .add(&format!("!{pattern}"))
             .with_context(|| format!("exclude {pattern}"))?;
     }
-    let walk = WalkBuilder::new(dir)
+    let walk = WalkBuilder::new(top)
+        .git_ignore(git_ignores)
+        .ignore(git_ignores)
         .hidden(false)
         .parents(false)
         .git_global(false)
@@ -66,21 +93,17 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
         .add_custom_ignore_filename(".gustignore")
         .overrides(overrides.build().context("combine the exclusions")?)
         .build();
-    let mut files = Vec::new();
+    let mut files = BTreeSet::new();
     for entry in walk {
         let entry = entry.with_context(|| format!("list {}", dir.display()))?;
         if entry.file_type().is_some_and(|kind| kind.is_dir()) {
             continue;
         }
         if files.len() == FILES_MAX {
-            bail!(
-                "{} has more than {FILES_MAX} files, which no package may have",
-                dir.display()
-            );
+            return Err(too_many(dir));
         }
-        files.push(entry.path().strip_prefix(dir).unwrap_or(entry.path()).to_owned());
+        files.insert(entry.path().strip_prefix(dir).unwrap_or(entry.path()).to_owned());
     }
-    files.sort();
     Ok(files)
 }
 
@@ -167,6 +190,20 @@ mod tests {
         fs::write(dir.path().join(".gustignore"), "notes.md\n").unwrap();
         let files = files(dir.path()).unwrap();
         assert_eq!(files, [".env", "app.py", "lib/util.py"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn installed_modules_are_taken_in_whatever_git_ignores() {
+        let dir = directory(&[
+            "index.mjs",
+            "node_modules/a/index.js",
+            "node_modules/a/.git/config",
+            "dist/x.js",
+        ]);
+        fs::write(dir.path().join(".gitignore"), "node_modules\ndist\n").unwrap();
+        fs::write(dir.path().join("node_modules/a/.gitignore"), "index.js\n").unwrap();
+        let files = files(dir.path()).unwrap();
+        assert_eq!(files, ["index.mjs", "node_modules/a/index.js"].map(PathBuf::from));
     }
 
     #[test]

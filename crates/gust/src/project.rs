@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use gust_control::ids::FunctionName;
 use serde::Deserialize;
 
-use crate::{cli::FunctionArgs, exit::Hinted};
+use crate::{cli::FunctionArgs, detect, exit::Hinted};
 
 /// File with a function's settings, in its directory.
 pub const FILE: &str = "gust.toml";
@@ -89,7 +89,10 @@ pub fn read(dir: &Path, arguments: &FunctionArgs) -> Result<Project> {
         Some(handler) if dir.join("bootstrap").is_file() => {
             (runtime.unwrap_or_else(|| PROVIDED.to_owned()), handler)
         }
-        Some(handler) => (runtime.unwrap_or_else(|| PYTHON.to_owned()), handler),
+        Some(handler) => {
+            let found = detect::runtime_of(dir, &handler).unwrap_or(PYTHON);
+            (runtime.unwrap_or_else(|| found.to_owned()), handler)
+        }
         None => {
             let (found, handler) = find(dir)?;
             (runtime.unwrap_or(found), handler)
@@ -129,6 +132,9 @@ fn find(dir: &Path) -> Result<(String, String)> {
         }
         return Ok((PROVIDED.to_owned(), "bootstrap".to_owned()));
     }
+    if let Some(handler) = detect::node_handler(dir)? {
+        return Ok((detect::NODE.to_owned(), handler));
+    }
     let mut modules: Vec<String> = MODULES.iter().map(|module| (*module).to_owned()).collect();
     let mut others = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
@@ -147,6 +153,9 @@ fn find(dir: &Path) -> Result<(String, String)> {
         if let Some(function) = handler_in(&dir.join(format!("{module}.py")))? {
             return Ok((PYTHON.to_owned(), format!("{module}.{function}")));
         }
+    }
+    if let Some(explained) = detect::explain(dir) {
+        return Err(explained.into());
     }
     let message = format!("no handler was found in {}", dir.display());
     let hint =
@@ -212,6 +221,17 @@ mod tests {
             None,
         );
         check(&[], None);
+        let node = |handler| Some(("nodejs20.x", handler));
+        check(
+            &[("index.mjs", "export const handler = async () => {};\n")],
+            node("index.handler"),
+        );
+        check(
+            &[("app.js", "\nexports.lambdaHandler = f;"), ("package.json", "{}")],
+            node("app.lambdaHandler"),
+        );
+        check(&[("go.mod", "module m"), ("main.go", "package main")], None);
+        check(&[("pom.xml", "<project/>")], None);
     }
 
     #[test]

@@ -9,7 +9,13 @@ use crate::{
 };
 
 /// Runtimes that this server can have images of.
-const RUNTIMES: &[&str] = &["python3.11", "provided.al2023", "provided.al2"];
+const RUNTIMES: &[&str] = &[
+    "python3.11",
+    "nodejs20.x",
+    "java17",
+    "provided.al2023",
+    "provided.al2",
+];
 
 const HANDLER_PATTERN: &str = r"[^\s]+";
 const ROLE_PATTERN: &str = r"arn:(aws[a-zA-Z-]*)?:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+";

@@ -1,6 +1,6 @@
 //! System calls on mappings.
 
-use gust_vmm::{PageRange, Prot, USER_END, USER_START};
+use gust_vmm::{CHUNK_BYTES, PageRange, Prot, USER_END, USER_START};
 use libc::{
     MADV_COLD, MADV_COLLAPSE, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
     MADV_HUGEPAGE, MADV_MERGEABLE, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
@@ -112,12 +112,22 @@ fn place(
     let hint = page_down(hint);
     if let Some(end) = hint.checked_add(bytes) {
         let wanted = PageRange::new(hint, end);
-        if in_user_space(wanted) && k.mm.is_free(wanted) {
+        let scattered = anonymous && bytes < CHUNK_BYTES && is_lonely(k, wanted);
+        if in_user_space(wanted) && k.mm.is_free(wanted) && !scattered {
             return Ok(wanted);
         }
     }
     let start = k.mm.find_room(bytes, anonymous).ok_or(ENOMEM)?;
     Ok(PageRange::new(start, start + bytes))
+}
+
+/// Whether no mapping is in the chunks of a range. A small mapping there costs a page of tables, which is never used for
+/// another address, so a program that asks for one random address after the other (V8 does, for each 256 KiB of its heap)
+/// would use them up. A hint is no more than that: such mappings are put beside others.
+fn is_lonely(k: &Kernel, range: PageRange) -> bool {
+    let start = range.start & !(CHUNK_BYTES - 1);
+    let end = range.end.next_multiple_of(CHUNK_BYTES);
+    k.mm.is_free(PageRange::new(start, end))
 }
 
 /// Brings every page in that the rights allow; as on Linux, failing to is not an error.

@@ -29,6 +29,9 @@ use crate::{
 /// Most hot pages of a base: 2.5 MiB. They are what a pooled machine has of its own.
 const BASE_HOT_PAGES_MAX: usize = CHUNK_PAGES + CHUNK_PAGES / 4;
 
+/// Bytes by which a snapshot may be larger than the base that it is grafted on.
+const GROWTH_BYTES: u64 = 32 << 20;
+
 /// Bits of an entry that are its rights.
 const RIGHTS: u64 = PRESENT | USER | WRITE | NO_EXECUTE;
 
@@ -88,6 +91,12 @@ pub(crate) struct Grafted {
     pub(crate) tables: Vec<[u64; CHUNK_PAGES]>,
     /// As in [`Built`].
     pub(crate) hot_sources: Vec<Option<u64>>,
+}
+
+/// Room in the image slot of a machine that a base is laid out in, in bytes, for the base's image and, behind it, the image of
+/// a snapshot that descends from it.
+pub(crate) fn image_room(base: &MachineState) -> u64 {
+    base.memory_bytes() * 2 + GROWTH_BYTES
 }
 
 /// Builds the plan of a base.
@@ -199,6 +208,9 @@ pub(crate) fn graft(
 ) -> Result<Grafted> {
     if set.chunks.len() != stored.state.chunks.len() || shape.set.chunks.len() != base.state.chunks.len() {
         return Err(Error::Snapshot("the working set is not the snapshot's".into()));
+    }
+    if base.state.memory_bytes() + stored.state.memory_bytes() > image_room(base.state) {
+        return Err(Error::Exhausted("image slot"));
     }
     let same = compare(base, stored)?;
     let based = build_base(base.state, shape);

@@ -11,7 +11,7 @@ use crate::{
     snapshot::{
         MachineState, SNAPSHOT_VERSION, Style,
         build::{Plan, build},
-        graft::Graft,
+        graft::{self, Graft},
         layout::{Layout, Section, read_into, tables_bytes},
     },
     space::AddressSpace,
@@ -87,6 +87,18 @@ impl Vm {
                 (base.chunks as u64, Some(base))
             }
         };
+        if image_first == 0 {
+            let bytes = match source {
+                // A slot can grow only while nothing lies in it, and a graft brings its own image.
+                Source::Compact(layout) | Source::Fast(layout) if layout.is_base() => {
+                    graft::image_room(state)
+                }
+                Source::Record | Source::Compact(_) | Source::Fast(_) | Source::Graft(_) => {
+                    state.memory_bytes()
+                }
+            };
+            self.space_mut().physical.ensure_image(bytes)?;
+        }
         self.space_mut()
             .map_image(memory, image_first * CHUNK_BYTES, state.memory_bytes())?;
         let map_ns = elapsed_ns(began);
@@ -205,9 +217,6 @@ impl Vm {
 impl AddressSpace {
     /// Maps the memory file over the image slot, from an offset on; what lies below stays.
     fn map_image(&mut self, memory: BorrowedFd<'_>, at: u64, bytes: u64) -> Result<()> {
-        if at == 0 {
-            self.physical.ensure_image(bytes)?;
-        }
         let image = self
             .physical
             .slot_mut(IMAGE_BASE)

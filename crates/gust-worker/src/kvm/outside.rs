@@ -76,6 +76,8 @@ impl Outside {
         self.dropped
     }
 
+    /// Memory that this process has of its own. Pages of a snapshot that are only read are the file's, which all instances
+    /// share.
     fn process_bytes(&self) -> u64 {
         const PAGE_BYTES: u64 = 4096;
         let mut raw = [0; 128];
@@ -85,11 +87,13 @@ impl Outside {
             .and_then(|file| file.read_at(&mut raw, 0).ok())
             .unwrap_or(0);
         let text = str::from_utf8(&raw[..read]).unwrap_or_default();
-        text.split(' ')
-            .nth(1)
-            .and_then(|pages| pages.parse::<u64>().ok())
-            .unwrap_or(0)
-            * PAGE_BYTES
+        // proc(5): size, resident, shared.
+        let mut fields = text
+            .split(' ')
+            .skip(1)
+            .map(|pages| pages.parse::<u64>().unwrap_or(0));
+        let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
+        resident.saturating_sub(shared) * PAGE_BYTES
     }
 }
 

@@ -33,8 +33,9 @@ const DEVICE_PATH: &str = "/dev/gust";
 /// User and group of guests, as Lambda has them.
 const GUEST_UID: u32 = 993;
 const GUEST_GID: u32 = 990;
-/// A runtime that speaks HTTP has sent its request before its other threads have come to rest; so long they may run.
-const QUIESCE: Duration = Duration::from_millis(20);
+/// A runtime that waits may have threads of its own that compile or collect garbage still, or close the connection that
+/// it has asked on; so long they may run.
+const QUIESCE: Duration = Duration::from_millis(100);
 
 /// Why a sandbox cannot go on; it is of no further use.
 #[derive(Debug, thiserror::Error)]
@@ -461,11 +462,9 @@ impl Sandbox {
         }
     }
 
-    /// Lets a runtime that has asked for its next event come to rest, so that what is captured is as calm as can be.
+    /// Lets a runtime that waits come to rest, so that what is captured is as calm as can be, and no instance works on what was
+    /// left there.
     pub fn quiesce(&mut self) -> Result<(), SandboxError> {
-        let Link::Api { .. } = self.link else {
-            return Ok(());
-        };
         let deadline = Instant::now() + QUIESCE;
         while Instant::now() < deadline {
             match self.next_step() {

@@ -23,6 +23,7 @@ const RESPONSE: u32 = 1;
 const ERROR: u32 = 2;
 const INIT_ERROR: u32 = 3;
 const READY: u32 = 4;
+const LAST_ERROR: u32 = 5;
 
 /// Bytes of the header of an answer.
 const ANSWER_HEADER_BYTES: usize = 16;
@@ -44,6 +45,8 @@ pub(crate) struct Device {
     handler_ns: u64,
     /// The program has closed its end; nothing more comes.
     closed: bool,
+    /// The program has said that it ends by itself now.
+    ends: bool,
     /// FUNCTION waits here for the program to be ready for it.
     function: Option<Vec<u8>>,
 }
@@ -70,6 +73,7 @@ impl Device {
             answer: Answer::default(),
             handler_ns: 0,
             closed: false,
+            ends: false,
             function,
         };
         Ok((device, theirs))
@@ -84,6 +88,11 @@ impl Device {
 
     pub(super) fn handler_ns(&self) -> u64 {
         self.handler_ns
+    }
+
+    /// Whether the program has answered for the last time, and ends.
+    pub(super) fn ends(&self) -> bool {
+        self.ends
     }
 
     pub(super) fn deliver(&mut self, event: &Event) -> io::Result<()> {
@@ -132,7 +141,7 @@ impl Device {
             bytes = self.answer.take(bytes);
             let (kind, handler_ns) = self.answer.kind_and_time();
             // Before its body is waited for, which may never come.
-            if self.answer.has_header() && !(RESPONSE..=READY).contains(&kind) {
+            if self.answer.has_header() && ![RESPONSE, ERROR, INIT_ERROR, READY, LAST_ERROR].contains(&kind) {
                 return Err(io::Error::other(format!(
                     "the guest sent an answer of kind {kind}"
                 )));
@@ -142,10 +151,11 @@ impl Device {
             }
             let Answer { body, body_bytes, .. } = std::mem::take(&mut self.answer);
             let too_large = body_bytes > RESPONSE_BYTES_MAX;
+            self.ends |= kind == LAST_ERROR;
             match kind {
-                RESPONSE | ERROR if too_large => said.push(Said::TooLarge(body_bytes)),
+                RESPONSE | ERROR | LAST_ERROR if too_large => said.push(Said::TooLarge(body_bytes)),
                 RESPONSE => said.push(Said::Response(body)),
-                ERROR => said.push(Said::Error(body)),
+                ERROR | LAST_ERROR => said.push(Said::Error(body)),
                 INIT_ERROR => said.push(Said::InitError(body)),
                 _ready => match self.function.take() {
                     Some(function) => {

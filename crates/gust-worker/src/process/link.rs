@@ -70,10 +70,10 @@ impl Link {
         }
     }
 
-    /// Whether the program says, after an answer, that it waits again. Otherwise an answer says both.
+    /// Whether the program says, after an answer, that it waits again, or ends. Otherwise an answer says both.
     pub(super) fn announces_waits(&self) -> bool {
         match self {
-            Self::Device(_) => false,
+            Self::Device(device) => device.ends(),
             Self::Api(_) => true,
         }
     }

@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Longest request line and headers, in bytes.
-pub const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Longest request line and headers, in bytes. AWS's client for Java describes an error's cause for X-Ray in a header of up
+/// to 1 MiB, and ends its process when the request is refused.
+pub const HEAD_BYTES_MAX: usize = (1 << 20) + (16 << 10);
 
 /// Most header fields of a request, and most trailers.
 const FIELDS_MAX: usize = 64;

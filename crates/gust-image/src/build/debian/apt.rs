@@ -19,6 +19,9 @@ use crate::build::{Progress, ProgressSink};
 /// Bytes of a failed command's error output that are kept for the error.
 const ERROR_TEXT_BYTES_MAX: u64 = 8 << 10;
 
+/// Apt's program for fetching single files; it is on no search path.
+const HELPER: &str = "/usr/lib/apt/apt-helper";
+
 /// A package that apt has chosen.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Package {
@@ -93,12 +96,21 @@ impl Apt {
         packages.iter().map(|package| self.file(package)).collect()
     }
 
+    /// Fetches one file from an address, with the host's settings for fetching.
+    pub(super) fn fetch(&self, url: &str, file: &Path) -> Result<(), RuntimeBuildError> {
+        let mut command = self.command(HELPER);
+        output(command.arg("download-file").arg(url).arg(file)).map(|_| ())
+    }
+
     fn get(&self) -> Command {
-        let mut command = Command::new("apt-get");
+        let mut command = self.command("apt-get");
+        command.args(["-q", "-y"]);
         command
-            .env("APT_CONFIG", &self.config)
-            .env("LC_ALL", "C.UTF-8")
-            .args(["-q", "-y"]);
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("APT_CONFIG", &self.config).env("LC_ALL", "C.UTF-8");
         command
     }
 

@@ -10,6 +10,9 @@
 //! host of Debian's family; needs no root.
 
 mod apt;
+mod archive;
+mod java;
+mod node;
 mod recipe;
 mod rootfs;
 
@@ -90,6 +93,24 @@ pub enum RuntimeBuildError {
     /// A package is missing after the download.
     #[error("package {0} was not downloaded")]
     NotDownloaded(String),
+    /// A downloaded archive is not the one that is known.
+    #[error("the archive from {url} has the SHA-256 sum {found}, and not {expected}")]
+    AlteredArchive {
+        /// Where it came from.
+        url: &'static str,
+        /// What it should be, in hexadecimal digits.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// A downloaded archive lacks a file.
+    #[error("the archive from {url} holds no {file}")]
+    IncompleteArchive {
+        /// Where it came from.
+        url: &'static str,
+        /// What it lacks.
+        file: &'static str,
+    },
     /// The certificates' package holds none.
     #[error("the ca-certificates package holds no certificates")]
     NoCertificates,
@@ -133,7 +154,7 @@ pub enum RuntimeBuildError {
 pub struct BuiltRuntime {
     /// The image file.
     pub image: Written,
-    /// Its packages with their versions.
+    /// Its packages and archives with their versions.
     pub packages: Vec<(String, String)>,
 }
 
@@ -161,6 +182,7 @@ pub fn build(
     packages.retain(|package| !recipe.leaves_out(&package.name));
     progress(Progress::Step(format!("downloading {} packages", packages.len())));
     let files = apt.download(&packages, progress)?;
+    let archives = archive::download(&apt, recipe.archives(), &work_dir.join("archives"), progress)?;
 
     let scratch = tempfile::Builder::new()
         .prefix("runtime-")
@@ -177,8 +199,11 @@ pub fn build(
         Attributes::root(0o644),
         &mut description.as_slice(),
     )?;
-    if recipe == Recipe::Python311 {
-        python_files(&mut tree)?;
+    match recipe {
+        Recipe::Python311 => python_files(&mut tree)?,
+        Recipe::NodeJs20 => node::add(&mut tree, &archives)?,
+        Recipe::Java17 => java::add(&mut tree, &archives)?,
+        Recipe::ProvidedAl2023 | Recipe::ProvidedAl2 => {}
     }
 
     progress(Progress::Step("preparing the runtime's caches".to_owned()));
@@ -196,9 +221,14 @@ pub fn build(
 
     progress(Progress::Step("writing the image".to_owned()));
     let image = writer::write(&tree, &metadata(recipe, &packages), output)?;
+    let downloaded = recipe
+        .archives()
+        .iter()
+        .map(|archive| (archive.name.to_owned(), archive.version.to_owned()));
     let packages = packages
         .into_iter()
         .map(|package| (package.name, package.version))
+        .chain(downloaded)
         .collect();
     Ok(BuiltRuntime { image, packages })
 }
@@ -295,10 +325,16 @@ fn compile(root: &Path) -> Result<(), RuntimeBuildError> {
 }
 
 fn metadata(recipe: Recipe, packages: &[Package]) -> Vec<u8> {
-    let packages: serde_json::Map<String, serde_json::Value> = packages
+    let mut packages: serde_json::Map<String, serde_json::Value> = packages
         .iter()
         .map(|package| (package.name.clone(), package.version.clone().into()))
         .collect();
+    packages.extend(
+        recipe
+            .archives()
+            .iter()
+            .map(|archive| (archive.name.to_owned(), archive.version.into())),
+    );
     let metadata = serde_json::json!({ "kind": "runtime", "name": recipe.name(), "packages": packages });
     metadata.to_string().into_bytes()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::{archive::Archive, java, node};
 use crate::runtime::{RuntimeDescription, RuntimeInterface};
 
 /// A runtime that can be built.
@@ -9,6 +10,10 @@ use crate::runtime::{RuntimeDescription, RuntimeInterface};
 pub enum Recipe {
     /// CPython 3.11 with boto3 and Gust's own bootstrap.
     Python311,
+    /// Node.js 20 with Gust's own bootstrap.
+    NodeJs20,
+    /// OpenJDK 17 with AWS's client of the Runtime API.
+    Java17,
     /// Programs that bring their own runtime and expect Amazon Linux 2023's name.
     ProvidedAl2023,
     /// The same under Amazon Linux 2's name.
@@ -33,14 +38,25 @@ const BAGGAGE: [&str; 10] = [
 /// Libraries of the packages above that nothing else in the Python runtime uses.
 const PYTHON_BAGGAGE: [&str; 5] = ["libacl1", "libmd0", "libpcre2-8-0", "libselinux1", "libzstd1"];
 
+/// What only the scripts of the packages above need: Node.js has its own OpenSSL.
+const NODE_BAGGAGE: [&str; 1] = ["libssl3"];
+
 impl Recipe {
     /// Every recipe.
-    pub const ALL: [Self; 3] = [Self::Python311, Self::ProvidedAl2023, Self::ProvidedAl2];
+    pub const ALL: [Self; 5] = [
+        Self::Python311,
+        Self::NodeJs20,
+        Self::Java17,
+        Self::ProvidedAl2023,
+        Self::ProvidedAl2,
+    ];
 
     /// The runtime's name as functions state it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Python311 => "python3.11",
+            Self::NodeJs20 => "nodejs20.x",
+            Self::Java17 => "java17",
             Self::ProvidedAl2023 => "provided.al2023",
             Self::ProvidedAl2 => "provided.al2",
         }
@@ -68,6 +84,16 @@ impl Recipe {
                 "python3-botocore",
                 "python3-simplejson",
             ],
+            // The program itself is downloaded: Debian's own is of another major version.
+            Self::NodeJs20 => &[
+                "libc6",
+                "libc-bin",
+                "libgcc-s1",
+                "libstdc++6",
+                "ca-certificates",
+                "tzdata",
+            ],
+            Self::Java17 => &["libc-bin", "openjdk-17-jre-headless", "ca-certificates", "tzdata"],
             Self::ProvidedAl2023 | Self::ProvidedAl2 => &[
                 "libc6",
                 "libc-bin",
@@ -86,11 +112,22 @@ impl Recipe {
         }
     }
 
+    /// Archives that are downloaded beside the packages, of fixed versions.
+    pub(super) fn archives(self) -> &'static [Archive] {
+        match self {
+            Self::NodeJs20 => &[node::ARCHIVE],
+            Self::Java17 => &java::ARCHIVES,
+            Self::Python311 | Self::ProvidedAl2023 | Self::ProvidedAl2 => &[],
+        }
+    }
+
     /// Whether a package that apt chose is left out.
     pub(super) fn leaves_out(self, package: &str) -> bool {
         BAGGAGE.contains(&package)
             || match self {
                 Self::Python311 => PYTHON_BAGGAGE.contains(&package),
+                Self::NodeJs20 => NODE_BAGGAGE.contains(&package),
+                Self::Java17 => !java::KEPT.contains(&package),
                 Self::ProvidedAl2023 | Self::ProvidedAl2 => false,
             }
     }
@@ -102,6 +139,16 @@ impl Recipe {
                 RuntimeInterface::Device,
                 vec![vec!["/usr/bin/python3.11", "/var/runtime/bootstrap.py"]],
                 &[("AWS_EXECUTION_ENV", "AWS_Lambda_python3.11")],
+            ),
+            Self::NodeJs20 => (
+                RuntimeInterface::Device,
+                vec![node::command()],
+                &node::ENVIRONMENT,
+            ),
+            Self::Java17 => (
+                RuntimeInterface::RuntimeApi,
+                vec![java::command()],
+                &java::ENVIRONMENT,
             ),
             Self::ProvidedAl2023 | Self::ProvidedAl2 => (
                 RuntimeInterface::RuntimeApi,

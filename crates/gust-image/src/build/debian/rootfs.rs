@@ -13,7 +13,7 @@ const UID: u32 = 993;
 const GID: u32 = 990;
 
 /// Documentation, translations, tests, data of the package manager, and hooks into a desktop's crash reporter.
-const PRUNED: [&str; 25] = [
+const PRUNED: [&str; 28] = [
     "usr/share/doc",
     "usr/share/doc-base",
     "usr/share/man",
@@ -37,7 +37,10 @@ const PRUNED: [&str; 25] = [
     "usr/lib/python3.11/test",
     "usr/lib/python3/dist-packages/simplejson/tests",
     "usr/lib/valgrind",
+    "usr/lib/jvm/java-17-openjdk-amd64/legal",
+    "usr/lib/jvm/java-17-openjdk-amd64/man",
     "usr/share/binfmts",
+    "usr/share/gdb",
     "usr/share/python3",
 ];
 
