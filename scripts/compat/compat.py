@@ -25,8 +25,8 @@ PYTHON_MODULES = (
     "json", "re", "ssl", "socket", "threading", "asyncio", "sqlite3", "zipfile", "hashlib", "datetime", "tempfile",
 )  # fmt: skip
 # A test that takes longer has hung.
-GO_TIMEOUT_S = 300
-PYTHON_TIMEOUT_S = 420
+GO_TIMEOUT_S = 240
+PYTHON_TIMEOUT_S = 300
 
 
 def go_program(package: str, extra: list[str]) -> Program:
