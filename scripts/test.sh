@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # All tests of Gust, from a fresh clone on Debian 12 with Rust: installs or names what is missing, builds, checks the
-# style, and runs the unit, process and AWS tests. Build output lies outside the clone.
+# style, and runs the unit, process and AWS tests, and unmodified programs in micro-VMs. Build output lies outside the clone.
 #
 #   scripts/test.sh              everything
-#   scripts/test.sh lint unit    only these steps: lint, unit, process, aws, fuzz
+#   scripts/test.sh lint unit    only these steps: lint, unit, process, aws, programs, fuzz
 #
 # Set CARGO_TARGET_DIR or GUST_CACHE to build or keep runtimes elsewhere.
 set -euo pipefail
@@ -12,11 +12,11 @@ cd "$(dirname "$0")/.."
 
 export GUST_TEST_RUNTIMES="${GUST_TEST_RUNTIMES:-$cache/data/runtimes}"
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(lint unit process aws fuzz)
+[ ${#steps[@]} -gt 0 ] || steps=(lint unit process aws programs fuzz)
 for step in "${steps[@]}"; do
     case "$step" in
-    lint | unit | process | aws | fuzz) ;;
-    *) echo "there is no step $step: lint, unit, process, aws, fuzz" >&2; exit 2 ;;
+    lint | unit | process | aws | programs | fuzz) ;;
+    *) echo "there is no step $step: lint, unit, process, aws, programs, fuzz" >&2; exit 2 ;;
     esac
 done
 
@@ -65,6 +65,12 @@ if wanted aws; then
     fi
     say "AWS clients, functions in processes"
     aws_tests process tests/aws/test_{damage,go,handlers,invoke,java,nodejs,packages,provided}.py
+fi
+
+if wanted programs; then
+    make_venv
+    say "unmodified programs, natively and in micro-VMs"
+    GUST_BIN="$gust" "$cache/venv/bin/python" -B -m pytest -c tests/programs/pytest.ini tests/programs
 fi
 
 if wanted fuzz; then

@@ -1,5 +1,5 @@
 //! Runs a program from an image in a sandbox: `run IMAGE PROGRAM [ARGUMENT ...]`. `GUST_LOG=trace` shows system calls,
-//! `GUEST_USER` is the user's number.
+//! `GUEST_USER` is the user's number, `GUEST_DIRECTORY` where the program starts.
 
 use std::{
     env, fs,
@@ -102,7 +102,7 @@ fn main() -> ExitCode {
             .split(' ')
             .map(str::to_owned)
             .collect(),
-        directory: "/".into(),
+        directory: env::var("GUEST_DIRECTORY").unwrap_or_else(|_| "/".into()),
         uid: user,
         gid: user,
         memory_bytes: 2 << 30,

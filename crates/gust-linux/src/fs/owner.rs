@@ -63,8 +63,8 @@ impl Kernel {
     pub(crate) fn set_owner_id(&mut self, fd: u64, id: i32) -> SysResult {
         match id {
             i32::MIN => Err(EINVAL),
-            -i32::MAX..0 => self.set_owner(fd, OwnerKind::Group, id.unsigned_abs()),
-            0.. => self.set_owner(fd, OwnerKind::Process, id as u32),
+            id if id < 0 => self.set_owner(fd, OwnerKind::Group, id.unsigned_abs()),
+            id => self.set_owner(fd, OwnerKind::Process, id as u32),
         }
     }
 

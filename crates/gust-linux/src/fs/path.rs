@@ -82,7 +82,15 @@ impl Kernel {
         last: Last,
     ) -> Result<Resolved, Errno> {
         let mut links = 0;
-        self.walk(slot, start, path, last, &mut links)
+        let resolved = self.walk(slot, start, path, last, &mut links)?;
+        // Also where a link leads to something else: `link/` names a directory or nothing.
+        if let Some(node) = resolved.node
+            && resolved.wants_directory
+            && self.vfs.node_type(node)? != NodeType::Directory
+        {
+            return Err(ENOTDIR);
+        }
+        Ok(resolved)
     }
 
     fn walk(
@@ -132,9 +140,6 @@ impl Kernel {
             let follow = !is_last || last == Last::Follow || wants_directory;
             if !follow || self.vfs.node_type(found)? != NodeType::Symlink {
                 if is_last {
-                    if wants_directory && self.vfs.node_type(found)? != NodeType::Directory {
-                        return Err(ENOTDIR);
-                    }
                     return Ok(Resolved {
                         parent: at,
                         name: name.to_vec(),

@@ -50,8 +50,8 @@ impl Address {
         match domain {
             Domain::Inet4 if family == libc::AF_INET => parse_v4(raw),
             Domain::Inet6 if family == libc::AF_INET6 => parse_v6(raw),
-            // A dual-stack socket may be given an address of the older kind.
-            Domain::Inet6 if family == libc::AF_INET => parse_v4(raw),
+            // Linux takes IPv4's addresses for datagrams of an IPv6 socket, and shows them mapped afterwards. Here
+            // they are refused, as on a socket that is IPv6's alone, since programs (getaddrinfo) cope with that.
             Domain::Unix if family == libc::AF_UNIX => parse_unix(raw),
             Domain::Unix => Err(EINVAL),
             Domain::Inet4 | Domain::Inet6 => Err(EAFNOSUPPORT),

@@ -57,6 +57,11 @@ impl Kernel {
         self.copy_out(cx, bytes_at, &(raw.len() as u32).to_le_bytes())
     }
 
+    /// Whether clients of the other internet family reach a socket: not those of an IPv6 one that says so.
+    fn takes_both(socket: &Socket) -> bool {
+        socket.domain != Domain::Inet6 || !socket.option_is_set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
+    }
+
     /// Gives a socket a port; zero asks for any.
     fn take_port(&mut self, number: u32, host: Host, port: u16) -> Result<(), Errno> {
         let kind = self.socket(number)?.kind;
@@ -76,12 +81,8 @@ impl Kernel {
                 continue;
             };
             let listens = matches!(other.state, SocketState::Listening { .. });
-            let both_only = |domain: Domain, socket: &Socket| {
-                domain == Domain::Inet6 && socket.option_is_set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
-            };
             let apart = my_domain != other.domain
-                && (both_only(other.domain, other)
-                    || self.socket(number).is_ok_and(|me| both_only(my_domain, me)));
+                && (!Self::takes_both(other) || self.socket(number).is_ok_and(|me| !Self::takes_both(me)));
             let shared = i_share
                 && shares(other)
                 && (!listens || other.option_is_set(libc::SOL_SOCKET, libc::SO_REUSEPORT));
@@ -160,7 +161,22 @@ impl Kernel {
                             }
                         })
                 };
-                holders.iter().find(listening).copied().ok_or(ECONNREFUSED)
+                // One listener may have the port of each family. An IPv6 one gets IPv4's clients only if it takes both.
+                let of_family = |number: &&u32| {
+                    self.network
+                        .sockets
+                        .get(**number)
+                        .is_some_and(|socket| socket.domain == client.domain)
+                };
+                let other_family =
+                    |number: &&u32| self.network.sockets.get(**number).is_some_and(Self::takes_both);
+                let found = holders.iter().filter(listening);
+                found
+                    .clone()
+                    .find(of_family)
+                    .or_else(|| found.clone().find(other_family))
+                    .copied()
+                    .ok_or(ECONNREFUSED)
             }
             Address::Unix(name) => {
                 if name.first() != Some(&0) {

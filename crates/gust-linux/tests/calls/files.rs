@@ -64,6 +64,19 @@ fn paths_are_walked_as_linux_walks_them() {
     assert_eq!(guest.open("/tmp/loop", libc::O_RDONLY), -i64::from(libc::ELOOP));
 }
 
+/// A path that ends in a slash names a directory, also when a link stands there.
+#[test]
+fn a_slash_at_the_end_wants_a_directory() {
+    let mut guest = Guest::new();
+    let (target, link) = (guest.text(0, "/etc/hostname"), guest.text(1, "/tmp/link"));
+    assert_eq!(guest.done(libc::SYS_symlink, &[target, link]), 0);
+    let slashed = guest.text(2, "/tmp/link/");
+    assert_eq!(guest.fails(libc::SYS_stat, &[slashed, SCRATCH]), libc::ENOTDIR);
+    assert_eq!(guest.fails(libc::SYS_chmod, &[slashed, 0o600]), libc::ENOTDIR);
+    assert_eq!(guest.fails(libc::SYS_open, &[slashed, 0, 0]), libc::ENOTDIR);
+    assert_eq!(guest.done(libc::SYS_stat, &[link, SCRATCH]), 0);
+}
+
 #[test]
 fn directories_are_listed_moved_and_removed() {
     let mut guest = Guest::new();

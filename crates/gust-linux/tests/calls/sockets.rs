@@ -87,6 +87,57 @@ fn a_port_is_taken_once() {
     assert_eq!(guest.done(libc::SYS_bind, &[second, at, 16]), 0);
 }
 
+/// Two listeners with one port number, one of each family: clients meet the one of theirs.
+#[test]
+fn each_family_has_its_listener() {
+    let mut guest = Guest::new();
+    let four = listener(&mut guest, 9000);
+    let stream = libc::SOCK_STREAM as u64 | libc::SOCK_NONBLOCK as u64;
+    let six = guest.done(libc::SYS_socket, &[libc::AF_INET6 as u64, stream, 0]) as u64;
+    let one = guest.put(SCRATCH, &1u32.to_le_bytes());
+    let (level, name) = (libc::IPPROTO_IPV6 as u64, libc::IPV6_V6ONLY as u64);
+    assert_eq!(guest.done(libc::SYS_setsockopt, &[six, level, name, one, 4]), 0);
+    let mut raw = [0; 28];
+    raw[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_le_bytes());
+    raw[2..4].copy_from_slice(&9000u16.to_be_bytes());
+    raw[23] = 1;
+    let loopback_six = guest.put(SCRATCH + 0x400, &raw);
+    assert_eq!(guest.done(libc::SYS_bind, &[six, loopback_six, 28]), 0);
+    assert_eq!(guest.done(libc::SYS_listen, &[six, 5]), 0);
+
+    let client = guest.done(
+        libc::SYS_socket,
+        &[libc::AF_INET6 as u64, libc::SOCK_STREAM as u64, 0],
+    ) as u64;
+    assert_eq!(guest.done(libc::SYS_connect, &[client, loopback_six, 28]), 0);
+    assert!(guest.done(libc::SYS_accept, &[six, 0, 0]) > 0);
+    let client = guest.done(
+        libc::SYS_socket,
+        &[libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0],
+    ) as u64;
+    let loopback_four = address(&mut guest, [127, 0, 0, 1], 9000);
+    assert_eq!(guest.done(libc::SYS_connect, &[client, loopback_four, 16]), 0);
+    assert!(guest.done(libc::SYS_accept, &[four, 0, 0]) > 0);
+    assert_eq!(guest.done(libc::SYS_close, &[four]), 0);
+    let client = guest.done(
+        libc::SYS_socket,
+        &[libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0],
+    ) as u64;
+    assert_eq!(
+        guest.fails(libc::SYS_connect, &[client, loopback_four, 16]),
+        libc::ECONNREFUSED
+    );
+    let datagrams = guest.done(
+        libc::SYS_socket,
+        &[libc::AF_INET6 as u64, libc::SOCK_DGRAM as u64, 0],
+    ) as u64;
+    assert_eq!(
+        guest.fails(libc::SYS_connect, &[datagrams, loopback_four, 16]),
+        libc::EAFNOSUPPORT,
+        "an address of the other family"
+    );
+}
+
 #[test]
 fn pairs_carry_messages_whole() {
     let mut guest = Guest::new();
