@@ -146,6 +146,7 @@ impl Kernel {
             event_fds: Slab::default(),
             epolls: Slab::default(),
             timer_fds: Slab::default(),
+            signal_fds: Slab::default(),
             network: Network::default(),
             watchers: Default::default(),
             clock: Clock::default(),

@@ -23,7 +23,7 @@ use crate::{
     errno::{EINTR, ENOSYS, Errno},
     fs::{Files, HeldFile, Vfs},
     host::Host,
-    io::{Epoll, EventFd, ObjectKey, Pipe, TimerFd},
+    io::{Epoll, EventFd, ObjectKey, Pipe, SignalFd, TimerFd},
     mm::Mm,
     net::Network,
     process::Process,
@@ -148,6 +148,7 @@ pub struct Kernel {
     pub(crate) event_fds: Slab<EventFd>,
     pub(crate) epolls: Slab<Epoll>,
     pub(crate) timer_fds: Slab<TimerFd>,
+    pub(crate) signal_fds: Slab<SignalFd>,
     pub(crate) network: Network,
     /// Epoll instances that watch an object.
     pub(crate) watchers: BTreeMap<ObjectKey, Vec<u32>>,

@@ -73,6 +73,8 @@ pub(crate) fn sys_fcntl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
     const F_DUPFD_QUERY: i32 = 1024 + 3;
     const F_SETSIG: i32 = 10;
     const F_GETSIG: i32 = 11;
+    const F_SETOWN_EX: i32 = 15;
+    const F_GETOWN_EX: i32 = 16;
     let [fd, command, arg, ..] = *args;
     let file = k.files.get(fd).ok_or(EBADF)?;
     match command as i32 {
@@ -90,6 +92,7 @@ pub(crate) fn sys_fcntl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
             const CHANGEABLE: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME;
             let file = k.files.get_mut(fd).ok_or(EBADF)?;
             file.flags = file.flags & !CHANGEABLE | arg as i32 & CHANGEABLE;
+            k.set_async(fd, arg as i32 & libc::O_ASYNC != 0)?;
             Ok(Flow::Done(0))
         }
         libc::F_GETLK | libc::F_OFD_GETLK => {
@@ -103,7 +106,12 @@ pub(crate) fn sys_fcntl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
             k.copy_in_array::<32>(cx, arg)?;
             Ok(Flow::Done(0))
         }
-        libc::F_GETOWN | libc::F_SETOWN | F_SETSIG | F_GETSIG => Ok(Flow::Done(0)),
+        libc::F_GETOWN => k.owner_id(fd).map(|id| Flow::Done(i64::from(id) as u64)),
+        libc::F_SETOWN => k.set_owner_id(fd, arg as i32),
+        F_SETOWN_EX => k.set_owner_ex(cx, fd, arg),
+        F_GETOWN_EX => k.owner_ex(cx, fd, arg),
+        F_SETSIG => k.set_owner_signal(fd, arg),
+        F_GETSIG => k.owner_signal(fd),
         libc::F_SETPIPE_SZ | libc::F_GETPIPE_SZ => pipe_size(k, fd, command as i32, arg),
         libc::F_ADD_SEALS | libc::F_GET_SEALS => seals(k, fd, command as i32, arg),
         F_DUPFD_QUERY => Ok(Flow::Done(u64::from(k.files.number(fd) == k.files.number(arg)))),
@@ -156,6 +164,7 @@ fn seals(k: &mut Kernel, fd: u64, command: i32, seals: u64) -> SysResult {
 
 pub(crate) fn sys_ioctl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let [fd, request, arg, ..] = *args;
+    const FIOASYNC: libc::c_ulong = 0x5452;
     let number = k.files.usable(fd)?.kind.object();
     match request as u32 as libc::c_ulong {
         libc::FIOCLEX | libc::FIONCLEX => {
@@ -171,6 +180,12 @@ pub(crate) fn sys_ioctl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
             } else {
                 file.flags & !libc::O_NONBLOCK
             };
+            Ok(Flow::Done(0))
+        }
+        FIOASYNC => {
+            let on = k.copy_in_u32(cx, arg)? != 0;
+            number.ok_or(ENOTTY)?;
+            k.set_async(fd, on)?;
             Ok(Flow::Done(0))
         }
         libc::FIONREAD if number.is_some() => {
@@ -260,9 +275,11 @@ impl Kernel {
                 Ok(self.pipes.get(pipe).map_or(0, |pipe| pipe.len() as u64))
             }
             FileKind::Socket(number) => self.socket_readable_bytes(number),
-            FileKind::EventFd(_) | FileKind::TimerFd(_) | FileKind::Epoll(_) | FileKind::Runtime => {
-                Err(ENOTTY)
-            }
+            FileKind::EventFd(_)
+            | FileKind::TimerFd(_)
+            | FileKind::SignalFd(_)
+            | FileKind::Epoll(_)
+            | FileKind::Runtime => Err(ENOTTY),
             _ => Err(EAGAIN),
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     errno::{EBADF, EMFILE, ENFILE, Errno},
-    fs::{HeldFile, Vnode, synthetic::Device},
+    fs::{HeldFile, Vnode, owner::Owner, synthetic::Device},
     host::Stream,
     io::ObjectKey,
     kernel::Kernel,
@@ -55,6 +55,8 @@ pub(crate) enum FileKind {
     Epoll(u32),
     /// A timer.
     TimerFd(u32),
+    /// Pending signals.
+    SignalFd(u32),
     /// A socket.
     Socket(u32),
 }
@@ -78,6 +80,7 @@ impl FileKind {
             | Self::EventFd(_)
             | Self::Epoll(_)
             | Self::TimerFd(_)
+            | Self::SignalFd(_)
             | Self::Socket(_) => None,
         }
     }
@@ -91,6 +94,7 @@ impl FileKind {
             Self::EventFd(number) => Some(ObjectKey::EventFd(*number)),
             Self::Epoll(number) => Some(ObjectKey::Epoll(*number)),
             Self::TimerFd(number) => Some(ObjectKey::TimerFd(*number)),
+            Self::SignalFd(number) => Some(ObjectKey::SignalFd(*number)),
             Self::Socket(number) => Some(ObjectKey::Socket(*number)),
             Self::Runtime => Some(ObjectKey::Runtime),
             Self::Regular(_)
@@ -108,6 +112,15 @@ impl FileKind {
     /// Whether the file has no positions to read or write at.
     pub(crate) fn is_stream(&self) -> bool {
         self.object().is_some() || matches!(self, Self::Output(_))
+    }
+
+    /// Whether positions can be counted from the end: not in made-up texts, nor in directories of names.
+    pub(crate) fn has_end(&self) -> bool {
+        match self {
+            Self::Text(..) => false,
+            Self::Directory(vnode) => matches!(vnode, Vnode::Synthetic(_) | Vnode::Task(_)),
+            _ => true,
+        }
     }
 
     pub(crate) fn from_device(device: Device) -> Option<Self> {
@@ -137,6 +150,8 @@ pub(crate) struct OpenFile {
     pub(crate) path: Option<Arc<[u8]>>,
     /// Of a directory in memory: the name that was listed last, and the offset after it.
     pub(crate) cursor: Option<(u64, Arc<[u8]>)>,
+    /// Whom it tells when it becomes ready.
+    pub(crate) owner: Owner,
     /// Descriptors and calls in progress that refer to it.
     pub(super) references: u32,
 }
@@ -149,6 +164,7 @@ impl OpenFile {
             offset: 0,
             path: None,
             cursor: None,
+            owner: Owner::default(),
             references: 0,
         }
     }
@@ -179,6 +195,8 @@ pub(super) struct Descriptor {
 pub(crate) struct Files {
     pub(super) open: Slab<OpenFile>,
     descriptors: Vec<Option<Descriptor>>,
+    /// How many of the open files have `O_ASYNC`.
+    pub(crate) asynchronous: u32,
     /// While a call is made again: the descriptor that it began with, and the file that this was then.
     #[serde(skip)]
     pub(crate) begun_with: Option<HeldFile>,
@@ -326,6 +344,11 @@ impl Files {
         }
     }
 
+    /// All open files.
+    pub(super) fn open_files(&self) -> impl Iterator<Item = &OpenFile> {
+        self.open.iter().map(|(_, file)| file)
+    }
+
     /// Descriptors in use, in order.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = u32> {
         self.descriptors
@@ -359,12 +382,14 @@ impl Kernel {
     /// What follows from the last reference to an open file going away.
     pub(crate) fn closed(&mut self, number: u32, file: OpenFile) {
         self.unwatch_file(number, &file);
+        self.files.asynchronous -= u32::from(file.flags & libc::O_ASYNC != 0);
         match file.kind {
             FileKind::PipeReader(pipe) => self.close_pipe_end(pipe, true, false),
             FileKind::PipeWriter(pipe) => self.close_pipe_end(pipe, false, true),
             FileKind::PipeBoth(pipe) => self.close_pipe_end(pipe, true, true),
             FileKind::EventFd(number) => drop(self.event_fds.remove(number)),
             FileKind::TimerFd(number) => drop(self.timer_fds.remove(number)),
+            FileKind::SignalFd(number) => drop(self.signal_fds.remove(number)),
             FileKind::Epoll(number) => self.close_epoll(number),
             FileKind::Socket(number) => self.close_socket(number),
             FileKind::Regular(Vnode::Memory(number)) => self.vfs.memory.release(number),
@@ -403,6 +428,7 @@ impl Kernel {
             FileKind::EventFd(_) => b"anon_inode:[eventfd]".to_vec(),
             FileKind::Epoll(_) => b"anon_inode:[eventpoll]".to_vec(),
             FileKind::TimerFd(_) => b"anon_inode:[timerfd]".to_vec(),
+            FileKind::SignalFd(_) => b"anon_inode:[signalfd]".to_vec(),
             FileKind::Socket(number) => format!("socket:[{}]", 5000 + number).into_bytes(),
         }
     }
@@ -411,5 +437,6 @@ impl Kernel {
     pub(crate) fn wake_object(&mut self, key: ObjectKey) {
         self.wake(WaitKey::Object(key));
         self.notify_epolls(key);
+        self.signal_owners(key);
     }
 }

@@ -9,6 +9,7 @@ mod held;
 mod memory;
 mod name_calls;
 mod open;
+mod owner;
 mod path;
 mod read_write;
 mod seek;

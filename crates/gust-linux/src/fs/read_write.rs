@@ -149,6 +149,7 @@ impl Kernel {
             FileKind::PipeWriter(_) => return Err(EBADF),
             FileKind::EventFd(number) => self.read_event(cx, number, slices)?,
             FileKind::TimerFd(number) => self.read_timer(cx, number, slices)?,
+            FileKind::SignalFd(number) => self.read_signals(cx, number, slices)?,
             FileKind::Socket(number) => return self.read_socket(cx, number, slices, nonblocking),
             FileKind::Epoll(_) => return Err(EINVAL),
             FileKind::Runtime => self.read_runtime(cx, slices)?,
@@ -276,7 +277,7 @@ impl Kernel {
                 return self.write_pipe(cx, pipe, slices, nonblocking);
             }
             FileKind::EventFd(number) => self.write_event(cx, number, slices)?,
-            FileKind::TimerFd(_) | FileKind::Epoll(_) => return Err(EINVAL),
+            FileKind::TimerFd(_) | FileKind::SignalFd(_) | FileKind::Epoll(_) => return Err(EINVAL),
             FileKind::Socket(number) => return self.write_socket(cx, number, slices, nonblocking),
             FileKind::Runtime => return self.write_runtime(cx, slices),
         };

@@ -22,6 +22,7 @@ pub(crate) fn sys_lseek(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
         | FileKind::EventFd(_)
         | FileKind::Epoll(_)
         | FileKind::TimerFd(_)
+        | FileKind::SignalFd(_)
         | FileKind::Socket(_) => return Err(ESPIPE),
     };
     let offset = offset as i64;
@@ -29,7 +30,7 @@ pub(crate) fn sys_lseek(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
         libc::SEEK_SET => Some(offset),
         libc::SEEK_CUR => current.checked_add(offset),
         // A directory and a made-up text have no end to count from.
-        libc::SEEK_END if matches!(file.kind, FileKind::Text(..) | FileKind::Directory(_)) => None,
+        libc::SEEK_END if !file.kind.has_end() => None,
         libc::SEEK_END => size.checked_add(offset),
         // A file without known holes is all data, with a hole at its end.
         libc::SEEK_DATA | libc::SEEK_HOLE if offset < 0 || offset >= size => return Err(ENXIO),

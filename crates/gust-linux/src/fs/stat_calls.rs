@@ -27,7 +27,11 @@ impl Kernel {
             device: 4,
             inode,
             node_type,
-            mode: 0o600,
+            mode: if node_type == NodeType::Socket {
+                0o777
+            } else {
+                0o600
+            },
             links: 1,
             uid,
             gid,

@@ -5,6 +5,7 @@ mod event;
 mod pipe;
 mod poll;
 pub(crate) mod readiness;
+mod signal_fd;
 mod timer;
 
 pub(crate) use epoll::{
@@ -14,6 +15,7 @@ pub(crate) use epoll::{
 pub(crate) use event::{EventFd, sys_eventfd, sys_eventfd2};
 pub(crate) use pipe::{Buffer, Pipe, sys_pipe, sys_pipe2};
 pub(crate) use poll::{sys_poll, sys_ppoll, sys_pselect6, sys_select};
+pub(crate) use signal_fd::{SignalFd, sys_signalfd, sys_signalfd4};
 pub(crate) use timer::{TimerFd, periods, sys_timerfd_create, sys_timerfd_gettime, sys_timerfd_settime};
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,8 @@ pub(crate) enum ObjectKey {
     Epoll(u32),
     /// A timer.
     TimerFd(u32),
+    /// A signal file.
+    SignalFd(u32),
     /// A socket.
     Socket(u32),
     /// The runtime device.

@@ -47,6 +47,13 @@ impl Kernel {
                 .timer_fds
                 .get(*number)
                 .map_or(0, |timer| if timer.count > 0 { IN } else { 0 }),
+            FileKind::SignalFd(number) => {
+                if self.signal_fd_ready(*number) {
+                    IN
+                } else {
+                    0
+                }
+            }
             FileKind::Epoll(number) => {
                 if self.epoll_has_ready(*number, 0) {
                     IN

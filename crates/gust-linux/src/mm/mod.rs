@@ -7,6 +7,7 @@ mod area;
 mod calls;
 mod fault;
 mod map;
+mod peer;
 mod remap;
 mod shared;
 
@@ -14,4 +15,5 @@ pub(crate) use area::{Area, Backing, Name};
 pub(crate) use calls::*;
 pub(crate) use fault::{Access, Unresolved};
 pub(crate) use map::{Mm, NewArea};
+pub(crate) use peer::{sys_process_vm_readv, sys_process_vm_writev};
 pub(crate) use remap::sys_mremap;

@@ -142,6 +142,7 @@ impl Kernel {
                 host: Host::Elsewhere,
                 ..
             } => Err(ENETUNREACH),
+            Address::Inet { port: 0, .. } if client.kind == SocketKind::Datagram => Err(EINVAL),
             Address::Inet { port, .. } => {
                 let holders = self
                     .network
@@ -155,7 +156,7 @@ impl Kernel {
                         .is_some_and(|socket| match socket.state {
                             SocketState::Listening { .. } => true,
                             SocketState::Idle | SocketState::Connected(_) | SocketState::Service(_) => {
-                                client.kind == SocketKind::Datagram
+                                client.kind == SocketKind::Datagram && socket.hears(&client.local)
                             }
                         })
                 };

@@ -270,7 +270,23 @@ pub(crate) fn sys_recvmmsg(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
 impl Kernel {
     /// Requests on sockets that are not about files in general.
     pub(crate) fn socket_ioctl(&mut self, cx: &mut Cx<'_>, fd: u64, request: u64, arg: u64) -> SysResult {
+        const FIOSETOWN: u64 = 0x8901;
+        const SIOCSPGRP: u64 = 0x8902;
+        const FIOGETOWN: u64 = 0x8903;
+        const SIOCGPGRP: u64 = 0x8904;
         self.socket_number(fd).map_err(|_| ENOTTY)?;
+        match request {
+            FIOSETOWN | SIOCSPGRP => {
+                let id = self.copy_in_u32(cx, arg)? as i32;
+                return self.set_owner_id(fd, id);
+            }
+            FIOGETOWN | SIOCGPGRP => {
+                let id = self.owner_id(fd)?;
+                self.copy_out(cx, arg, &id.to_le_bytes())?;
+                return Ok(Flow::Done(0));
+            }
+            _ => {}
+        }
         self.interface_ioctl(cx, request, arg)
     }
 }

@@ -10,6 +10,7 @@ mod connect;
 mod datagram;
 mod interfaces;
 mod messages;
+mod option_values;
 mod options;
 mod service;
 mod socket;

@@ -5,7 +5,10 @@ use crate::{
     abi::{Writer, i64_at, u32_at},
     errno::{EDOM, EINVAL, ENOPROTOOPT, EOPNOTSUPP, EPERM, Errno},
     kernel::{Cx, Flow, Kernel, SysResult},
-    net::{Domain, STREAM_BYTES, Socket, SocketKind, SocketState, ancillary::Credentials, buffer_bytes},
+    net::{
+        Domain, STREAM_BYTES, Socket, SocketKind, SocketState, ancillary::Credentials, buffer_bytes,
+        option_values,
+    },
 };
 
 /// Longest option value.
@@ -17,15 +20,17 @@ pub(crate) fn sys_setsockopt(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
     let [fd, level, name, value, bytes, _] = *args;
     let (number, _) = k.socket_number(fd)?;
     let (level, name) = (level as i32, name as i32);
-    if bytes as i32 <= 0 || bytes > VALUE_BYTES_MAX {
+    let least = i32::from(level != libc::IPPROTO_IP);
+    if (bytes as i32) < least || bytes as u32 as u64 > VALUE_BYTES_MAX {
         return Err(EINVAL);
     }
     check_level(k.socket(number)?, level)?;
     check_settable(level, name)?;
-    let mut raw = k.copy_in_vec(cx, value, bytes as usize)?;
+    let raw = k.copy_in_vec(cx, value, bytes as usize)?;
     if level == libc::SOL_SOCKET && raw.len() < 4 {
         return Err(EINVAL);
     }
+    let mut raw = option_values::accepted(k.socket(number)?, level, name, raw)?;
     let socket = k.socket_mut(number)?;
     if level == libc::SOL_SOCKET && (name == libc::SO_RCVTIMEO || name == libc::SO_SNDTIMEO) {
         let timeout = timeval_ns(&raw)?;
@@ -141,7 +146,6 @@ impl Kernel {
                     };
                     return Ok(socket.peer_credentials.unwrap_or(UNKNOWN).to_bytes());
                 }
-                libc::SO_RCVLOWAT if !socket.options.contains_key(&(level, name)) => return Ok(int(1)),
                 name if check_settable(level, name) == Err(ENOPROTOOPT) => return Err(ENOPROTOOPT),
                 libc::SO_LINGER if !socket.options.contains_key(&(level, name)) => return Ok(vec![0; 8]),
                 libc::SO_RCVTIMEO | libc::SO_SNDTIMEO if !socket.options.contains_key(&(level, name)) => {
@@ -154,7 +158,10 @@ impl Kernel {
             return Ok(value.clone());
         }
         match (level, name) {
-            (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => Ok(int(65_483)),
+            (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => {
+                let connected = matches!(socket.state, SocketState::Connected(_));
+                Ok(int(if connected { 65_483 } else { 536 }))
+            }
             // State, and zeros for counters that loopback does not keep.
             (libc::IPPROTO_TCP, libc::TCP_INFO) => {
                 const ESTABLISHED: u8 = 1;
@@ -166,9 +173,7 @@ impl Kernel {
                 };
                 Ok(Writer::with_capacity(104).u8(state).pad_to(104).done())
             }
-            (libc::IPPROTO_IP, libc::IP_TTL) => Ok(int(64)),
-            (libc::IPPROTO_IP, libc::IP_MTU) => Ok(int(65_535)),
-            _ => Ok(int(0)),
+            _ => option_values::initial(level, name),
         }
     }
 }
@@ -181,8 +186,8 @@ pub(crate) fn sys_getsockopt(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
         return Err(EINVAL);
     }
     let raw = k.socket_option(number, level as i32, name as i32)?;
-    let copied = raw.len().min(room as usize);
-    k.copy_out(cx, value, &raw[..copied])?;
-    k.copy_out(cx, bytes_at, &(copied as u32).to_le_bytes())?;
+    let told = option_values::told(level as i32, &raw, room as usize);
+    k.copy_out(cx, value, told)?;
+    k.copy_out(cx, bytes_at, &(told.len() as u32).to_le_bytes())?;
     Ok(Flow::Done(0))
 }

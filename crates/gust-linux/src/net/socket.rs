@@ -236,6 +236,17 @@ impl Socket {
         !self.received.is_empty() || !self.datagrams.is_empty()
     }
 
+    /// Whether a datagram from an internet address is for it: once it is connected, only its peer's are.
+    pub(crate) fn hears(&self, from: &Address) -> bool {
+        let connected = matches!(self.state, SocketState::Connected(_));
+        if let (true, Address::Inet { port: peer, .. }, Address::Inet { port, .. }) =
+            (connected, &self.remote, from)
+        {
+            return peer == port;
+        }
+        true
+    }
+
     pub(crate) fn take_error(&mut self) -> Option<Errno> {
         self.error.take().map(Errno)
     }
@@ -421,7 +432,7 @@ fn parse_kind(domain: u64, kind: u64, protocol: u64) -> Result<(Domain, SocketKi
     };
     let known = match (domain, kind, protocol as i32) {
         (_, _, 0) => true,
-        (Domain::Unix, ..) => false,
+        (Domain::Unix, _, protocol) => protocol == libc::PF_UNIX,
         (_, SocketKind::Stream, protocol) => protocol == libc::IPPROTO_TCP,
         (_, SocketKind::Datagram | SocketKind::Sequenced, protocol) => protocol == libc::IPPROTO_UDP,
     };

@@ -18,5 +18,5 @@ pub(crate) use queues::{WaitKey, WaitQueues};
 pub(crate) use sched_calls::*;
 pub(crate) use signal_calls::*;
 pub(crate) use signal_frame::sys_rt_sigreturn;
-pub(crate) use signals::{SigInfo, Signals};
+pub(crate) use signals::{Detail, SIGNALS, SigInfo, Signals, UNBLOCKABLE};
 pub(crate) use thread::Threads;

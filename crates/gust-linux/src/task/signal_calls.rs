@@ -299,8 +299,3 @@ pub(crate) fn sys_rt_sigtimedwait(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 
         on_signal: OnSignal::Interrupt,
     }))
 }
-
-/// Signals as a file: not offered; programs that ask fall back to handlers.
-pub(crate) fn sys_signalfd_refused(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
-    Err(crate::errno::ENOSYS)
-}

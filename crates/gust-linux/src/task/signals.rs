@@ -249,8 +249,9 @@ impl Kernel {
         }
     }
 
-    /// Threads in `rt_sigtimedwait` look at their signals again.
+    /// Threads in `rt_sigtimedwait` look at their signals again, and so does who reads signals from a file.
     fn wake_signal_waiters(&mut self) {
+        self.wake_signal_files();
         let waiting: Vec<usize> = self
             .threads
             .iter()

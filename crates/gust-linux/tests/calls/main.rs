@@ -6,6 +6,7 @@ mod files;
 mod guest;
 mod hostile;
 mod memory;
+mod readiness;
 mod signals;
 mod sockets;
 mod table;
