@@ -6,6 +6,9 @@ mod capacity;
 #[path = "../../../gust-worker/tests/worker/guest.rs"]
 mod guest;
 mod snapshots;
+#[path = "../../../gust-worker/tests/worker/wild.rs"]
+#[expect(dead_code, reason = "its counts are for the worker's own tests")]
+mod wild;
 mod world;
 
 use std::process::ExitCode;
