@@ -85,7 +85,7 @@ fn has_java(dir: &Path) -> bool {
     JAVA_BUILDS.iter().any(|name| dir.join(name).is_file())
         || [dir.to_path_buf(), dir.join("lib")]
             .iter()
-            .any(|dir| has_jar(dir))
+            .any(has_jar)
 }
 
 fn has_jar(dir: &PathBuf) -> bool {
