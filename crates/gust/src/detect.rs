@@ -3,10 +3,7 @@
 //! JavaScript is read for names that a module exports. Java and Go are known by their build files; neither source can be
 //! deployed as it is, so what is missing is said.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
@@ -85,10 +82,10 @@ fn has_java(dir: &Path) -> bool {
     JAVA_BUILDS.iter().any(|name| dir.join(name).is_file())
         || [dir.to_path_buf(), dir.join("lib")]
             .iter()
-            .any(has_jar)
+            .any(|dir| has_jar(dir.as_path()))
 }
 
-fn has_jar(dir: &PathBuf) -> bool {
+fn has_jar(dir: &Path) -> bool {
     let entries = fs::read_dir(dir).into_iter().flatten().take(ENTRIES_MAX);
     entries.flatten().any(|entry| {
         Path::new(&entry.file_name())
