@@ -160,5 +160,19 @@ def build(names: tuple[str, ...] = ()) -> None:
             shutil.rmtree(path(name), ignore_errors=True)
             new.rename(path(name))
             stamp.write_text(made_from(name))
-        # With their times, so that a world is not taken for another one each time.
-        shutil.copytree(PROGRAMS, path(name) / "opt/programs", dirs_exist_ok=True)
+            # Images of worlds that are no more: each is as large as its world.
+            shutil.rmtree(COMPAT / "images", ignore_errors=True)
+        put_programs(path(name) / "opt/programs")
+
+
+def put_programs(into: Path) -> None:
+    """Copies the test programs, unless they are there: a world that is touched is another one, with an image of its own."""
+    sources = [file for file in PROGRAMS.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    there = {file.relative_to(into) for file in into.rglob("*") if file.is_file()}
+    same = there == {file.relative_to(PROGRAMS) for file in sources} and all(
+        (into / file.relative_to(PROGRAMS)).read_bytes() == file.read_bytes() for file in sources
+    )
+    if not same:
+        shutil.rmtree(into, ignore_errors=True)
+        shutil.copytree(PROGRAMS, into, ignore=shutil.ignore_patterns("__pycache__", "target"))
+        shutil.rmtree(COMPAT / "images", ignore_errors=True)

@@ -46,10 +46,11 @@ class Result(unittest.TestResult):
             # The fixture of a class or module: there is no test to stop.
             tell(id=test.id(), outcome=outcome, detail=detail)
         elif outcome == "fail" or self.outcome == "pass":
-            self.outcome, self.detail = outcome, detail
+            # What was said first may be the cause of the rest.
+            self.outcome, self.detail = outcome, f"{self.detail}\n{detail}".strip()
 
     def failed(self, test, error):
-        self.note(test, "fail", "".join(traceback.format_exception(*error))[-4000:])
+        self.note(test, "fail", "".join(traceback.format_exception(*error))[-2500:])
 
     addError = addFailure = failed
 

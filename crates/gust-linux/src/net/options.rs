@@ -94,6 +94,9 @@ fn check_level(socket: &Socket, level: i32) -> Result<(), Errno> {
         libc::SOL_SOCKET => true,
         libc::IPPROTO_TCP => socket.domain != Domain::Unix && socket.kind == SocketKind::Stream,
         libc::IPPROTO_UDP => socket.domain != Domain::Unix && socket.kind == SocketKind::Datagram,
+        libc::IPPROTO_UDPLITE => socket
+            .options
+            .contains_key(&(libc::SOL_SOCKET, libc::SO_PROTOCOL)),
         libc::IPPROTO_IP => socket.domain != Domain::Unix,
         libc::IPPROTO_IPV6 => socket.domain == Domain::Inet6,
         _ => false,
@@ -116,6 +119,9 @@ impl Kernel {
                 libc::SO_TYPE => return Ok(int(socket.kind.number())),
                 libc::SO_DOMAIN => return Ok(int(socket.domain.number())),
                 libc::SO_PROTOCOL => {
+                    if let Some(other) = socket.options.get(&(level, name)) {
+                        return Ok(other.clone());
+                    }
                     return Ok(int(match (socket.domain, socket.kind) {
                         (Domain::Unix, _) => 0,
                         (_, SocketKind::Stream) => libc::IPPROTO_TCP,

@@ -434,7 +434,9 @@ fn parse_kind(domain: u64, kind: u64, protocol: u64) -> Result<(Domain, SocketKi
         (_, _, 0) => true,
         (Domain::Unix, _, protocol) => protocol == libc::PF_UNIX,
         (_, SocketKind::Stream, protocol) => protocol == libc::IPPROTO_TCP,
-        (_, SocketKind::Datagram | SocketKind::Sequenced, protocol) => protocol == libc::IPPROTO_UDP,
+        (_, SocketKind::Datagram | SocketKind::Sequenced, protocol) => {
+            [libc::IPPROTO_UDP, libc::IPPROTO_UDPLITE].contains(&protocol)
+        }
     };
     if known {
         Ok((domain, kind, flags))
@@ -486,7 +488,15 @@ impl Kernel {
 pub(crate) fn sys_socket(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let (domain, kind, flags) = parse_kind(args[0], args[1], args[2])?;
     k.files.has_room()?;
-    let number = k.add_socket(Socket::new(domain, kind))?;
+    let mut socket = Socket::new(domain, kind);
+    if args[2] as i32 == libc::IPPROTO_UDPLITE {
+        // UDP whose checksum may leave a part of the data out; nothing is damaged on the way here.
+        let protocol = libc::IPPROTO_UDPLITE.to_le_bytes().to_vec();
+        socket
+            .options
+            .insert((libc::SOL_SOCKET, libc::SO_PROTOCOL), protocol);
+    }
+    let number = k.add_socket(socket)?;
     k.install_socket(number, flags).map(Flow::Done)
 }
 

@@ -5,7 +5,7 @@ use crate::{
     io::ObjectKey,
     kernel::{Cx, Flow, Kernel, OnSignal, SysResult, Wait},
     net::{
-        Domain, Socket, SocketKind, SocketState,
+        Domain, STREAM_BYTES, Socket, SocketKind, SocketState,
         ancillary::{Ancillary, Taken},
     },
     task::WaitKey,
@@ -263,7 +263,11 @@ impl Kernel {
                     ENOTCONN
                 },
             ),
-            SocketState::Connected(None) => Err(socket.take_error().unwrap_or(EPIPE)),
+            SocketState::Connected(None) if socket.domain == Domain::Unix || socket.error.is_some() => {
+                Err(socket.take_error().unwrap_or(EPIPE))
+            }
+            // As over a network: the sender learns from the answer to what it sends that nobody is there.
+            SocketState::Connected(None) => Ok(STREAM_BYTES),
             SocketState::Service(connection) => self.network.services.room(connection).ok_or(EPIPE),
             SocketState::Connected(Some(peer)) => {
                 let sender = self.socket(number)?;
@@ -298,9 +302,11 @@ impl Kernel {
                 self.socket_mut(peer)?.push(&data[..fits], ancillary);
                 self.wake_socket(peer);
             }
-            SocketState::Idle | SocketState::Listening { .. } | SocketState::Connected(None) => {
-                return Err(EPIPE);
+            SocketState::Connected(None) => {
+                self.socket_mut(number)?.write_shut = true;
+                self.wake_socket(number);
             }
+            SocketState::Idle | SocketState::Listening { .. } => return Err(EPIPE),
         }
         Ok(fits as u64)
     }

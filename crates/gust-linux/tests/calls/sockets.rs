@@ -87,6 +87,55 @@ fn a_port_is_taken_once() {
     assert_eq!(guest.done(libc::SYS_bind, &[second, at, 16]), 0);
 }
 
+/// Who sends to a connection whose other end is closed learns of it by the answer, so with the next call.
+#[test]
+fn the_first_bytes_to_a_closed_end_are_lost() {
+    let mut guest = Guest::new();
+    let listener = listener(&mut guest, 8080);
+    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(&mut guest, [127, 0, 0, 1], 8080);
+    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
+    let server = guest.done(libc::SYS_accept4, &[listener, 0, 0, 0]) as u64;
+    assert_eq!(guest.done(libc::SYS_close, &[server]), 0);
+    let quiet = libc::MSG_NOSIGNAL as u64;
+    assert_eq!(
+        guest.done(libc::SYS_sendto, &[client, SCRATCH, 9, quiet, 0, 0]),
+        9
+    );
+    assert_eq!(
+        guest.fails(libc::SYS_sendto, &[client, SCRATCH, 9, quiet, 0, 0]),
+        libc::EPIPE
+    );
+    assert_eq!(guest.done(libc::SYS_read, &[client, SCRATCH, 9]), 0);
+}
+
+/// UDP-Lite carries datagrams as UDP does, and says which it is.
+#[test]
+fn udp_lite_carries_datagrams() {
+    let mut guest = Guest::new();
+    let kind = libc::SOCK_DGRAM as u64;
+    let lite = libc::IPPROTO_UDPLITE as u64;
+    let fd = guest.done(libc::SYS_socket, &[INET, kind, lite]) as u64;
+    let at = address(&mut guest, [127, 0, 0, 1], 8080);
+    assert_eq!(guest.done(libc::SYS_bind, &[fd, at, 16]), 0);
+    guest.put(SCRATCH, b"lite");
+    assert_eq!(guest.done(libc::SYS_sendto, &[fd, SCRATCH, 4, 0, at, 16]), 4);
+    assert_eq!(guest.done(libc::SYS_read, &[fd, SCRATCH + 0x100, 9]), 4);
+    assert_eq!(guest.get(SCRATCH + 0x100, 4), b"lite");
+    let length = guest.put(SCRATCH + 0x200, &4u32.to_le_bytes());
+    let (level, name) = (libc::SOL_SOCKET as u64, libc::SO_PROTOCOL as u64);
+    let value = SCRATCH + 0x300;
+    assert_eq!(
+        guest.done(libc::SYS_getsockopt, &[fd, level, name, value, length]),
+        0
+    );
+    assert_eq!(guest.word(value) as u32, libc::IPPROTO_UDPLITE as u32);
+    assert_eq!(
+        guest.fails(libc::SYS_socket, &[INET, STREAM, lite]),
+        libc::EPROTONOSUPPORT
+    );
+}
+
 /// Two listeners with one port number, one of each family: clients meet the one of theirs.
 #[test]
 fn each_family_has_its_listener() {
