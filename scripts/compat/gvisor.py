@@ -90,6 +90,7 @@ class Sandbox:
             **os.environ,
             "GUEST_MOUNTS": f"{GUEST_PLACE}={place}",
             "GUEST_USER": str(NOBODY),
+            "GUEST_CPUS": str(len(os.sched_getaffinity(0))),
             "GUEST_ENV": "TEST_TMPDIR=/tmp PATH=/usr/bin:/bin HOME=/tmp",
         }
         return [self.runner, self.image, f"{GUEST_PLACE}/{program.name}", *arguments], {"env": environment}

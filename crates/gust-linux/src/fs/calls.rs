@@ -103,8 +103,15 @@ pub(crate) fn sys_fcntl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
             Ok(Flow::Done(0))
         }
         libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
-            k.copy_in_array::<32>(cx, arg)?;
-            Ok(Flow::Done(0))
+            let lock: [u8; 32] = k.copy_in_array(cx, arg)?;
+            let file = k.files.get(fd).ok_or(EBADF)?;
+            let allowed = match i32::from(crate::abi::u16_at(&lock, 0)) {
+                libc::F_RDLCK => file.readable(),
+                libc::F_WRLCK => file.writable(),
+                libc::F_UNLCK => true,
+                _ => return Err(EINVAL),
+            };
+            if allowed { Ok(Flow::Done(0)) } else { Err(EBADF) }
         }
         libc::F_GETOWN => k.owner_id(fd).map(|id| Flow::Done(i64::from(id) as u64)),
         libc::F_SETOWN => k.set_owner_id(fd, arg as i32),
@@ -214,17 +221,26 @@ pub(crate) fn sys_fsync(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
     }
 }
 
-pub(crate) fn sys_sync(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
+/// There is nothing to write back; the descriptor must be one of a file system.
+pub(crate) fn sys_syncfs(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
+    k.files.usable(args[0])?;
     Ok(Flow::Done(0))
 }
 
-/// There is one process, so nobody else can hold the lock.
-pub(crate) fn sys_flock(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.files.usable(args[0])?;
-    match args[1] as i32 & !libc::LOCK_NB {
-        libc::LOCK_SH | libc::LOCK_EX | libc::LOCK_UN => Ok(Flow::Done(0)),
+/// Everything that can be read ahead is in memory.
+pub(crate) fn sys_readahead(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
+    let file = k.files.usable(args[0])?;
+    if !file.readable() {
+        return Err(EBADF);
+    }
+    match file.kind {
+        FileKind::Regular(_) => Ok(Flow::Done(0)),
         _ => Err(EINVAL),
     }
+}
+
+pub(crate) fn sys_sync(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
+    Ok(Flow::Done(0))
 }
 
 pub(crate) fn sys_fadvise64(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {

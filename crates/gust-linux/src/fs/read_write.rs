@@ -427,8 +427,19 @@ pub(crate) fn sys_sendfile(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     let start = if offset == 0 {
         None
     } else {
-        Some(k.copy_in_u64(cx, offset)?)
+        let start = k.copy_in_u64(cx, offset)?;
+        if (start as i64) < 0 || start.checked_add(bytes).is_none_or(|end| end > i64::MAX as u64) {
+            return Err(EINVAL);
+        }
+        Some(start)
     };
+    if (bytes as i64) < 0
+        || k.files
+            .get(to)
+            .is_some_and(|file| file.flags & libc::O_APPEND != 0)
+    {
+        return Err(EINVAL);
+    }
     let copied = k.copy_between(cx, (from, start), (to, None), bytes.min(RW_BYTES_MAX))?;
     if let Some(start) = start {
         k.copy_out(cx, offset, &(start + copied).to_le_bytes())?;

@@ -56,30 +56,46 @@ impl Kernel {
 
 pub(crate) fn sys_sched_getaffinity(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     const MASK_BYTES: u64 = 8;
-    k.thread_by_id(cx, args[0])?;
+    let slot = k.thread_by_id(cx, args[0])?;
     if args[1] < MASK_BYTES || !args[1].is_multiple_of(8) {
         return Err(EINVAL);
     }
-    let mask = (1u64 << k.process.cpus.clamp(1, 63)) - 1;
+    let available = (1u64 << k.process.cpus.clamp(1, 63)) - 1;
+    let mask = match k.thread(slot).affinity & available {
+        0 => available,
+        chosen => chosen,
+    };
     k.copy_out(cx, args[2], &mask.to_le_bytes())?;
     Ok(Flow::Done(MASK_BYTES))
 }
 
 pub(crate) fn sys_sched_setaffinity(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.thread_by_id(cx, args[0])?;
+    let slot = k.thread_by_id(cx, args[0])?;
     let bytes = (args[1] as usize).min(8);
     let mut raw = [0; 8];
     k.copy_in(cx, args[2], &mut raw[..bytes])?;
     let available = (1u64 << k.process.cpus.clamp(1, 63)) - 1;
-    if u64::from_le_bytes(raw) & available == 0 {
-        Err(EINVAL)
-    } else {
-        Ok(Flow::Done(0))
+    let chosen = u64::from_le_bytes(raw) & available;
+    if chosen == 0 {
+        return Err(EINVAL);
+    }
+    // Threads share one processor in turn; what was asked for is told again.
+    k.thread_mut(slot).affinity = chosen;
+    Ok(Flow::Done(0))
+}
+
+impl Kernel {
+    /// A thread by id, for calls that know no negative ones.
+    fn scheduled_thread(&mut self, cx: &Cx<'_>, id: u64) -> Result<usize, Errno> {
+        if (id as i32) < 0 {
+            return Err(EINVAL);
+        }
+        self.thread_by_id(cx, id)
     }
 }
 
 pub(crate) fn sys_sched_getscheduler(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.thread_by_id(cx, args[0])?;
+    k.scheduled_thread(cx, args[0])?;
     Ok(Flow::Done(libc::SCHED_OTHER as u64))
 }
 
@@ -93,7 +109,10 @@ pub(crate) fn sys_sched_setscheduler(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u6
 }
 
 pub(crate) fn sys_sched_getparam(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.thread_by_id(cx, args[0])?;
+    if args[1] == 0 {
+        return Err(EINVAL);
+    }
+    k.scheduled_thread(cx, args[0])?;
     k.copy_out(cx, args[1], &[0; 4])?;
     Ok(Flow::Done(0))
 }

@@ -1,6 +1,7 @@
 //! System calls of a guest on a machine without a processor, answered as Linux answers them. No KVM is needed.
 
 mod ancillary;
+mod attributes;
 mod descriptors;
 mod files;
 mod guest;
