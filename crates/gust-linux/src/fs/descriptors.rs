@@ -194,8 +194,10 @@ pub(super) struct Descriptor {
 }
 
 /// All open files and descriptors.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Files {
+    /// Descriptors from this one on cannot be had (`RLIMIT_NOFILE`).
+    pub(crate) limit: u64,
     pub(super) open: Slab<OpenFile>,
     descriptors: Vec<Option<Descriptor>>,
     /// How many of the open files have `O_ASYNC`.
@@ -208,6 +210,20 @@ pub(crate) struct Files {
     pub(super) dropped: Vec<u32>,
     #[serde(skip)]
     pub(super) dropping: bool,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self {
+            limit: FILES_MAX,
+            open: Slab::default(),
+            descriptors: Vec::new(),
+            asynchronous: 0,
+            begun_with: None,
+            dropped: Vec::new(),
+            dropping: false,
+        }
+    }
 }
 
 impl Files {
@@ -253,7 +269,7 @@ impl Files {
     pub(super) fn free_from(&self, least: usize) -> Result<usize, Errno> {
         let free = (least..self.descriptors.len()).find(|fd| self.descriptors[*fd].is_none());
         let fd = free.unwrap_or_else(|| self.descriptors.len().max(least));
-        if fd as u64 >= FILES_MAX {
+        if fd as u64 >= self.limit {
             Err(EMFILE)
         } else {
             Ok(fd)

@@ -363,6 +363,9 @@ pub(crate) fn sys_utimensat(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
         }
         chosen
     };
+    if accessed.is_none() && modified.is_none() {
+        return Ok(Flow::Done(0));
+    }
     let vnode = k.times_vnode(cx, fd, path, flags as i32)?;
     k.set_times(cx, vnode, accessed, modified)
 }

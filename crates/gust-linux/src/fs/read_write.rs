@@ -322,6 +322,9 @@ impl Kernel {
         const SEALED: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE;
         let node = self.vfs.memory.get(number)?;
         let grows = offset.saturating_add(total(slices)) > self.vfs.size_of(vnode);
+        if total(slices) == 0 {
+            return Ok(0);
+        }
         if node.seals as i32 & SEALED != 0 || grows && node.seals as i32 & libc::F_SEAL_GROW != 0 {
             return Err(EPERM);
         }

@@ -14,6 +14,8 @@ const fn entry(number: u64, name: &'static str, support: Support, call: Call) ->
     }
 }
 
+/// Which limits are enforced.
+const LIMITS_THAT_ACT: &str = "those of descriptors, address space and heap act";
 /// What there is of extended attributes.
 const USER_ATTRIBUTES: &str = "of users, on files and directories in memory";
 
@@ -260,7 +262,7 @@ pub(super) const TABLE: &[SystemCall] = &[
         Refused("the clocks are the host’s"),
         not_permitted,
     ),
-    entry(160, "setrlimit", Partial("not enforced"), sys_setrlimit),
+    entry(160, "setrlimit", Partial(LIMITS_THAT_ACT), sys_setrlimit),
     entry(161, "chroot", Refused("one tree"), not_permitted),
     entry(162, "sync", Accepted("everything is in memory"), sys_sync),
     entry(163, "acct", Refused("no accounting"), not_permitted),
@@ -507,7 +509,7 @@ pub(super) const TABLE: &[SystemCall] = &[
         Refused("no file events"),
         sys_inotify_refused,
     ),
-    entry(302, "prlimit64", Partial("not enforced"), sys_prlimit64),
+    entry(302, "prlimit64", Partial(LIMITS_THAT_ACT), sys_prlimit64),
     entry(
         303,
         "name_to_handle_at",

@@ -6,6 +6,7 @@ mod descriptors;
 mod files;
 mod guest;
 mod hostile;
+mod limits;
 mod memory;
 mod readiness;
 mod signals;
