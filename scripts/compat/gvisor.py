@@ -5,7 +5,8 @@
                              [--document docs/compatibility.md]
 
 DIRECTORY holds the tests as static programs, one for each `NAME_test`; docs/compatibility.md says how they are built.
-RUN is the program that starts another one in a sandbox (`cargo build --release -p gust-linux --example run`).
+RUN is `gust`, or the example program of the personality, which needs no jail and is built quicker
+(`cargo build -p gust-linux --example run`).
 
 Cases run in batches, each in a process or a sandbox of its own. A case that hangs or ends its program costs itself:
 the batch goes on after it. What natively passes (run as an unprivileged user) is the denominator.
@@ -37,6 +38,10 @@ KEPT_BYTES = 4000
 GUEST_PLACE = "/opt"
 # An unprivileged user natively: the sandbox gives no capabilities either.
 NOBODY = 65534
+
+# A program cannot be started while a copy of it is written, nor while another child that is just being made has the
+# copy open for writing: copies and starts take turns.
+starting = threading.Lock()
 
 BEGAN = re.compile(r"\[ RUN      \] (\S+)")
 ENDED = re.compile(r"\[ {0,7}(OK|FAILED|SKIPPED) {1,2}\] (\S+?),?(?: |$)")
@@ -86,10 +91,18 @@ class Sandbox:
             place.mkdir()
             shutil.copy(program, place / program.name)
             (place / program.name).chmod(0o755)
+        if pathlib.Path(self.runner).name == "gust":
+            # Its images are kept with the stage: each is used a few times, and would push a user's own out.
+            environment = {**os.environ, "GUST_CACHE": str(self.stage / "cache")}
+            user, mount = f"{NOBODY}:{NOBODY}", f"{place}:{GUEST_PLACE}"
+            options = ["--user", user, "--workdir", "/", "--memory", "2048", "--tmp", "512", "--mount", mount]
+            command = [self.runner, "run", *options, "--env", "TEST_TMPDIR=/tmp", "--env", "HOME=/tmp", self.image]
+            return [*command, "--", f"{GUEST_PLACE}/{program.name}", *arguments], {"env": environment}
         environment = {
             **os.environ,
             "GUEST_MOUNTS": f"{GUEST_PLACE}={place}",
             "GUEST_USER": str(NOBODY),
+            "GUEST_CPUS": str(len(os.sched_getaffinity(0))),
             "GUEST_ENV": "TEST_TMPDIR=/tmp PATH=/usr/bin:/bin HOME=/tmp",
         }
         return [self.runner, self.image, f"{GUEST_PLACE}/{program.name}", *arguments], {"env": environment}
@@ -122,18 +135,23 @@ def lines_of(process):
             yield line.decode(errors="replace")
 
 
+def start(place, program, arguments):
+    with starting:
+        command, how = place.command(program, arguments)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd="/",
+            **how,
+        )
+
+
 def run_batch(place, program, cases):
     """Runs cases until one ends the program. Gives outcome and output of each that began, and whether all had a turn."""
-    command, how = place.command(program, ["--gtest_filter=" + ":".join(cases)])
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        cwd="/",
-        **how,
-    )
+    process = start(place, program, ["--gtest_filter=" + ":".join(cases)])
     outcomes, current, kept, hung = {}, None, [], False
     wanted = set(cases)
     for line in lines_of(process):
@@ -178,10 +196,10 @@ def run_cases(place, program, cases):
 
 
 def list_cases(native, program):
-    command, how = native.command(program, ["--gtest_list_tests"])
-    listed = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, timeout=60, **how
-    ).stdout.decode(errors="replace")
+    process = start(native, program, ["--gtest_list_tests"])
+    listed = process.communicate(timeout=60)[0].decode(errors="replace")
+    if process.returncode != 0:
+        raise RuntimeError(f"{program} does not list its cases: {listed[-KEPT_BYTES:]}")
     cases, suite = [], None
     for line in listed.splitlines():
         name = line.split("#")[0].rstrip()

@@ -1,5 +1,5 @@
 //! Runs a program from an image in a sandbox: `run IMAGE PROGRAM [ARGUMENT ...]`. `GUST_LOG=trace` shows system calls,
-//! `GUEST_USER` is the user's number, `GUEST_DIRECTORY` where the program starts.
+//! `GUEST_USER` is the user's number, `GUEST_DIRECTORY` where the program starts, `GUEST_CPUS` how many CPUs the guest sees.
 
 use std::{
     env, fs,
@@ -107,7 +107,7 @@ fn main() -> ExitCode {
         gid: user,
         memory_bytes: 2 << 30,
         tmp_bytes: 512 << 20,
-        cpus: 1,
+        cpus: env::var("GUEST_CPUS").map_or(1, |cpus| cpus.parse().expect("a number of CPUs")),
         host_name: "gust".into(),
         pid: 7,
         seed: [7; 32],

@@ -198,6 +198,7 @@ impl Kernel {
                 started_ns: BOOT_CLOCK_NS,
                 dumpable: 1,
                 no_new_privileges: false,
+                limits: Default::default(),
                 random_at: 0,
             },
             runtime: RuntimeDevice::default(),

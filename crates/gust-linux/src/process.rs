@@ -1,5 +1,7 @@
 //! What is one of a kind in a process: ids, limits, names, directories.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::fs::Vnode;
@@ -28,6 +30,8 @@ pub(crate) struct Process {
     /// `PR_SET_DUMPABLE`, and other settings that are only remembered.
     pub(crate) dumpable: u64,
     pub(crate) no_new_privileges: bool,
+    /// Resource limits that have been set: soft and hard, by number.
+    pub(crate) limits: BTreeMap<u32, (u64, u64)>,
     /// Where the sixteen random bytes of the auxiliary vector are.
     pub(crate) random_at: u64,
 }

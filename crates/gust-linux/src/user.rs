@@ -6,7 +6,7 @@
 use gust_vmm::BadAddress;
 
 use crate::{
-    abi::{IOV_MAX, PATH_MAX, RW_BYTES_MAX, i64_at, u64_at},
+    abi::{IOV_MAX, PAGE, PATH_MAX, RW_BYTES_MAX, i64_at, u64_at},
     errno::{EFAULT, EINVAL, ENAMETOOLONG, Errno},
     kernel::{Cx, Kernel},
     mm::Access,
@@ -169,11 +169,35 @@ impl Kernel {
             data.resize(start + wanted, 0);
             let from = slice.at.checked_add(skipped).ok_or(EFAULT)?;
             if let Err(errno) = self.copy_in(cx, from, &mut data[start..]) {
-                data.truncate(start);
-                return if start > 0 { Ok(data) } else { Err(errno) };
+                // What lies before the bad page is good.
+                let good = self.good_pages(from, wanted, |k, at, piece| {
+                    k.copy_in(cx, at, &mut data[start..][piece]).is_ok()
+                });
+                data.truncate(start + good);
+                return if data.is_empty() { Err(errno) } else { Ok(data) };
             }
         }
         Ok(data)
+    }
+
+    /// Copies a range that has a bad page somewhere page by page; gives the bytes before it.
+    fn good_pages(
+        &mut self,
+        at: u64,
+        bytes: usize,
+        mut copy: impl FnMut(&mut Self, u64, std::ops::Range<usize>) -> bool,
+    ) -> usize {
+        let mut done = 0;
+        while done < bytes {
+            let from = at.wrapping_add(done as u64);
+            let piece = (PAGE - (from & (PAGE - 1))) as usize;
+            let end = (done + piece).min(bytes);
+            if !copy(self, from, done..end) {
+                break;
+            }
+            done = end;
+        }
+        done
     }
 
     /// Scatters bytes over guest buffers, from `skip` on; gives how many were placed.
@@ -195,6 +219,10 @@ impl Kernel {
             }
             let to = slice.at.checked_add(skipped).ok_or(EFAULT)?;
             if let Err(errno) = self.copy_out(cx, to, &data[placed..placed + piece]) {
+                let good = self.good_pages(to, piece, |k, at, part| {
+                    k.copy_out(cx, at, &data[placed..][part]).is_ok()
+                });
+                placed += good;
                 return if placed > 0 { Ok(placed as u64) } else { Err(errno) };
             }
             placed += piece;

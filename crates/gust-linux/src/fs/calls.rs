@@ -2,7 +2,7 @@
 
 use crate::{
     errno::{EAGAIN, EBADF, EINVAL, EMFILE, ENOTTY, EPERM, Errno},
-    fs::{FILES_MAX, FileKind, Vnode},
+    fs::{FileKind, Vnode},
     kernel::{Cx, Flow, Kernel, SysResult},
 };
 
@@ -38,7 +38,7 @@ pub(crate) fn sys_dup(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysR
 impl Kernel {
     fn duplicate_over(&mut self, _cx: &mut Cx<'_>, from: u64, to: u64, close_on_exec: bool) -> SysResult {
         let to = u64::from(to as u32);
-        if to >= FILES_MAX {
+        if to >= self.files.limit {
             return Err(EBADF);
         }
         self.files.get(from).ok_or(EBADF)?;
@@ -78,7 +78,7 @@ pub(crate) fn sys_fcntl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
     let [fd, command, arg, ..] = *args;
     let file = k.files.get(fd).ok_or(EBADF)?;
     match command as i32 {
-        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC if arg >= FILES_MAX => Err(EINVAL),
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC if arg >= k.files.limit => Err(EINVAL),
         libc::F_DUPFD => k.files.duplicate(fd, arg, false).map(Flow::Done),
         libc::F_DUPFD_CLOEXEC => k.files.duplicate(fd, arg, true).map(Flow::Done),
         libc::F_GETFD => Ok(Flow::Done(u64::from(k.files.close_on_exec(fd).unwrap_or(false)))),
@@ -103,8 +103,15 @@ pub(crate) fn sys_fcntl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
             Ok(Flow::Done(0))
         }
         libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
-            k.copy_in_array::<32>(cx, arg)?;
-            Ok(Flow::Done(0))
+            let lock: [u8; 32] = k.copy_in_array(cx, arg)?;
+            let file = k.files.get(fd).ok_or(EBADF)?;
+            let allowed = match i32::from(crate::abi::u16_at(&lock, 0)) {
+                libc::F_RDLCK => file.readable(),
+                libc::F_WRLCK => file.writable(),
+                libc::F_UNLCK => true,
+                _ => return Err(EINVAL),
+            };
+            if allowed { Ok(Flow::Done(0)) } else { Err(EBADF) }
         }
         libc::F_GETOWN => k.owner_id(fd).map(|id| Flow::Done(i64::from(id) as u64)),
         libc::F_SETOWN => k.set_owner_id(fd, arg as i32),
@@ -146,6 +153,7 @@ fn pipe_size(k: &mut Kernel, fd: u64, command: i32, bytes: u64) -> SysResult {
 }
 
 fn seals(k: &mut Kernel, fd: u64, command: i32, seals: u64) -> SysResult {
+    const KNOWN: u32 = 0x3f;
     let file = k.files.get(fd).ok_or(EBADF)?;
     let writable = file.writable();
     let FileKind::Regular(Vnode::Memory(number)) = file.kind else {
@@ -156,7 +164,14 @@ fn seals(k: &mut Kernel, fd: u64, command: i32, seals: u64) -> SysResult {
         if !writable || node.seals & libc::F_SEAL_SEAL as u32 != 0 {
             return Err(EPERM);
         }
-        node.seals |= seals as u32 & 0x3f;
+        if seals as u32 & !KNOWN != 0 {
+            return Err(EINVAL);
+        }
+        let (added, memory) = (seals as u32, Vnode::Memory(number));
+        if added & libc::F_SEAL_WRITE as u32 != 0 && k.mm.is_mapped_writable(memory) {
+            return Err(crate::errno::EBUSY);
+        }
+        k.vfs.memory.get_mut(number)?.seals |= added;
         return Ok(Flow::Done(0));
     }
     Ok(Flow::Done(u64::from(node.seals)))
@@ -214,17 +229,26 @@ pub(crate) fn sys_fsync(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
     }
 }
 
-pub(crate) fn sys_sync(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
+/// There is nothing to write back; the descriptor must be one of a file system.
+pub(crate) fn sys_syncfs(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
+    k.files.usable(args[0])?;
     Ok(Flow::Done(0))
 }
 
-/// There is one process, so nobody else can hold the lock.
-pub(crate) fn sys_flock(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.files.usable(args[0])?;
-    match args[1] as i32 & !libc::LOCK_NB {
-        libc::LOCK_SH | libc::LOCK_EX | libc::LOCK_UN => Ok(Flow::Done(0)),
+/// Everything that can be read ahead is in memory.
+pub(crate) fn sys_readahead(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
+    let file = k.files.usable(args[0])?;
+    if !file.readable() {
+        return Err(EBADF);
+    }
+    match file.kind {
+        FileKind::Regular(_) => Ok(Flow::Done(0)),
         _ => Err(EINVAL),
     }
+}
+
+pub(crate) fn sys_sync(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
+    Ok(Flow::Done(0))
 }
 
 pub(crate) fn sys_fadvise64(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     errno::{EBADF, EMFILE, ENFILE, Errno},
-    fs::{HeldFile, Vnode, owner::Owner, synthetic::Device},
+    fs::{HeldFile, Vnode, lock::Lock, owner::Owner, synthetic::Device},
     host::Stream,
     io::ObjectKey,
     kernel::Kernel,
@@ -150,6 +150,8 @@ pub(crate) struct OpenFile {
     pub(crate) path: Option<Arc<[u8]>>,
     /// Of a directory in memory: the name that was listed last, and the offset after it.
     pub(crate) cursor: Option<(u64, Arc<[u8]>)>,
+    /// `flock`
+    pub(crate) lock: Option<Lock>,
     /// Whom it tells when it becomes ready.
     pub(crate) owner: Owner,
     /// Descriptors and calls in progress that refer to it.
@@ -164,6 +166,7 @@ impl OpenFile {
             offset: 0,
             path: None,
             cursor: None,
+            lock: None,
             owner: Owner::default(),
             references: 0,
         }
@@ -191,8 +194,10 @@ pub(super) struct Descriptor {
 }
 
 /// All open files and descriptors.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Files {
+    /// Descriptors from this one on cannot be had (`RLIMIT_NOFILE`).
+    pub(crate) limit: u64,
     pub(super) open: Slab<OpenFile>,
     descriptors: Vec<Option<Descriptor>>,
     /// How many of the open files have `O_ASYNC`.
@@ -205,6 +210,20 @@ pub(crate) struct Files {
     pub(super) dropped: Vec<u32>,
     #[serde(skip)]
     pub(super) dropping: bool,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self {
+            limit: FILES_MAX,
+            open: Slab::default(),
+            descriptors: Vec::new(),
+            asynchronous: 0,
+            begun_with: None,
+            dropped: Vec::new(),
+            dropping: false,
+        }
+    }
 }
 
 impl Files {
@@ -250,7 +269,7 @@ impl Files {
     pub(super) fn free_from(&self, least: usize) -> Result<usize, Errno> {
         let free = (least..self.descriptors.len()).find(|fd| self.descriptors[*fd].is_none());
         let fd = free.unwrap_or_else(|| self.descriptors.len().max(least));
-        if fd as u64 >= FILES_MAX {
+        if fd as u64 >= self.limit {
             Err(EMFILE)
         } else {
             Ok(fd)
@@ -344,6 +363,15 @@ impl Files {
         }
     }
 
+    pub(super) fn by_number(&self, number: u32) -> Option<&OpenFile> {
+        self.open.get(number)
+    }
+
+    /// All open files, by number.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (u32, &OpenFile)> {
+        self.open.iter()
+    }
+
     /// All open files.
     pub(super) fn open_files(&self) -> impl Iterator<Item = &OpenFile> {
         self.open.iter().map(|(_, file)| file)
@@ -382,6 +410,9 @@ impl Kernel {
     /// What follows from the last reference to an open file going away.
     pub(crate) fn closed(&mut self, number: u32, file: OpenFile) {
         self.unwatch_file(number, &file);
+        if file.lock.is_some() {
+            self.wake(WaitKey::Locks);
+        }
         self.files.asynchronous -= u32::from(file.flags & libc::O_ASYNC != 0);
         match file.kind {
             FileKind::PipeReader(pipe) => self.close_pipe_end(pipe, true, false),

@@ -53,6 +53,7 @@ fn waits_with_descriptor(number: u64) -> bool {
             | libc::SYS_accept
             | libc::SYS_accept4
             | libc::SYS_connect
+            | libc::SYS_flock
             | libc::SYS_epoll_wait
             | libc::SYS_epoll_pwait
             | libc::SYS_epoll_pwait2

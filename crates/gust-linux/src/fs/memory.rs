@@ -17,6 +17,12 @@ const NODE_BYTES: u64 = 256;
 /// Largest file.
 const FILE_BYTES_MAX: u64 = 1 << 40;
 
+/// What an extended attribute is charged with, in bytes.
+fn attribute_bytes((name, value): (&Vec<u8>, &Vec<u8>)) -> u64 {
+    const RECORD_BYTES: u64 = 64;
+    RECORD_BYTES + name.len() as u64 + value.len() as u64
+}
+
 /// What a node is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Kind {
@@ -49,6 +55,8 @@ pub(crate) struct MemoryNode {
     pub(crate) changed_ns: i64,
     /// `F_SEAL_*` of a memory file.
     pub(crate) seals: u32,
+    /// Extended attributes.
+    pub(crate) attributes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl MemoryNode {
@@ -139,6 +147,7 @@ impl MemoryFs {
             modified_ns: maker.now_ns,
             changed_ns: maker.now_ns,
             seals: 0,
+            attributes: BTreeMap::new(),
         });
         if let Some(node) = self.nodes.get_mut(number) {
             node.parent = number;
@@ -358,8 +367,31 @@ impl MemoryFs {
             } else {
                 0
             };
-            self.used_bytes -= contents + NODE_BYTES;
+            let attributes = node.attributes.iter().map(attribute_bytes).sum::<u64>();
+            self.used_bytes -= contents + attributes + NODE_BYTES;
         }
+    }
+
+    /// Sets an extended attribute, or takes it away; what it needs is charged like contents.
+    pub(crate) fn set_attribute(
+        &mut self,
+        number: u32,
+        name: Vec<u8>,
+        value: Option<Vec<u8>>,
+        now_ns: i64,
+    ) -> Result<(), Errno> {
+        let node = self.get(number)?;
+        let before = node.attributes.get_key_value(&name).map_or(0, attribute_bytes);
+        let after = value.as_ref().map_or(0, |value| attribute_bytes((&name, value)));
+        self.charge(after.saturating_sub(before))?;
+        self.used_bytes -= before.saturating_sub(after);
+        let node = self.get_mut(number)?;
+        match value {
+            Some(value) => drop(node.attributes.insert(name, value)),
+            None => drop(node.attributes.remove(&name)),
+        }
+        node.changed_ns = now_ns;
+        Ok(())
     }
 
     fn file_mut(&mut self, number: u32) -> Result<&mut Contents, Errno> {

@@ -3,8 +3,7 @@
 use crate::{
     abi::{PATH_MAX, i64_at},
     errno::{
-        EBADF, EBUSY, EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, EOPNOTSUPP,
-        EPERM, EXDEV, Errno,
+        EBADF, EBUSY, EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EXDEV, Errno,
     },
     fs::{
         FileKind, NodeType, Vfs, Vnode,
@@ -69,7 +68,7 @@ impl Kernel {
             return Err(ENOENT);
         }
         let resolved = self.resolve_new_file(cx, fd, path)?;
-        self.make_node(cx, &resolved, Kind::Symlink(target), 0o777 | self.process.umask)?;
+        self.make_node(cx, &resolved, Kind::Symlink(target), 0o777)?;
         Ok(Flow::Done(0))
     }
 
@@ -364,6 +363,9 @@ pub(crate) fn sys_utimensat(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
         }
         chosen
     };
+    if accessed.is_none() && modified.is_none() {
+        return Ok(Flow::Done(0));
+    }
     let vnode = k.times_vnode(cx, fd, path, flags as i32)?;
     k.set_times(cx, vnode, accessed, modified)
 }
@@ -454,17 +456,4 @@ pub(crate) fn sys_getcwd(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
 pub(crate) fn sys_umask(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let old = std::mem::replace(&mut k.process.umask, args[0] as u32 & 0o777);
     Ok(Flow::Done(u64::from(old)))
-}
-
-/// Extended attributes: no node has any.
-pub(crate) fn sys_getxattr(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
-    Err(ENODATA)
-}
-
-pub(crate) fn sys_setxattr(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
-    Err(EOPNOTSUPP)
-}
-
-pub(crate) fn sys_listxattr(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
-    Ok(Flow::Done(0))
 }

@@ -136,10 +136,13 @@ impl Kernel {
         let directory = Vfs::writable(resolved.parent)?;
         self.check_access(resolved.parent, libc::W_OK | libc::X_OK)?;
         let maker = self.maker(cx);
-        let number = self
-            .vfs
-            .memory
-            .create(kind, mode & 0o7777 & !self.process.umask, maker)?;
+        // The rights of a link are never looked at, and all are shown.
+        let masked = if matches!(kind, Kind::Symlink(_)) {
+            0
+        } else {
+            self.process.umask
+        };
+        let number = self.vfs.memory.create(kind, mode & 0o7777 & !masked, maker)?;
         if let Err(errno) = self
             .vfs
             .memory

@@ -322,6 +322,9 @@ impl Kernel {
         const SEALED: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE;
         let node = self.vfs.memory.get(number)?;
         let grows = offset.saturating_add(total(slices)) > self.vfs.size_of(vnode);
+        if total(slices) == 0 {
+            return Ok(0);
+        }
         if node.seals as i32 & SEALED != 0 || grows && node.seals as i32 & libc::F_SEAL_GROW != 0 {
             return Err(EPERM);
         }
@@ -427,8 +430,19 @@ pub(crate) fn sys_sendfile(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     let start = if offset == 0 {
         None
     } else {
-        Some(k.copy_in_u64(cx, offset)?)
+        let start = k.copy_in_u64(cx, offset)?;
+        if (start as i64) < 0 || start.checked_add(bytes).is_none_or(|end| end > i64::MAX as u64) {
+            return Err(EINVAL);
+        }
+        Some(start)
     };
+    if (bytes as i64) < 0
+        || k.files
+            .get(to)
+            .is_some_and(|file| file.flags & libc::O_APPEND != 0)
+    {
+        return Err(EINVAL);
+    }
     let copied = k.copy_between(cx, (from, start), (to, None), bytes.min(RW_BYTES_MAX))?;
     if let Some(start) = start {
         k.copy_out(cx, offset, &(start + copied).to_le_bytes())?;

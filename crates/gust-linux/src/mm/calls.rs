@@ -4,13 +4,14 @@ use gust_vmm::{CHUNK_BYTES, PageRange, Prot, USER_END, USER_START};
 use libc::{
     MADV_COLD, MADV_COLLAPSE, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
     MADV_HUGEPAGE, MADV_MERGEABLE, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
-    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_UNMERGEABLE, MADV_WILLNEED, MAP_ANONYMOUS,
-    MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE,
+    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_UNMERGEABLE, MADV_WILLNEED, MAP_32BIT,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED,
+    MAP_SHARED_VALIDATE,
 };
 
 use crate::{
     abi::{PAGE, page_down, page_up},
-    errno::{EACCES, EBADF, EEXIST, EINVAL, ENODEV, ENOMEM, EPERM, Errno},
+    errno::{EACCES, EEXIST, EINVAL, ENODEV, ENOMEM, EOVERFLOW, EPERM, Errno},
     fs::{FileKind, Vnode},
     kernel::{Cx, Flow, Kernel, SysResult},
     mm::{Access, Backing, Name, map::NewArea},
@@ -59,10 +60,17 @@ pub(crate) fn sys_mmap(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysR
         return Err(ENOMEM);
     }
     let backing = if flags & MAP_ANONYMOUS != 0 {
+        if flags & MAP_SHARED_VALIDATE == MAP_SHARED_VALIDATE {
+            // The checked kind is for files alone.
+            return Err(EINVAL);
+        }
         Backing::Anonymous
     } else {
         k.file_backing(fd, offset, bytes, prot, shared)?
     };
+    if !k.may_map(bytes) {
+        return Err(ENOMEM);
+    }
     let anonymous = backing == Backing::Anonymous;
     let range = place(k, cx, hint, bytes, flags, anonymous)?;
     k.mm.add(
@@ -110,14 +118,21 @@ fn place(
         return Ok(range);
     }
     let hint = page_down(hint);
-    if let Some(end) = hint.checked_add(bytes) {
+    if flags & MAP_32BIT == 0
+        && let Some(end) = hint.checked_add(bytes)
+    {
         let wanted = PageRange::new(hint, end);
         let scattered = anonymous && bytes < CHUNK_BYTES && is_lonely(k, wanted);
         if in_user_space(wanted) && k.mm.is_free(wanted) && !scattered {
             return Ok(wanted);
         }
     }
-    let start = k.mm.find_room(bytes, anonymous).ok_or(ENOMEM)?;
+    let found = if flags & MAP_32BIT != 0 {
+        k.mm.find_low_room(bytes)
+    } else {
+        k.mm.find_room(bytes, anonymous)
+    };
+    let start = found.ok_or(ENOMEM)?;
     Ok(PageRange::new(start, start + bytes))
 }
 
@@ -153,8 +168,8 @@ impl Kernel {
         offset
             .checked_add(bytes)
             .filter(|end| *end <= i64::MAX as u64)
-            .ok_or(EINVAL)?;
-        let file = self.files.get(fd).ok_or(EBADF)?;
+            .ok_or(EOVERFLOW)?;
+        let file = self.files.usable(fd)?;
         if !file.readable() {
             return Err(EACCES);
         }
@@ -170,6 +185,12 @@ impl Kernel {
         }
         if let Some(path) = path {
             self.mm.file_names.insert(vnode, path);
+        }
+        const SEALED: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE;
+        if let (Vnode::Memory(number), true) = (vnode, shared && prot.writable())
+            && self.vfs.memory.get(number)?.seals as i32 & SEALED != 0
+        {
+            return Err(EPERM);
         }
         match vnode {
             Vnode::Memory(_) if shared => Ok(Backing::Shared { file: vnode, offset }),
@@ -244,7 +265,8 @@ pub(crate) fn sys_mprotect(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
 }
 
 pub(crate) fn sys_brk(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let brk = k.mm.set_brk(cx.vm, args[0]);
+    let wanted = if k.may_end_heap_at(args[0]) { args[0] } else { 0 };
+    let brk = k.mm.set_brk(cx.vm, wanted);
     k.check_memory(cx);
     Ok(Flow::Done(brk))
 }

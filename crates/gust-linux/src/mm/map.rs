@@ -99,6 +99,14 @@ impl Mm {
             .collect()
     }
 
+    /// Whether a shared mapping of a file may be written to.
+    pub(crate) fn is_mapped_writable(&self, file: Vnode) -> bool {
+        self.areas.values().any(|area| {
+            matches!(area.backing, Backing::Shared { file: mapped, .. } if mapped == file)
+                && area.prot.writable()
+        })
+    }
+
     pub(crate) fn is_free(&self, range: PageRange) -> bool {
         let before = self.areas.range(..range.end).next_back();
         before.is_none_or(|(_, area)| area.end <= range.start)
@@ -245,6 +253,12 @@ impl Mm {
         };
         self.find_room_below(top, bytes, align)
             .or_else(|| self.find_room_below(USER_END, bytes, align))
+    }
+
+    /// Room in the lowest 2 GiB, for `MAP_32BIT`.
+    pub(crate) fn find_low_room(&self, bytes: u64) -> Option<u64> {
+        const LOW_TOP: u64 = 1 << 31;
+        self.find_room_below(LOW_TOP, bytes, PAGE)
     }
 
     fn find_room_below(&self, top: u64, bytes: u64, align: u64) -> Option<u64> {

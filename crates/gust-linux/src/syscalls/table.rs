@@ -14,6 +14,11 @@ const fn entry(number: u64, name: &'static str, support: Support, call: Call) ->
     }
 }
 
+/// Which limits are enforced.
+const LIMITS_THAT_ACT: &str = "those of descriptors, address space and heap act";
+/// What there is of extended attributes.
+const USER_ATTRIBUTES: &str = "of users, on files and directories in memory";
+
 /// All calls that have an entry, by number. Others get `ENOSYS`.
 pub(super) const TABLE: &[SystemCall] = &[
     entry(0, "read", Full, sys_read),
@@ -145,15 +150,10 @@ pub(super) const TABLE: &[SystemCall] = &[
     entry(
         72,
         "fcntl",
-        Partial("locks are granted: there is no other process; leases and owner signals are not"),
+        Partial("locks of ranges are granted: there is no other process; no leases"),
         sys_fcntl,
     ),
-    entry(
-        73,
-        "flock",
-        Partial("granted: there is no other process"),
-        sys_flock,
-    ),
+    entry(73, "flock", Full, sys_flock),
     entry(74, "fsync", Full, sys_fsync),
     entry(75, "fdatasync", Full, sys_fsync),
     entry(76, "truncate", Full, sys_truncate),
@@ -262,7 +262,7 @@ pub(super) const TABLE: &[SystemCall] = &[
         Refused("the clocks are the host’s"),
         not_permitted,
     ),
-    entry(160, "setrlimit", Partial("not enforced"), sys_setrlimit),
+    entry(160, "setrlimit", Partial(LIMITS_THAT_ACT), sys_setrlimit),
     entry(161, "chroot", Refused("one tree"), not_permitted),
     entry(162, "sync", Accepted("everything is in memory"), sys_sync),
     entry(163, "acct", Refused("no accounting"), not_permitted),
@@ -295,34 +295,19 @@ pub(super) const TABLE: &[SystemCall] = &[
     entry(176, "delete_module", Refused("no capabilities"), not_permitted),
     entry(179, "quotactl", Refused("no capabilities"), not_permitted),
     entry(186, "gettid", Full, sys_gettid),
-    entry(187, "readahead", Accepted("files are in memory"), accepted),
-    entry(188, "setxattr", Refused("no extended attributes"), sys_setxattr),
-    entry(189, "lsetxattr", Refused("no extended attributes"), sys_setxattr),
-    entry(190, "fsetxattr", Refused("no extended attributes"), sys_setxattr),
-    entry(191, "getxattr", Partial("no node has any"), sys_getxattr),
-    entry(192, "lgetxattr", Partial("no node has any"), sys_getxattr),
-    entry(193, "fgetxattr", Partial("no node has any"), sys_getxattr),
-    entry(194, "listxattr", Partial("no node has any"), sys_listxattr),
-    entry(195, "llistxattr", Partial("no node has any"), sys_listxattr),
-    entry(196, "flistxattr", Partial("no node has any"), sys_listxattr),
-    entry(
-        197,
-        "removexattr",
-        Refused("no extended attributes"),
-        sys_setxattr,
-    ),
-    entry(
-        198,
-        "lremovexattr",
-        Refused("no extended attributes"),
-        sys_setxattr,
-    ),
-    entry(
-        199,
-        "fremovexattr",
-        Refused("no extended attributes"),
-        sys_setxattr,
-    ),
+    entry(187, "readahead", Full, sys_readahead),
+    entry(188, "setxattr", Partial(USER_ATTRIBUTES), sys_setxattr),
+    entry(189, "lsetxattr", Partial(USER_ATTRIBUTES), sys_lsetxattr),
+    entry(190, "fsetxattr", Partial(USER_ATTRIBUTES), sys_fsetxattr),
+    entry(191, "getxattr", Partial(USER_ATTRIBUTES), sys_getxattr),
+    entry(192, "lgetxattr", Partial(USER_ATTRIBUTES), sys_lgetxattr),
+    entry(193, "fgetxattr", Partial(USER_ATTRIBUTES), sys_fgetxattr),
+    entry(194, "listxattr", Partial(USER_ATTRIBUTES), sys_listxattr),
+    entry(195, "llistxattr", Partial(USER_ATTRIBUTES), sys_llistxattr),
+    entry(196, "flistxattr", Partial(USER_ATTRIBUTES), sys_flistxattr),
+    entry(197, "removexattr", Partial(USER_ATTRIBUTES), sys_removexattr),
+    entry(198, "lremovexattr", Partial(USER_ATTRIBUTES), sys_lremovexattr),
+    entry(199, "fremovexattr", Partial(USER_ATTRIBUTES), sys_fremovexattr),
     entry(200, "tkill", Full, sys_tkill),
     entry(201, "time", Full, sys_time),
     entry(
@@ -524,7 +509,7 @@ pub(super) const TABLE: &[SystemCall] = &[
         Refused("no file events"),
         sys_inotify_refused,
     ),
-    entry(302, "prlimit64", Partial("not enforced"), sys_prlimit64),
+    entry(302, "prlimit64", Partial(LIMITS_THAT_ACT), sys_prlimit64),
     entry(
         303,
         "name_to_handle_at",
@@ -543,7 +528,7 @@ pub(super) const TABLE: &[SystemCall] = &[
         Refused("the clocks are the host’s"),
         not_permitted,
     ),
-    entry(306, "syncfs", Accepted("everything is in memory"), sys_sync),
+    entry(306, "syncfs", Full, sys_syncfs),
     entry(
         307,
         "sendmmsg",

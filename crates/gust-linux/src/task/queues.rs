@@ -13,6 +13,8 @@ pub(crate) enum WaitKey {
     Object(ObjectKey),
     /// A futex, by address: there is one address space.
     Futex(u64),
+    /// A lock of a file that is given up.
+    Locks,
     /// Nothing but a signal or the deadline, of this thread.
     Alone(usize),
 }

@@ -1,9 +1,8 @@
 //! Scheduling, identity, limits and other calls about the process.
 
 use crate::{
-    abi::{Writer, u64_at},
+    abi::Writer,
     errno::{ECHILD, EFAULT, EINVAL, ENOSYS, EPERM, ESRCH, Errno},
-    fs::FILES_MAX,
     kernel::{Cx, Flow, Kernel, SysResult},
 };
 
@@ -56,30 +55,46 @@ impl Kernel {
 
 pub(crate) fn sys_sched_getaffinity(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     const MASK_BYTES: u64 = 8;
-    k.thread_by_id(cx, args[0])?;
+    let slot = k.thread_by_id(cx, args[0])?;
     if args[1] < MASK_BYTES || !args[1].is_multiple_of(8) {
         return Err(EINVAL);
     }
-    let mask = (1u64 << k.process.cpus.clamp(1, 63)) - 1;
+    let available = (1u64 << k.process.cpus.clamp(1, 63)) - 1;
+    let mask = match k.thread(slot).affinity & available {
+        0 => available,
+        chosen => chosen,
+    };
     k.copy_out(cx, args[2], &mask.to_le_bytes())?;
     Ok(Flow::Done(MASK_BYTES))
 }
 
 pub(crate) fn sys_sched_setaffinity(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.thread_by_id(cx, args[0])?;
+    let slot = k.thread_by_id(cx, args[0])?;
     let bytes = (args[1] as usize).min(8);
     let mut raw = [0; 8];
     k.copy_in(cx, args[2], &mut raw[..bytes])?;
     let available = (1u64 << k.process.cpus.clamp(1, 63)) - 1;
-    if u64::from_le_bytes(raw) & available == 0 {
-        Err(EINVAL)
-    } else {
-        Ok(Flow::Done(0))
+    let chosen = u64::from_le_bytes(raw) & available;
+    if chosen == 0 {
+        return Err(EINVAL);
+    }
+    // Threads share one processor in turn; what was asked for is told again.
+    k.thread_mut(slot).affinity = chosen;
+    Ok(Flow::Done(0))
+}
+
+impl Kernel {
+    /// A thread by id, for calls that know no negative ones.
+    fn scheduled_thread(&mut self, cx: &Cx<'_>, id: u64) -> Result<usize, Errno> {
+        if (id as i32) < 0 {
+            return Err(EINVAL);
+        }
+        self.thread_by_id(cx, id)
     }
 }
 
 pub(crate) fn sys_sched_getscheduler(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.thread_by_id(cx, args[0])?;
+    k.scheduled_thread(cx, args[0])?;
     Ok(Flow::Done(libc::SCHED_OTHER as u64))
 }
 
@@ -93,7 +108,10 @@ pub(crate) fn sys_sched_setscheduler(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u6
 }
 
 pub(crate) fn sys_sched_getparam(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.thread_by_id(cx, args[0])?;
+    if args[1] == 0 {
+        return Err(EINVAL);
+    }
+    k.scheduled_thread(cx, args[0])?;
     k.copy_out(cx, args[1], &[0; 4])?;
     Ok(Flow::Done(0))
 }
@@ -282,70 +300,6 @@ pub(crate) fn sys_sysinfo(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> S
         .pad_to(112)
         .done();
     k.copy_out(cx, args[0], &raw)?;
-    Ok(Flow::Done(0))
-}
-
-/// A limit: soft and hard.
-fn limit(resource: u64) -> Result<(u64, u64), Errno> {
-    const UNLIMITED: u64 = u64::MAX;
-    const STACK_BYTES: u64 = 8 << 20;
-    Ok(match resource as u32 {
-        libc::RLIMIT_STACK => (STACK_BYTES, UNLIMITED),
-        libc::RLIMIT_NOFILE => (FILES_MAX, FILES_MAX),
-        libc::RLIMIT_NPROC => (1024, 1024),
-        libc::RLIMIT_CORE => (0, 0),
-        libc::RLIMIT_MEMLOCK => (64 << 10, 64 << 10),
-        libc::RLIMIT_SIGPENDING => (1024, 1024),
-        libc::RLIMIT_MSGQUEUE => (819_200, 819_200),
-        libc::RLIMIT_NICE | libc::RLIMIT_RTPRIO => (0, 0),
-        libc::RLIMIT_CPU
-        | libc::RLIMIT_FSIZE
-        | libc::RLIMIT_DATA
-        | libc::RLIMIT_RSS
-        | libc::RLIMIT_AS
-        | libc::RLIMIT_LOCKS
-        | libc::RLIMIT_RTTIME => (UNLIMITED, UNLIMITED),
-        _ => return Err(EINVAL),
-    })
-}
-
-fn limit_bytes((soft, hard): (u64, u64)) -> Vec<u8> {
-    Writer::with_capacity(16).u64(soft).u64(hard).done()
-}
-
-pub(crate) fn sys_getrlimit(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let raw = limit_bytes(limit(args[0])?);
-    k.copy_out(cx, args[1], &raw)?;
-    Ok(Flow::Done(0))
-}
-
-/// Limits are the platform's. Lowering one is accepted and not enforced; raising one over its hard value is refused.
-pub(crate) fn sys_setrlimit(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let raw: [u8; 16] = k.copy_in_array(cx, args[1])?;
-    check_new_limit(args[0], &raw)?;
-    Ok(Flow::Done(0))
-}
-
-fn check_new_limit(resource: u64, raw: &[u8; 16]) -> Result<(), Errno> {
-    let (_, hard) = limit(resource)?;
-    let (new_soft, new_hard) = (u64_at(raw, 0), u64_at(raw, 8));
-    if new_soft > new_hard {
-        return Err(EINVAL);
-    }
-    if new_hard > hard { Err(EPERM) } else { Ok(()) }
-}
-
-pub(crate) fn sys_prlimit64(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let [pid, resource, new, old, ..] = *args;
-    if pid as u32 != 0 && !k.process.is_me(pid as u32) {
-        return Err(ESRCH);
-    }
-    let current = limit_bytes(limit(resource)?);
-    if new != 0 {
-        let raw: [u8; 16] = k.copy_in_array(cx, new)?;
-        check_new_limit(resource, &raw)?;
-    }
-    k.copy_out_if(cx, old, &current)?;
     Ok(Flow::Done(0))
 }
 

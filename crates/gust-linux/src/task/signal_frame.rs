@@ -70,6 +70,8 @@ impl Kernel {
         self.copy_out(cx, info_at, &info.to_bytes())?;
         self.copy_out(cx, context_at, &context)?;
         self.copy_out(cx, frame, &action.restorer.to_le_bytes())?;
+        // A handler begins with the state of a new program: control words that its code does not expect would be felt.
+        cx.vm.reset_extended_state(cx.slot).map_err(|_| EFAULT)?;
         self.enter_handler(cx.slot, info, action, [frame, info_at, context_at]);
         Ok(())
     }

@@ -49,6 +49,8 @@ pub(crate) struct Thread {
     pub(crate) robust_list: u64,
     /// Bits that a futex waiter is woken by.
     pub(crate) futex_bits: u32,
+    /// CPUs that it may run on, as a mask.
+    pub(crate) affinity: u64,
     /// `PR_SET_NAME`.
     pub(crate) name: [u8; 16],
     /// Time in the guest, in nanoseconds.
@@ -70,6 +72,7 @@ impl Thread {
             clear_tid: 0,
             robust_list: 0,
             futex_bits: u32::MAX,
+            affinity: u64::MAX,
             name: [0; 16],
             cpu_ns: 0,
         }

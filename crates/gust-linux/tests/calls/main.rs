@@ -1,10 +1,12 @@
 //! System calls of a guest on a machine without a processor, answered as Linux answers them. No KVM is needed.
 
 mod ancillary;
+mod attributes;
 mod descriptors;
 mod files;
 mod guest;
 mod hostile;
+mod limits;
 mod memory;
 mod readiness;
 mod signals;

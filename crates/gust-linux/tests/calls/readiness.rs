@@ -134,7 +134,7 @@ fn socket_options_have_ranges_and_defaults() {
     let socket = guest.done(libc::SYS_socket, &inet) as u64;
     let ip = libc::IPPROTO_IP as u64;
     let (hops, room) = (DATA, DATA + 8);
-    let mut get = |guest: &mut Guest, name: i32| {
+    let get = |guest: &mut Guest, name: i32| {
         guest.put(room, &4u32.to_le_bytes());
         let args = [socket, ip, name as u64, hops, room];
         assert_eq!(guest.done(libc::SYS_getsockopt, &args), 0);
