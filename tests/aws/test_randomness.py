@@ -10,10 +10,36 @@ SOURCE = strip("""
     # Made before the snapshot, as a library would at import.
     generator = random.Random()
     system = random.SystemRandom()
+    tls = ssl.create_default_context()
+    directory = tempfile.TemporaryDirectory()
+
+    def client_hello():
+        # The random bytes and the session id that a TLS client begins with; its key share lies behind them.
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        connection = tls.wrap_bio(incoming, outgoing, server_hostname="example.com")
+        try:
+            connection.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        hello = outgoing.read()
+        assert hello[0] == 22 and hello[5] == 1 and len(hello) > 200
+        return hello[11:43].hex(), hello[44:76].hex(), hashlib.sha256(hello[76:]).hexdigest()
 
     def handler(event, context):
+        hello = client_hello()
         return {
             "random": [random.random(), random.getrandbits(64)],
+            "shuffle": random.sample(range(10**9), 4),
+            "uuid1": str(uuid.uuid1()),
+            "tls random": hello[0],
+            "tls session": hello[1],
+            "tls key share": hello[2],
+            "secrets choice": secrets.randbelow(2**100),
+            "random bytes": random.randbytes(12).hex(),
+            "getrandom": os.getrandom(16).hex(),
+            "device": open("/dev/urandom", "rb").read(16).hex(),
+            "named file": tempfile.NamedTemporaryFile().name,
+            "new directory": tempfile.mkdtemp(dir=directory.name),
             "uuid4": str(uuid.uuid4()),
             "secrets": secrets.token_hex(16),
             "system": system.getrandbits(128),

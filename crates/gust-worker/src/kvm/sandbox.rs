@@ -481,6 +481,8 @@ impl Sandbox {
                 Step::Sleep { .. } | Step::Idle | Step::Ended => break,
             }
         }
+        // That it waits has been heard already, and is true of every step here.
+        self.said.retain(|said| *said != Said::Waits);
         Ok(())
     }
 

@@ -196,7 +196,12 @@ impl Host {
 
     /// The new process from its first step to its end.
     fn worker(&self, request: Request, namespaces: Namespaces, go: OwnedFd) -> i32 {
-        match self.prepare(&request, namespaces, &go) {
+        // A copy of its own, so that the zygote's is closed with the rest; a guest process has no use for any.
+        let kvm = match request.kind {
+            WorkerKind::Kvm => self.kvm.as_ref().and_then(|kvm| kvm.try_clone().ok()),
+            WorkerKind::Process => None,
+        };
+        match self.prepare(&request, namespaces, &go, kvm.as_ref()) {
             Ok(()) => {}
             Err(error) => {
                 eprintln!("gust worker: {error}");
@@ -211,7 +216,7 @@ impl Host {
             channel: Channel::new(request.socket),
             namespaces: namespaces != Namespaces::NONE,
             user: request.user.filter(|_| self.root && !namespaces.has_user()),
-            kvm: self.kvm.as_ref().and_then(|kvm| kvm.try_clone().ok()),
+            kvm,
             memory: request.memory.map(|(peak, events)| MemoryFiles {
                 peak: peak.into(),
                 events: events.into(),
@@ -223,7 +228,13 @@ impl Host {
         }
     }
 
-    fn prepare(&self, request: &Request, namespaces: Namespaces, go: &OwnedFd) -> io::Result<()> {
+    fn prepare(
+        &self,
+        request: &Request,
+        namespaces: Namespaces,
+        go: &OwnedFd,
+        kvm: Option<&OwnedFd>,
+    ) -> io::Result<()> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // Nothing comes when the zygote has given up on this worker.
         if rustix::io::read(go, &mut [0; 1])? == 0 {
@@ -235,7 +246,7 @@ impl Host {
             .flat_map(|(peak, events)| [peak.as_fd(), events.as_fd()]);
         let mut keep = vec![request.socket.as_fd(), go.as_fd(), self.null.as_fd()];
         keep.extend(memory);
-        keep.extend(self.kvm.as_ref().map(AsFd::as_fd));
+        keep.extend(kvm.map(AsFd::as_fd));
         // SAFETY: of what this copy of the zygote owns, only the request's and this host's descriptors are used from here
         // on, and they are kept; the rest is never dropped, because the process ends by `exit`.
         unsafe { sys::close_all_but(&keep) }?;
