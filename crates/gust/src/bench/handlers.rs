@@ -16,8 +16,9 @@ const EVENT_ENTRIES: usize = 24;
 /// Memory of a function, in MiB: Lambda's default.
 const MEMORY_MIB: u32 = 128;
 
-/// Longest run of a function, in seconds. A peer that starts a process with boto3 on a busy machine needs some.
-const TIMEOUT_S: u32 = 60;
+/// Longest run of a function, in seconds. A peer that starts a process with boto3 on a busy machine needs some, and so does a
+/// function that waits for a thousand others to be called.
+const TIMEOUT_S: u32 = 300;
 
 /// File that a handler's source is in.
 const MODULE_FILE: &str = "app.py";

@@ -15,7 +15,8 @@ use gust_worker::{
 use super::{
     Settings,
     function::{BOTO3, ECHO, NODE_ECHO, PLAIN},
-    lab::{Lab, Layout, until_waits},
+    guest::until_waits,
+    lab::{Lab, Layout},
 };
 use crate::bench::{figures::Table, handlers, machine::Machine, report::Report, targets::Target};
 

@@ -20,7 +20,8 @@ use gust_worker::{
 use super::{
     Settings,
     function::{BOTO3, Function, NODE_PLAIN, PLAIN},
-    lab::{self, Lab, Layout, anonymous_bytes, until_waits},
+    guest::{anonymous_bytes, median, timings as told, until_waits},
+    lab::{Lab, Layout},
 };
 use crate::{
     bench::{
@@ -161,7 +162,7 @@ fn row(label: &str, taken: &Taken) -> Result<Row> {
         .with("faults", middle(&taken.faults))
         .with("exits", middle(&taken.exits))
         .with("private_mib", middle(&taken.private_bytes) / f64::from(1 << 20));
-    if let Some(aside) = lab::median(&taken.aside) {
+    if let Some(aside) = median(&taken.aside) {
         row = row.with("off_path_us", aside.as_secs_f64() * 1e6);
     }
     Ok(row)
@@ -250,7 +251,7 @@ fn note(sandbox: &mut Sandbox, latency: Duration, laid_out_ahead: bool, taken: &
     taken.exits.push(timings.exits);
     taken.samples.push(Sample {
         latency,
-        timings: lab::timings(&timings),
+        timings: told(&timings),
         body: bytes::Bytes::new(),
     });
 }

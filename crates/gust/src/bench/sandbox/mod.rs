@@ -16,6 +16,7 @@ mod clients;
 mod density;
 mod exits;
 mod function;
+mod guest;
 mod lab;
 mod layouts;
 mod reap;

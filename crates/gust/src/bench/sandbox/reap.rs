@@ -23,7 +23,8 @@ use serde_json::json;
 use super::{
     Settings,
     function::{Function, SUITE},
-    lab::{self, Lab, Layout, duplicate},
+    guest::{duplicate, median},
+    lab::{Lab, Layout},
 };
 use crate::{
     bench::{
@@ -70,7 +71,7 @@ struct Taken {
 
 impl Taken {
     fn median(&self) -> Result<Duration> {
-        lab::median(&self.latencies).context("nothing was measured")
+        median(&self.latencies).context("nothing was measured")
     }
 
     fn mean_faults(&self) -> f64 {

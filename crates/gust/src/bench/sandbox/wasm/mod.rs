@@ -102,20 +102,10 @@ pub fn run(settings: &Settings) -> Result<Report> {
                 said.row("wasmtime: warm", "warm")?,
             );
             for part in ["compiled", "instantiated", "empty"] {
-                let row = said.row(part, part)?;
-                let us = row.summary.p50.as_secs_f64() * 1e6;
+                let us = said.row(part, part)?.summary.p50.as_secs_f64() * 1e6;
                 table.lines.push((part.to_owned(), vec![Some(us)]));
             }
-            for (way, row) in &own {
-                let against = match *way {
-                    Way::UNPREPARED => &cold,
-                    Way::Warm => &warm,
-                    Way::LaidOut(_) | Way::Rewound => continue,
-                };
-                let what = format!("{} against {}", row.label, against.label);
-                let (got, than) = (row.summary.p50, against.summary.p50);
-                targets.push(Target::times_as_long(what, TIMES_MAX, got, than));
-            }
+            targets = held_against(&own, &cold, &warm);
             rows.extend([cold, warm]);
             remarks.push(format!("peers: {}", PACKAGES.join(", ")));
         }
@@ -148,6 +138,21 @@ pub fn run(settings: &Settings) -> Result<Report> {
         targets,
         remarks,
     })
+}
+
+/// What is cold against what is cold there, and warm against warm.
+fn held_against(own: &[(Way, Row)], cold: &Row, warm: &Row) -> Vec<Target> {
+    let target = |row: &Row, against: &Row| {
+        let what = format!("{} against {}", row.label, against.label);
+        Target::times_as_long(what, TIMES_MAX, row.summary.p50, against.summary.p50)
+    };
+    own.iter()
+        .filter_map(|(way, row)| match *way {
+            Way::UNPREPARED => Some(target(row, cold)),
+            Way::Warm => Some(target(row, warm)),
+            Way::LaidOut(_) | Way::Rewound => None,
+        })
+        .collect()
 }
 
 /// Makes the component and runs it.
