@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     api::NodeError,
+    egress::{Egress, EgressPolicy},
     identity::Identity,
     link::Outgoing,
     start::failed,
@@ -48,6 +49,8 @@ pub struct Program {
     pub root: OwnedFd,
     /// Images that are laid over directories, in this order; at most [`Program::MOUNTS_MAX`].
     pub mounts: Vec<(String, OwnedFd)>,
+    /// Where it may connect to.
+    pub egress: EgressPolicy,
     /// The worker's ends of the program's standard files.
     pub standard: Standard,
 }
@@ -139,6 +142,7 @@ impl Programs {
             gid: program.user.1,
             host_name: program.host_name,
             mounts: paths,
+            network: program.egress.spec(),
             limits,
             identity: identity.spec(),
         };
@@ -163,7 +167,8 @@ impl Programs {
             .send(&[run])
             .await
             .map_err(|error| failed("starting the program", error))?;
-        Ok(Running { worker })
+        let egress = Egress::new(Arc::new(program.egress));
+        Ok(Running { worker, egress })
     }
 
     /// Ends every program; returns when they and their control groups are gone.
@@ -176,6 +181,7 @@ impl Programs {
 #[derive(Debug)]
 pub struct Running {
     worker: Worker,
+    egress: Egress,
 }
 
 impl Running {
@@ -190,13 +196,22 @@ impl Running {
             let frame = tokio::select! {
                 frame = self.worker.receive() => frame.map_err(lost)?,
                 Some(signal) = signals.recv() => {
-                    self.signal(signal).await;
+                    self.tell(&Command::Signal(signal), &[]).await;
+                    continue;
+                }
+                answered = self.egress.answer() => {
+                    self.tell(&answered.command(), &answered.descriptors).await;
                     continue;
                 }
             };
             match frame.message {
                 Report::Started { boot_ns } => boot = Duration::from_nanos(boot_ns),
-                Report::Ran(Ran { exit, stats }) => return Ok(ProgramEnd::Ran { exit, boot, stats }),
+                Report::Outside { connection, request } => self.egress.asked(connection, request).await,
+                Report::Ran(Ran { exit, stats }) => {
+                    drop(self.worker);
+                    self.egress.linger().await;
+                    return Ok(ProgramEnd::Ran { exit, boot, stats });
+                }
                 Report::CannotRun { not_found, reason } => {
                     return Ok(ProgramEnd::CannotRun { not_found, reason });
                 }
@@ -214,13 +229,13 @@ impl Running {
         }
     }
 
-    async fn signal(&self, signal: u32) {
-        let command = Outgoing {
-            command: &Command::Signal(signal),
+    async fn tell(&self, command: &Command, descriptors: &[OwnedFd]) {
+        let outgoing = Outgoing {
+            command,
             body: b"",
-            descriptors: Vec::new(),
+            descriptors: descriptors.iter().map(AsFd::as_fd).collect(),
         };
         // A worker that is gone is heard of where its end is read.
-        let _ = self.worker.send(&[command]).await;
+        let _ = self.worker.send(&[outgoing]).await;
     }
 }

@@ -261,6 +261,7 @@ async fn until_waiting(
             | Report::Started { .. }
             | Report::Ran(_)
             | Report::CannotRun { .. }
+            | Report::Outside { .. }
             | Report::Refused { .. }) => return Err(lost(unexpected(&other))),
         }
     }

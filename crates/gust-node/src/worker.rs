@@ -150,6 +150,7 @@ pub(crate) fn unexpected(report: &Report) -> WorkerError {
         Report::Frozen => "Frozen",
         Report::Replanned { .. } => "Replanned",
         Report::Exited(_) => "Exited",
+        Report::Outside { .. } => "Outside",
         Report::Started { .. } => "Started",
         Report::Ran(_) => "Ran",
         Report::CannotRun { .. } => "CannotRun",

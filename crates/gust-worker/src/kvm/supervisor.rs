@@ -171,6 +171,7 @@ impl Supervisor {
                     Next::End
                 }
                 Command::Signal(_) => return Err(SupervisorError::OutOfOrder("Signal")),
+                Command::Outside { .. } => return Err(SupervisorError::OutOfOrder("Outside")),
             };
             if next == Next::End {
                 break;
