@@ -133,6 +133,7 @@ impl Programs {
             tmp_bytes: program.tmp_bytes,
             cpus: 1,
         };
+        let egress = Egress::new(vec![Arc::new(program.egress)]);
         let (paths, images): (Vec<String>, Vec<OwnedFd>) = program.mounts.into_iter().unzip();
         let spec = RunSpec {
             argv: program.argv,
@@ -142,7 +143,7 @@ impl Programs {
             gid: program.user.1,
             host_name: program.host_name,
             mounts: paths,
-            network: program.egress.spec(),
+            network: egress.spec(),
             limits,
             identity: identity.spec(),
         };
@@ -167,8 +168,8 @@ impl Programs {
             .send(&[run])
             .await
             .map_err(|error| failed("starting the program", error))?;
-        let egress = Egress::new(Arc::new(program.egress));
-        Ok(Running { worker, egress })
+        worker.attach_egress(egress);
+        Ok(Running { worker })
     }
 
     /// Ends every program; returns when they and their control groups are gone.
@@ -181,7 +182,6 @@ impl Programs {
 #[derive(Debug)]
 pub struct Running {
     worker: Worker,
-    egress: Egress,
 }
 
 impl Running {
@@ -196,20 +196,18 @@ impl Running {
             let frame = tokio::select! {
                 frame = self.worker.receive() => frame.map_err(lost)?,
                 Some(signal) = signals.recv() => {
-                    self.tell(&Command::Signal(signal), &[]).await;
-                    continue;
-                }
-                answered = self.egress.answer() => {
-                    self.tell(&answered.command(), &answered.descriptors).await;
+                    self.signal(signal).await;
                     continue;
                 }
             };
             match frame.message {
                 Report::Started { boot_ns } => boot = Duration::from_nanos(boot_ns),
-                Report::Outside { connection, request } => self.egress.asked(connection, request).await,
                 Report::Ran(Ran { exit, stats }) => {
+                    let egress = self.worker.take_egress();
                     drop(self.worker);
-                    self.egress.linger().await;
+                    if let Some(egress) = egress {
+                        egress.linger().await;
+                    }
                     return Ok(ProgramEnd::Ran { exit, boot, stats });
                 }
                 Report::CannotRun { not_found, reason } => {
@@ -224,18 +222,19 @@ impl Running {
                 | Report::Frozen
                 | Report::Replanned { .. }
                 | Report::Exited(_)
+                | Report::Outside { .. }
                 | Report::Refused { .. }) => return Err(lost(unexpected(&other))),
             }
         }
     }
 
-    async fn tell(&self, command: &Command, descriptors: &[OwnedFd]) {
-        let outgoing = Outgoing {
-            command,
+    async fn signal(&self, signal: u32) {
+        let command = Outgoing {
+            command: &Command::Signal(signal),
             body: b"",
-            descriptors: descriptors.iter().map(AsFd::as_fd).collect(),
+            descriptors: Vec::new(),
         };
         // A worker that is gone is heard of where its end is read.
-        let _ = self.worker.send(&[outgoing]).await;
+        let _ = self.worker.send(&[command]).await;
     }
 }

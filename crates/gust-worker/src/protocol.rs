@@ -90,7 +90,9 @@ pub enum Command {
     Run(RunSpec),
     /// While a program runs: send it this signal.
     Signal(u32),
-    /// While a guest runs: what became of a way out that it asked for, or has. Descriptors: see [`OutsideAnswer`].
+    /// The guest that [`Command::Init`] or [`Command::Restore`] makes has a way out. Comes before it; not answered.
+    Network(NetworkSpec),
+    /// What became of a way out that a guest asked for, or has. It may come when the guest has come to rest already. Descriptors: see [`OutsideAnswer`].
     Outside {
         /// As in the request.
         connection: u32,

@@ -247,13 +247,35 @@ impl Kernel {
         self.wake_socket(number);
     }
 
-    /// Forgets every way out: a restored guest has none of those that were captured with it.
+    /// Forgets every way out, and that there is one: a restored guest has none of those that were captured with it.
     pub(crate) fn reset_outside(&mut self) {
-        let numbers: Vec<u32> = self.network.outside.connections.keys().copied().collect();
-        for number in numbers {
+        for number in self.outside_numbers() {
             self.outside_broken(number, libc::ECONNRESET);
         }
-        self.network.outside.requests.clear();
+        let Outside {
+            requests,
+            open,
+            forwarded,
+            ..
+        } = &mut self.network.outside;
+        *open = false;
+        requests.clear();
+        forwarded.clear();
+    }
+
+    /// Numbers of the ways out that the guest has or asks for.
+    pub fn outside_numbers(&self) -> Vec<u32> {
+        self.network.outside.connections.keys().copied().collect()
+    }
+
+    /// Has numbers of further ways out differ from those of a guest that was in this one's place.
+    pub fn number_outside_after(&mut self, former: &Self) {
+        self.network.outside.next = former.network.outside.next;
+    }
+
+    /// Whether the guest has asked for something that no one has heard of.
+    pub fn has_outside_requests(&self) -> bool {
+        !self.network.outside.requests.is_empty()
     }
 
     fn outside_socket(&self, connection: u32) -> Option<u32> {

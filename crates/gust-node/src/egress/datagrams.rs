@@ -18,10 +18,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{
-    Teller, is_own,
-    policy::{EgressPolicy, address_of},
-};
+use super::{Policies, Teller, policy::address_of};
 
 /// Places that one socket's answers are taken from: the last ones that it sent to.
 const PEERS_MAX: usize = 256;
@@ -63,7 +60,7 @@ fn parse_nameservers(text: &str) -> Vec<SocketAddr> {
 }
 
 /// Carries one socket's datagrams until the guest has closed it.
-pub(super) async fn serve(policy: &EgressPolicy, teller: &Teller, closed: oneshot::Receiver<()>) {
+pub(super) async fn serve(policies: &Policies, teller: &Teller, closed: oneshot::Receiver<()>) {
     let made = pair();
     let (ours, theirs) = match made {
         Ok(pair) => pair,
@@ -71,7 +68,7 @@ pub(super) async fn serve(policy: &EgressPolicy, teller: &Teller, closed: onesho
     };
     teller.tell(OutsideAnswer::Datagrams, vec![theirs]).await;
     let mut relay = Relay {
-        policy,
+        policies,
         ours,
         version_4: None,
         version_6: None,
@@ -96,7 +93,7 @@ fn pair() -> io::Result<(UnixDatagram, OwnedFd)> {
 }
 
 struct Relay<'a> {
-    policy: &'a EgressPolicy,
+    policies: &'a Policies,
     ours: UnixDatagram,
     version_4: Option<UdpSocket>,
     version_6: Option<UdpSocket>,
@@ -149,8 +146,7 @@ impl Relay<'_> {
         let Some((to, data)) = datagram::decode(packet) else {
             return;
         };
-        if !self.policy.allows(to, is_own) {
-            tracing::debug!(?to, policy = %self.policy, "a datagram was refused by the policy");
+        if !self.policies.allow(to) {
             return;
         }
         let sent = match address_of(to) {

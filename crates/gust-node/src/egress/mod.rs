@@ -11,20 +11,22 @@ mod policy;
 mod stream;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, UdpSocket},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
 
-use gust_worker::protocol::{Command, OUTSIDE_MAX, OutsideAnswer, OutsideRequest};
+use gust_worker::protocol::{Command, Destination, NetworkSpec, OUTSIDE_MAX, OutsideAnswer, OutsideRequest};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
 
 pub use policy::{EgressPolicy, RuleError};
+
+use crate::link::Outgoing;
 
 /// Answers that may wait to be sent to a worker.
 const ANSWERS_WAITING_MAX: usize = 64;
@@ -35,16 +37,16 @@ const LINGER: Duration = Duration::from_secs(10);
 /// What is to be told to the worker.
 #[derive(Debug)]
 pub(crate) struct Answered {
-    connection: u32,
-    answer: OutsideAnswer,
-    pub(crate) descriptors: Vec<OwnedFd>,
+    command: Command,
+    descriptors: Vec<OwnedFd>,
 }
 
 impl Answered {
-    pub(crate) fn command(&self) -> Command {
-        Command::Outside {
-            connection: self.connection,
-            answer: self.answer,
+    pub(crate) fn outgoing(&self) -> Outgoing<'_> {
+        Outgoing {
+            command: &self.command,
+            body: b"",
+            descriptors: self.descriptors.iter().map(AsFd::as_fd).collect(),
         }
     }
 }
@@ -58,11 +60,11 @@ struct Teller {
 
 impl Teller {
     async fn tell(&self, answer: OutsideAnswer, descriptors: Vec<OwnedFd>) {
-        let answered = Answered {
+        let command = Command::Outside {
             connection: self.connection,
             answer,
-            descriptors,
         };
+        let answered = Answered { command, descriptors };
         // Without a worker there is no one to tell.
         let _ = self.answers.send(answered).await;
     }
@@ -72,10 +74,24 @@ impl Teller {
     }
 }
 
+/// Policies that must all allow what is done.
+#[derive(Debug, Clone)]
+struct Policies(Arc<[Arc<EgressPolicy>]>);
+
+impl Policies {
+    fn allow(&self, to: Destination) -> bool {
+        let allowed = !self.0.is_empty() && self.0.iter().all(|policy| policy.allows(to, is_own));
+        if !allowed {
+            tracing::debug!(?to, "a way out was refused by the policy");
+        }
+        allowed
+    }
+}
+
 /// The ways out of one guest. Dropping it closes them.
 #[derive(Debug)]
 pub(crate) struct Egress {
-    policy: Arc<EgressPolicy>,
+    policies: Policies,
     tasks: JoinSet<u32>,
     /// Told when the guest has closed a connection.
     closed: HashMap<u32, oneshot::Sender<()>>,
@@ -84,10 +100,11 @@ pub(crate) struct Egress {
 }
 
 impl Egress {
-    pub(crate) fn new(policy: Arc<EgressPolicy>) -> Self {
+    /// What all these policies allow.
+    pub(crate) fn new(policies: Vec<Arc<EgressPolicy>>) -> Self {
         let (answers, answered) = mpsc::channel(ANSWERS_WAITING_MAX);
         Self {
-            policy,
+            policies: Policies(policies.into()),
             tasks: JoinSet::new(),
             closed: HashMap::new(),
             answers,
@@ -95,8 +112,21 @@ impl Egress {
         }
     }
 
+    /// What the guest is told of it; `None` when there is no way out.
+    pub(crate) fn spec(&self) -> Option<NetworkSpec> {
+        let policies = &self.policies.0;
+        let is_open = !policies.is_empty() && !policies.iter().any(|policy| policy.is_none());
+        let named: BTreeSet<u16> = policies.iter().flat_map(|policy| policy.forwarded()).collect();
+        is_open.then(|| NetworkSpec {
+            forwarded: named
+                .into_iter()
+                .filter(|port| policies.iter().all(|policy| policy.forwards(*port)))
+                .collect(),
+        })
+    }
+
     /// Takes in what a guest asks.
-    pub(crate) async fn asked(&mut self, connection: u32, request: OutsideRequest) {
+    pub(crate) fn asked(&mut self, connection: u32, request: OutsideRequest) {
         while let Some(ended) = self.tasks.try_join_next() {
             self.forget(ended);
         }
@@ -122,14 +152,14 @@ impl Egress {
         }
         let (close, closed) = oneshot::channel();
         self.closed.insert(connection, close);
-        let policy = Arc::clone(&self.policy);
+        let policies = self.policies.clone();
         match request {
             OutsideRequest::Connect(to) => drop(self.tasks.spawn(async move {
-                stream::serve(&policy, to, &teller, closed).await;
+                stream::serve(&policies, to, &teller, closed).await;
                 connection
             })),
             OutsideRequest::Datagrams => drop(self.tasks.spawn(async move {
-                datagrams::serve(&policy, &teller, closed).await;
+                datagrams::serve(&policies, &teller, closed).await;
                 connection
             })),
             OutsideRequest::Closed => {}

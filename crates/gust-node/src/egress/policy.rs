@@ -11,7 +11,7 @@ use std::{
     str::FromStr,
 };
 
-use gust_worker::protocol::{Destination, FORWARDED_MAX, NetworkSpec};
+use gust_worker::protocol::{Destination, FORWARDED_MAX};
 
 /// Most rules of a policy.
 pub const RULES_MAX: usize = 256;
@@ -56,11 +56,24 @@ enum Rule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EgressPolicy {
     rules: Vec<Rule>,
+    /// Everything is allowed; for one of several policies that must all allow.
+    unbounded: bool,
 }
 
 impl EgressPolicy {
     /// Nowhere: guests have no way out at all.
-    pub const NONE: Self = Self { rules: Vec::new() };
+    pub const NONE: Self = Self {
+        rules: Vec::new(),
+        unbounded: false,
+    };
+
+    /// No bound of its own: another policy decides.
+    pub const fn unbounded() -> Self {
+        Self {
+            rules: Vec::new(),
+            unbounded: true,
+        }
+    }
 
     /// A policy of these rules: `public`, `dns`, `none`, `host:PORT`, `ADDRESS`, `ADDRESS/PREFIX`, with `:PORT` or
     /// `:FIRST-LAST` behind an address.
@@ -82,30 +95,36 @@ impl EgressPolicy {
             .or_else(|| too_many(forwarded, "ports of the host", FORWARDED_MAX))
         {
             Some(error) => Err(error),
-            None => Ok(Self { rules }),
+            None => Ok(Self {
+                rules,
+                unbounded: false,
+            }),
         }
     }
 
     /// Whether there is anything that guests may connect to.
     pub fn is_none(&self) -> bool {
-        self.rules.is_empty()
+        self.rules.is_empty() && !self.unbounded
     }
 
-    /// What a guest is told of it.
-    pub(crate) fn spec(&self) -> Option<NetworkSpec> {
-        let forwarded = self.rules.iter().filter_map(|rule| match rule {
+    /// Whether a port of the machine's loopback may be reached.
+    pub(crate) fn forwards(&self, port: u16) -> bool {
+        self.unbounded || self.rules.contains(&Rule::HostPort(port))
+    }
+
+    /// The ports of the machine's loopback that are named.
+    pub(crate) fn forwarded(&self) -> impl Iterator<Item = u16> {
+        self.rules.iter().filter_map(|rule| match rule {
             Rule::HostPort(port) => Some(*port),
             Rule::Public | Rule::Dns | Rule::Range { .. } => None,
-        });
-        (!self.is_none()).then(|| NetworkSpec {
-            forwarded: forwarded.collect(),
         })
     }
 
     /// Whether a guest may go there. `is_own` tells whether an address is one of this machine's.
     pub(crate) fn allows(&self, to: Destination, is_own: impl Fn(IpAddr) -> bool) -> bool {
         match to {
-            Destination::HostPort(port) => self.rules.contains(&Rule::HostPort(port)),
+            _ if self.unbounded => true,
+            Destination::HostPort(port) => self.forwards(port),
             Destination::Resolver => self.rules.iter().any(|rule| match rule {
                 Rule::Public | Rule::Dns => true,
                 Rule::HostPort(_) | Rule::Range { .. } => false,
@@ -193,10 +212,10 @@ impl fmt::Display for EgressPolicy {
                 } => write!(f, "{comma}[{network}/{prefix}]:{}-{}", ports.start(), ports.end())?,
             }
         }
-        if self.is_none() {
-            f.write_str("none")
-        } else {
-            Ok(())
+        match (self.is_none(), self.unbounded) {
+            (true, _) => f.write_str("none"),
+            (false, true) => f.write_str("no bound"),
+            (false, false) => Ok(()),
         }
     }
 }
@@ -440,7 +459,7 @@ mod tests {
             let error = EgressPolicy::parse([text]).unwrap_err();
             assert!(error.to_string().contains(text), "{error}");
         }
-        assert!(policy(&["none"]).is_none() && policy(&[]).spec().is_none());
+        assert!(policy(&["none"]).is_none() && policy(&[]).is_none());
     }
 
     proptest! {

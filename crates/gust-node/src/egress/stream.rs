@@ -17,10 +17,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{
-    Teller, errno, is_own,
-    policy::{EgressPolicy, address_of},
-};
+use super::{Policies, Teller, errno, policy::address_of};
 use crate::egress::datagrams::nameservers;
 
 /// Longest time for a connection to be made.
@@ -34,12 +31,12 @@ const MOVED_BYTES: usize = 64 << 10;
 
 /// Carries a connection out from the guest's request to its end.
 pub(super) async fn serve(
-    policy: &EgressPolicy,
+    policies: &Policies,
     to: Destination,
     teller: &Teller,
     closed: oneshot::Receiver<()>,
 ) {
-    let stream = match connect(policy, to).await {
+    let stream = match connect(policies, to).await {
         Ok(stream) => stream,
         Err(error) => return teller.failed(&error).await,
     };
@@ -52,9 +49,8 @@ pub(super) async fn serve(
     }
 }
 
-async fn connect(policy: &EgressPolicy, to: Destination) -> io::Result<TcpStream> {
-    if !policy.allows(to, is_own) {
-        tracing::debug!(?to, %policy, "a connection was refused by the policy");
+async fn connect(policies: &Policies, to: Destination) -> io::Result<TcpStream> {
+    if !policies.allow(to) {
         return Err(Errno::ACCESS.into());
     }
     let addresses = match address_of(to) {

@@ -53,6 +53,20 @@ impl Network {
         Ok(())
     }
 
+    /// Closes everything, for a guest that is to be another one.
+    pub(super) fn close(
+        kernel: &Kernel,
+        ports: &mut Ports,
+        channel: &mut Channel,
+    ) -> Result<(), ChannelError> {
+        ports.clear();
+        for connection in kernel.outside_numbers() {
+            let request = OutsideRequest::Closed;
+            channel.send(&Report::Outside { connection, request }, b"")?;
+        }
+        Ok(())
+    }
+
     /// Takes in what the node says of a way out. `false` when its descriptors are not what it says.
     pub(super) fn answered(
         &mut self,

@@ -19,6 +19,12 @@ use rustix::{
 
 use crate::datagram::{self, DATAGRAM_BYTES_MAX, HEADER_BYTES};
 
+/// How long a guest that has something outside runs, at most, before that is looked at again.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Least time between two looks at a guest that exits often.
+pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(1);
+
 /// Bytes that are moved at a time.
 const MOVED_BYTES: usize = 64 << 10;
 
@@ -88,6 +94,11 @@ impl Ports {
             }
             None => kernel.outside_broken(connection, errno),
         }
+    }
+
+    /// Gives up every port, without a word to the guest.
+    pub(super) fn clear(&mut self) {
+        self.ports.clear();
     }
 
     /// Forgets ports of connections that have ended on both sides; tells which the guest has closed.

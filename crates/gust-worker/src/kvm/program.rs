@@ -20,7 +20,7 @@ use super::{
     images::open_image,
     network::Network,
     outside::Outside,
-    ports::{End, Ports, Way},
+    ports::{End, LOOK_EVERY, LOOK_PAUSE, Ports, Way},
     sandbox::SandboxError,
     supervisor::exit_of,
 };
@@ -28,12 +28,6 @@ use crate::{
     channel::{Channel, ChannelError},
     protocol::{CALLS_LISTED_MAX, Command, GuestExit, Ran, Report, RunSpec, RunStats},
 };
-
-/// How long a guest runs, at most, before the node and the ports are looked at again.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// Least time between two looks at a guest that exits often.
-const LOOK_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long what a program sent on its connections may take to leave once it has ended.
 const LINGER: Duration = Duration::from_secs(5);
@@ -304,6 +298,7 @@ impl Program {
             | Command::Replan
             | Command::Shape
             | Command::Graft
+            | Command::Network(_)
             | Command::Run(_) => Err(ProgramError::OutOfOrder),
         }
     }

@@ -141,6 +141,7 @@ impl Supervisor {
                 Command::Run(_) => return Err(SupervisorError::OutOfOrder("Run")),
                 Command::Signal(_) => return Err(SupervisorError::OutOfOrder("Signal")),
                 Command::Outside { .. } => return Err(SupervisorError::OutOfOrder("Outside")),
+                Command::Network(_) => return Err(SupervisorError::OutOfOrder("Network")),
             };
             if finished {
                 break;
