@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use gust_node::EgressPolicy;
 use gust_worker::protocol::MemoryMode;
 
 use crate::{error::ControlError, limits, model::Config};
 
 /// Tag that sets what becomes of a function's memory between calls: `reuse` or `fresh`.
 pub const MEMORY_TAG: &str = "gust:memory";
+
+/// Tag that bounds where a function may connect to, within what the server allows: rules as `gust up --egress` has them,
+/// with spaces between them.
+pub const EGRESS_TAG: &str = "gust:egress";
 
 /// Names that a function may not set, since the platform does.
 const RESERVED_VARIABLES: &[&str] = &[
@@ -161,6 +166,18 @@ pub(crate) fn memory_mode(
         Some(other) => Err(ControlError::InvalidParameter(format!(
             "Value {other} of tag {MEMORY_TAG} is no memory mode: [reuse, fresh]"
         ))),
+    }
+}
+
+/// Where tags allow a function to connect to; anywhere when they say nothing of it.
+///
+/// # Errors
+/// [`ControlError::InvalidParameter`] when the tag has something that is no rule.
+pub(crate) fn egress(tags: &BTreeMap<String, String>) -> Result<EgressPolicy, ControlError> {
+    match tags.get(EGRESS_TAG) {
+        None => Ok(EgressPolicy::unbounded()),
+        Some(rules) => EgressPolicy::parse(rules.split_whitespace())
+            .map_err(|error| ControlError::InvalidParameter(format!("Value of tag {EGRESS_TAG}: {error}"))),
     }
 }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     calllog::CallLog,
     clock,
-    config::memory_mode,
+    config::{egress, memory_mode},
     control::{CODE, CODE_IMAGES, Control, Next, Runnable, log_scope},
     environment,
     error::ControlError,
@@ -201,6 +201,7 @@ impl Control {
             tmp_mib: config.tmp_mib,
             init_timeout: Duration::from_secs(limits::INIT_TIMEOUT_S),
             memory_mode: memory_mode(&function.shared.tags, self.0.config.memory_mode)?,
+            egress: Arc::new(egress(&function.shared.tags)?),
         })
     }
 

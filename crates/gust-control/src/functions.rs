@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     account::Account,
     clock,
-    config::{ConfigChange, MEMORY_TAG, memory_mode},
+    config::{ConfigChange, EGRESS_TAG, MEMORY_TAG, egress, memory_mode},
     control::{Control, Next},
     error::ControlError,
     ids::{FunctionName, Target},
@@ -68,6 +68,7 @@ impl Control {
         config.check()?;
         check_tags(&tags)?;
         memory_mode(&tags, self.config().memory_mode)?;
+        egress(&tags)?;
         self.check_runtime(&config.runtime)?;
         // Before the package is unpacked, which is expensive; and again when the function is entered.
         self.read(|published| check_free(&published.account, &name))?;
@@ -239,7 +240,7 @@ impl Control {
         self.read(|published| published.account.functions().cloned().collect())
     }
 
-    /// Sets and removes tags. A changed memory mode is laid out in the background.
+    /// Sets and removes tags. A changed memory mode or way out is laid out in the background.
     ///
     /// # Errors
     /// When there is no such function, or it would have tags that it may not have.
@@ -250,7 +251,9 @@ impl Control {
         removed: Vec<String>,
     ) -> Result<(), ControlError> {
         let default = self.config().memory_mode;
-        let touches_memory = set.contains_key(MEMORY_TAG) || removed.iter().any(|key| key == MEMORY_TAG);
+        let touches =
+            |tag: &str| set.contains_key(tag) || removed.iter().any(|removed_key| removed_key == tag);
+        let (touches_memory, touches_egress) = (touches(MEMORY_TAG), touches(EGRESS_TAG));
         let step = move |_: &Account, function: &Function| {
             let mut tags = function.shared.tags.clone();
             tags.retain(|key, _| !removed.contains(key));
@@ -258,8 +261,9 @@ impl Control {
             check_tags(&tags)?;
             let before = memory_mode(&function.shared.tags, default)?;
             let after = memory_mode(&tags, default)?;
+            let network_changes = egress(&function.shared.tags)? != egress(&tags)?;
             let mut next = ops::with_shared(function, |shared| shared.tags = tags);
-            if touches_memory && before != after {
+            if touches_memory && before != after || touches_egress && network_changes {
                 next = ops::redeploy_all(&next);
             }
             let version = Arc::clone(&next.latest);

@@ -438,6 +438,7 @@ impl Kernel {
     /// Gives a stored guest its images again, in the order in which they were mounted, and its clock.
     pub fn resume(&mut self, host: &mut dyn Host, images: Vec<Image>, clock_ns: u64) {
         self.vfs.attach_images(images);
+        self.reset_outside();
         self.clock.continue_from(host, clock_ns);
     }
 

@@ -33,6 +33,6 @@ pub use errno::Errno;
 pub use host::{Host, Stream};
 pub use io::StandardPipes;
 pub use kernel::{Ended, Kernel, Step};
-pub use net::ServiceEvent;
+pub use net::{Destination, OutsideRequest, ServiceEvent};
 pub use runtime::{DeviceAnswer, DeviceAnswerKind, DeviceMessageKind};
 pub use syscalls::{Support, support};

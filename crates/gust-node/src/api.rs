@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gust_worker::protocol::{GuestExit, MemoryMode};
 use tokio::sync::mpsc;
 
-use crate::node::Inner;
+use crate::{egress::EgressPolicy, node::Inner};
 
 /// Names one immutable combination of code, runtime and configuration. A changed configuration is another id, so a
 /// snapshot never serves a configuration that it was not made with.
@@ -49,6 +49,8 @@ pub struct NodeConfig {
     pub idle_timeout: Duration,
     /// Longest wait for a free instance when every place is taken.
     pub queue_timeout: Duration,
+    /// Where functions may connect to.
+    pub egress: Arc<EgressPolicy>,
     /// The program whose hidden `zygote` subcommand makes workers; the running program when `None`.
     pub worker_program: Option<PathBuf>,
 }
@@ -76,6 +78,8 @@ pub struct VersionSpec {
     pub init_timeout: Duration,
     /// What becomes of memory between calls.
     pub memory_mode: MemoryMode,
+    /// Where it may connect to, of what the node allows.
+    pub egress: Arc<EgressPolicy>,
 }
 
 /// The result of a deployment: the version is ready to be restored (or started, without KVM).

@@ -87,6 +87,7 @@ impl Inner {
         }
         let mut worker = self.take_worker(version.limits()).await?;
         worker.stand_back(true);
+        self.open_egress(&mut worker, version);
         let record = recording.is_some();
         let restoring = restoring(version, snapshot, files, &identity, true, record);
         let sent = worker.send(&[restoring.outgoing()]).await;

@@ -196,6 +196,7 @@ async fn hear(instance: &mut Instance, log: &mut LogSink) -> Result<Heard, Worke
             | Report::Started { .. }
             | Report::Ran(_)
             | Report::CannotRun { .. }
+            | Report::Outside { .. }
             | Report::Refused { .. }) => return Err(unexpected(&other)),
         }
     }

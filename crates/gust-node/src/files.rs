@@ -363,6 +363,7 @@ mod tests {
             tmp_mib: 512,
             init_timeout: Duration::from_secs(10),
             memory_mode: MemoryMode::Reuse,
+            egress: Arc::default(),
         }
     }
 

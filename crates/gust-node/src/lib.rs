@@ -11,6 +11,7 @@ mod call;
 mod capture;
 mod deploy;
 mod desk;
+mod egress;
 mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -39,6 +40,7 @@ pub use api::{
     Deployed, Failure, Invocation, InvokeError, InvokeResult, Isolation, Node, NodeConfig, NodeError,
     NodeStats, Outcome, StartKind, Timings, VersionId, VersionSpec,
 };
+pub use egress::{EgressPolicy, RuleError};
 pub use gust_worker::protocol::{GuestExit, MemoryMode, RunStats};
 pub use program::{Program, ProgramEnd, Programs, Running, Standard};
 pub use snapshot::Scratch;

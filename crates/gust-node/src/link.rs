@@ -34,6 +34,7 @@ pub(crate) enum LinkError {
 }
 
 /// A command on its way.
+#[derive(Clone)]
 pub(crate) struct Outgoing<'a> {
     pub command: &'a Command,
     pub body: &'a [u8],

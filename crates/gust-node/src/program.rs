@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     api::NodeError,
+    egress::{Egress, EgressPolicy},
     identity::Identity,
     link::Outgoing,
     start::failed,
@@ -48,6 +49,8 @@ pub struct Program {
     pub root: OwnedFd,
     /// Images that are laid over directories, in this order; at most [`Program::MOUNTS_MAX`].
     pub mounts: Vec<(String, OwnedFd)>,
+    /// Where it may connect to.
+    pub egress: EgressPolicy,
     /// The worker's ends of the program's standard files.
     pub standard: Standard,
 }
@@ -130,6 +133,7 @@ impl Programs {
             tmp_bytes: program.tmp_bytes,
             cpus: 1,
         };
+        let egress = Egress::new(vec![Arc::new(program.egress)]);
         let (paths, images): (Vec<String>, Vec<OwnedFd>) = program.mounts.into_iter().unzip();
         let spec = RunSpec {
             argv: program.argv,
@@ -139,6 +143,7 @@ impl Programs {
             gid: program.user.1,
             host_name: program.host_name,
             mounts: paths,
+            network: egress.spec(),
             limits,
             identity: identity.spec(),
         };
@@ -163,6 +168,7 @@ impl Programs {
             .send(&[run])
             .await
             .map_err(|error| failed("starting the program", error))?;
+        worker.attach_egress(egress);
         Ok(Running { worker })
     }
 
@@ -196,7 +202,14 @@ impl Running {
             };
             match frame.message {
                 Report::Started { boot_ns } => boot = Duration::from_nanos(boot_ns),
-                Report::Ran(Ran { exit, stats }) => return Ok(ProgramEnd::Ran { exit, boot, stats }),
+                Report::Ran(Ran { exit, stats }) => {
+                    let egress = self.worker.take_egress();
+                    drop(self.worker);
+                    if let Some(egress) = egress {
+                        egress.linger().await;
+                    }
+                    return Ok(ProgramEnd::Ran { exit, boot, stats });
+                }
                 Report::CannotRun { not_found, reason } => {
                     return Ok(ProgramEnd::CannotRun { not_found, reason });
                 }
@@ -209,6 +222,7 @@ impl Running {
                 | Report::Frozen
                 | Report::Replanned { .. }
                 | Report::Exited(_)
+                | Report::Outside { .. }
                 | Report::Refused { .. }) => return Err(lost(unexpected(&other))),
             }
         }

@@ -185,6 +185,7 @@ impl Inner {
         worker
             .limit(version.limits())
             .map_err(|error| io_error("bounding a worker", error))?;
+        self.open_egress(&mut worker, version);
         let start = Instant::now();
         let init = version.init_command(&identity);
         let sent = worker.send(&[with_trees(&init, function_trees(&files))]).await;
@@ -245,7 +246,8 @@ impl Inner {
         let identity = Identity::new();
         let record = recording.is_some();
         let restoring = restoring(version, snapshot, files, &identity, false, record);
-        let worker = self.room_for(&restoring).await?;
+        let mut worker = self.room_for(&restoring).await?;
+        self.open_egress(&mut worker, version);
         let version = Arc::clone(version);
         let instance = Instance {
             id: identity.id,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use gust_worker::protocol::{BootSpec, Command, Limits, Report, Waiting, WaitsFor};
 
 use crate::{
-    api::{Failure, NodeError},
+    api::{Failure, Isolation, NodeError},
     desk::Place,
     files::{Files, Handed, Tree},
     identity::Identity,
@@ -94,6 +94,7 @@ impl Inner {
         let (identity, worker, waiting, took) = loop {
             let identity = Identity::new();
             let mut worker = self.take_worker(version.limits()).await?;
+            self.open_egress(&mut worker, version);
             let start = Instant::now();
             let boot = boot_command(&files, &identity, version.limits(), &version.spec.handler)?;
             let init = version.init_command(&identity);
@@ -127,6 +128,18 @@ impl Inner {
             recording: None,
         };
         Ok(Booted { instance, took })
+    }
+
+    /// Gives a worker that is to hold a version the version's way out.
+    pub(crate) fn open_egress(&self, worker: &mut Worker, version: &Version) {
+        match self.config.isolation {
+            Isolation::Kvm => worker.open_egress(vec![
+                Arc::clone(&self.config.egress),
+                Arc::clone(&version.spec.egress),
+            ]),
+            // A guest process has the network namespace that it was made with, and no way out of that.
+            Isolation::Process => {}
+        }
     }
 
     /// A prepared worker within these bounds.
@@ -261,6 +274,7 @@ async fn until_waiting(
             | Report::Started { .. }
             | Report::Ran(_)
             | Report::CannotRun { .. }
+            | Report::Outside { .. }
             | Report::Refused { .. }) => return Err(lost(unexpected(&other))),
         }
     }

@@ -1,12 +1,16 @@
 //! A worker as its owner holds it: whoever has the handle is the only one to speak with the worker, and its end is the
 //! worker's.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use gust_worker::{
     cgroup::{Group, GroupLimits},
     frame::Frame,
-    protocol::{JailReport, Limits, Report},
+    protocol::{Command, JailReport, Limits, Report},
     zygote::wire::WorkerEnd,
 };
 use rustix::{
@@ -15,7 +19,10 @@ use rustix::{
 };
 use tokio::sync::watch;
 
-use crate::link::{Link, LinkError, Outgoing};
+use crate::{
+    egress::{Egress, EgressPolicy},
+    link::{Link, LinkError, Outgoing},
+};
 
 /// Longest time for a worker to report that it is prepared.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -37,6 +44,10 @@ pub(crate) struct Worker {
     pidfd: Option<OwnedFd>,
     end: watch::Receiver<Option<WorkerEnd>>,
     group: Arc<Group>,
+    /// The ways out of its guest.
+    egress: Option<Box<Egress>>,
+    /// What it is to be told before anything else.
+    announced: Mutex<Option<Command>>,
 }
 
 impl Worker {
@@ -51,7 +62,28 @@ impl Worker {
             pidfd,
             end,
             group,
+            egress: None,
+            announced: Mutex::default(),
         }
+    }
+
+    /// Gives the guest that will be in it a way out, where all these policies allow one.
+    pub(crate) fn open_egress(&mut self, policies: Vec<Arc<EgressPolicy>>) {
+        let egress = Egress::new(policies);
+        if let Some(spec) = egress.spec() {
+            *lock(&self.announced) = Some(Command::Network(spec));
+            self.egress = Some(Box::new(egress));
+        }
+    }
+
+    /// Sees to the ways out of a guest that is told of them in another way.
+    pub(crate) fn attach_egress(&mut self, egress: Egress) {
+        self.egress = Some(Box::new(egress));
+    }
+
+    /// Takes the ways out from a worker whose guest has ended.
+    pub(crate) fn take_egress(&mut self) -> Option<Box<Egress>> {
+        self.egress.take()
     }
 
     /// Waits for the worker to say that it is prepared.
@@ -69,15 +101,40 @@ impl Worker {
 
     /// Sends commands together.
     pub(crate) async fn send(&self, commands: &[Outgoing<'_>]) -> Result<(), WorkerError> {
-        Ok(self.link.send(commands).await?)
+        let announced = lock(&self.announced).take();
+        let Some(announced) = &announced else {
+            return Ok(self.link.send(commands).await?);
+        };
+        let announced = Outgoing {
+            command: announced,
+            body: b"",
+            descriptors: Vec::new(),
+        };
+        let all: Vec<Outgoing<'_>> = std::iter::once(announced)
+            .chain(commands.iter().cloned())
+            .collect();
+        Ok(self.link.send(&all).await?)
     }
 
-    /// The next report. A refusal is an error.
+    /// The next report. A refusal is an error. What the guest asks of the outside is seen to meanwhile; a call that is given up
+    /// may have told the worker half of an answer, and the worker has to be killed then.
     pub(crate) async fn receive(&mut self) -> Result<Frame<Report>, WorkerError> {
-        let frame = self.link.receive().await?;
-        match frame.message {
-            Report::Refused { reason } => Err(WorkerError::Refused(reason)),
-            _ => Ok(frame),
+        loop {
+            let frame = match &mut self.egress {
+                None => self.link.receive().await?,
+                Some(egress) => tokio::select! {
+                    frame = self.link.receive() => frame?,
+                    answered = egress.answer() => {
+                        self.link.send(&[answered.outgoing()]).await?;
+                        continue;
+                    }
+                },
+            };
+            match (frame.message, &mut self.egress) {
+                (Report::Refused { reason }, _) => return Err(WorkerError::Refused(reason)),
+                (Report::Outside { connection, request }, Some(egress)) => egress.asked(connection, request),
+                (message, _) => return Ok(Frame { message, ..frame }),
+            }
         }
     }
 
@@ -150,11 +207,17 @@ pub(crate) fn unexpected(report: &Report) -> WorkerError {
         Report::Frozen => "Frozen",
         Report::Replanned { .. } => "Replanned",
         Report::Exited(_) => "Exited",
+        Report::Outside { .. } => "Outside",
         Report::Started { .. } => "Started",
         Report::Ran(_) => "Ran",
         Report::CannotRun { .. } => "CannotRun",
         Report::Refused { .. } => "Refused",
     })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panicked holder left is whole: no step here leaves it half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A duration in nanoseconds.

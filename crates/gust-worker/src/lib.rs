@@ -8,6 +8,7 @@
 
 pub mod cgroup;
 pub mod channel;
+pub mod datagram;
 mod device_text;
 pub mod frame;
 #[cfg(fuzzing)]

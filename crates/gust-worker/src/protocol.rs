@@ -20,6 +20,7 @@
 //! The node trusts nothing that comes back: every length is bounded before it is believed, and what a worker
 //! captures is handed only to workers of the same function version (invariant 3).
 
+pub use gust_linux::Destination;
 use serde::{Deserialize, Serialize};
 
 /// First four bytes of every frame.
@@ -89,10 +90,60 @@ pub enum Command {
     Run(RunSpec),
     /// While a program runs: send it this signal.
     Signal(u32),
+    /// The guest that [`Command::Init`] or [`Command::Restore`] makes has a way out. Comes before it; not answered.
+    Network(NetworkSpec),
+    /// What became of a way out that a guest asked for, or has. It may come when the guest has come to rest already. Descriptors: see [`OutsideAnswer`].
+    Outside {
+        /// As in the request.
+        connection: u32,
+        /// What became of it.
+        answer: OutsideAnswer,
+    },
 }
 
 /// Most functions that a base's layout is learned from at a time.
 pub const SHAPED_FOR_MAX: usize = (DESCRIPTORS_MAX - 3) / 3;
+
+/// The way out of a guest, where it has one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Ports of the guest's loopback that lead to the machine's own; at most [`FORWARDED_MAX`].
+    pub forwarded: Vec<u16>,
+}
+
+/// Most ports that are forwarded.
+pub const FORWARDED_MAX: usize = 64;
+
+/// What a guest asks of the outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutsideRequest {
+    /// To be connected. Answered once by [`Command::Outside`].
+    Connect(Destination),
+    /// A way for datagrams. Answered once.
+    Datagrams,
+    /// Nothing more: the guest has closed it. Not answered.
+    Closed,
+}
+
+/// What became of a way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutsideAnswer {
+    /// It is connected. Descriptors: a pipe with what comes, a pipe for what goes; neither may block.
+    Stream,
+    /// Datagrams go. Descriptor: a socket that keeps packets apart ([`crate::datagram`]) and does not block.
+    Datagrams,
+    /// It could not be made, for this reason (a number as in `errno`).
+    Failed(i32),
+    /// It has been lost, for this reason (a number as in `errno`). All that came before is in its pipe, which the node
+    /// keeps open until it hears that the guest has closed the connection.
+    Broken(i32),
+}
+
+/// Most requests of one guest that wait for an answer; further ones wait in the guest.
+pub const OUTSIDE_UNANSWERED_MAX: usize = 64;
+
+/// Most ways out of one guest: its own bounds together, and those that it has given up and that are being closed.
+pub const OUTSIDE_MAX: usize = 512;
 
 /// Most images that are mounted for a program.
 pub const MOUNTS_MAX: usize = DESCRIPTORS_MAX - 4;
@@ -127,6 +178,13 @@ pub enum Report {
     },
     /// The guest has ended by itself or has been ended. The worker exits after this.
     Exited(GuestExit),
+    /// The guest asks for a way out, or has done with one.
+    Outside {
+        /// The guest's number for it.
+        connection: u32,
+        /// What it asks.
+        request: OutsideRequest,
+    },
     /// The program is in memory, and runs.
     Started {
         /// What it took to load it, in nanoseconds.
@@ -211,6 +269,8 @@ pub struct RunSpec {
     pub host_name: String,
     /// Directories that the further images are seen at, in the order of their descriptors; at most [`MOUNTS_MAX`].
     pub mounts: Vec<String>,
+    /// The way out; `None`: there is none.
+    pub network: Option<NetworkSpec>,
     /// Bounds.
     pub limits: Limits,
     /// Fresh identity.

@@ -153,6 +153,10 @@ pub struct UpArgs {
     /// What becomes of memory between calls, unless a function's tag gust:memory says otherwise [default: reuse]
     #[arg(long, env = "GUST_MEMORY", value_enum)]
     pub memory: Option<MemoryChoice>,
+    /// Where functions may connect to: public, dns, none, host:PORT, ADDRESS[/PREFIX][:PORT[-PORT]], separated by commas; a
+    /// function's tag gust:egress can narrow it [default: public]
+    #[arg(long, env = "GUST_EGRESS", value_delimiter = ',')]
+    pub egress: Option<Vec<String>>,
     /// Region in ARNs [default: us-east-1]
     #[arg(long, env = "GUST_REGION")]
     pub region: Option<String>,

@@ -37,7 +37,10 @@ impl Buffer {
 
     /// Copies bytes from the front without taking them.
     pub(crate) fn peek(&self, bytes_max: usize) -> Vec<u8> {
-        self.0.iter().take(bytes_max).copied().collect()
+        let (first, second) = self.0.as_slices();
+        let from_first = first.len().min(bytes_max);
+        let from_second = second.len().min(bytes_max - from_first);
+        [&first[..from_first], &second[..from_second]].concat()
     }
 
     /// Takes bytes from the front.

@@ -1,9 +1,11 @@
 //! Socket addresses.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    abi::{Writer, u16_at, u32_at},
+    abi::{Writer, u16_at},
     errno::{EAFNOSUPPORT, EINVAL, Errno},
     net::Domain,
 };
@@ -20,8 +22,8 @@ pub(crate) enum Host {
     Any,
     /// `127.0.0.0/8` or `::1`
     Loopback,
-    /// Anything else: unreachable.
-    Elsewhere,
+    /// Anything else: outside. Never an IPv4 address in IPv6 clothes.
+    Elsewhere(IpAddr),
 }
 
 /// An address.
@@ -66,7 +68,11 @@ impl Address {
         };
         match domain {
             Domain::Inet4 => {
-                let octets = if host == Host::Any { [0; 4] } else { [127, 0, 0, 1] };
+                let octets = match host {
+                    Host::Any | Host::Elsewhere(IpAddr::V6(_)) => [0; 4],
+                    Host::Loopback => [127, 0, 0, 1],
+                    Host::Elsewhere(IpAddr::V4(address)) => address.octets(),
+                };
                 Writer::with_capacity(16)
                     .u16(libc::AF_INET as u16)
                     .u16(port.to_be())
@@ -75,13 +81,17 @@ impl Address {
                     .done()
             }
             Domain::Inet6 => {
-                let last = u8::from(host != Host::Any);
+                let octets = match host {
+                    Host::Any => Ipv6Addr::UNSPECIFIED.octets(),
+                    Host::Loopback => Ipv6Addr::LOCALHOST.octets(),
+                    Host::Elsewhere(IpAddr::V4(address)) => address.to_ipv6_mapped().octets(),
+                    Host::Elsewhere(IpAddr::V6(address)) => address.octets(),
+                };
                 Writer::with_capacity(28)
                     .u16(libc::AF_INET6 as u16)
                     .u16(port.to_be())
                     .u32(0)
-                    .bytes(&[0; 15])
-                    .u8(last)
+                    .bytes(&octets)
                     .u32(0)
                     .done()
             }
@@ -101,13 +111,9 @@ fn parse_v4(raw: &[u8]) -> Result<Address, Errno> {
     if raw.len() < 16 {
         return Err(EINVAL);
     }
-    let host = match (raw[4], u32_at(raw, 4)) {
-        (_, 0) => Host::Any,
-        (127, _) => Host::Loopback,
-        _ => Host::Elsewhere,
-    };
+    let octets = [raw[4], raw[5], raw[6], raw[7]];
     Ok(Address::Inet {
-        host,
+        host: Host::of(Ipv4Addr::from(octets).into()),
         port: u16::from_be(u16_at(raw, 2)),
     })
 }
@@ -117,18 +123,10 @@ fn parse_v6(raw: &[u8]) -> Result<Address, Errno> {
     if raw.len() < SMALLEST {
         return Err(EINVAL);
     }
-    let octets = &raw[8..24];
-    let mapped = octets[..10].iter().all(|byte| *byte == 0) && octets[10..12] == [0xff, 0xff];
-    let zero_to_last = octets[..15].iter().all(|byte| *byte == 0);
-    let host = match (zero_to_last, octets[15], mapped) {
-        (true, 0, _) => Host::Any,
-        (true, 1, _) => Host::Loopback,
-        (_, _, true) if octets[12] == 127 => Host::Loopback,
-        (_, _, true) if octets[12..] == [0; 4] => Host::Any,
-        _ => Host::Elsewhere,
-    };
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&raw[8..24]);
     Ok(Address::Inet {
-        host,
+        host: Host::of(Ipv6Addr::from(octets).into()),
         port: u16::from_be(u16_at(raw, 2)),
     })
 }
@@ -155,7 +153,8 @@ mod tests {
     #[test]
     fn internet_addresses_round_trip() {
         for domain in [Domain::Inet4, Domain::Inet6] {
-            for host in [Host::Any, Host::Loopback] {
+            let elsewhere = Host::Elsewhere([192, 0, 2, 7].into());
+            for host in [Host::Any, Host::Loopback, elsewhere] {
                 let address = Address::Inet { host, port: 9001 };
                 assert_eq!(Address::parse(domain, &address.to_bytes(domain)), Ok(address));
             }

@@ -140,7 +140,7 @@ impl Kernel {
         match address {
             Address::None => Err(EINVAL),
             Address::Inet {
-                host: Host::Elsewhere,
+                host: Host::Elsewhere(_),
                 ..
             } => Err(ENETUNREACH),
             Address::Inet { port: 0, .. } if client.kind == SocketKind::Datagram => Err(EINVAL),
@@ -156,7 +156,11 @@ impl Kernel {
                         .get(**number)
                         .is_some_and(|socket| match socket.state {
                             SocketState::Listening { .. } => true,
-                            SocketState::Idle | SocketState::Connected(_) | SocketState::Service(_) => {
+                            SocketState::Idle
+                            | SocketState::Connected(_)
+                            | SocketState::Service(_)
+                            | SocketState::Connecting(_)
+                            | SocketState::Outside(_) => {
                                 client.kind == SocketKind::Datagram && socket.hears(&client.local)
                             }
                         })
@@ -212,10 +216,26 @@ impl Kernel {
         let socket = self.socket(number)?;
         match &socket.state {
             SocketState::Listening { .. } => return Err(EINVAL),
-            SocketState::Connected(_) | SocketState::Service(_) if socket.kind != SocketKind::Datagram => {
+            SocketState::Connecting(_) => return self.connecting(cx, number, nonblocking),
+            // The call that began is made again now that it has come about.
+            SocketState::Outside(_)
+                if self
+                    .thread(cx.slot)
+                    .call
+                    .as_ref()
+                    .is_some_and(|call| call.progress == 1) =>
+            {
+                return Ok(Flow::Done(0));
+            }
+            SocketState::Connected(_) | SocketState::Service(_) | SocketState::Outside(_)
+                if socket.kind != SocketKind::Datagram =>
+            {
                 return Err(EISCONN);
             }
-            SocketState::Idle | SocketState::Connected(_) | SocketState::Service(_) => {}
+            SocketState::Idle
+            | SocketState::Connected(_)
+            | SocketState::Service(_)
+            | SocketState::Outside(_) => {}
         }
         if let Some(errno) = self.socket_mut(number)?.take_error() {
             return Err(errno);
@@ -240,6 +260,12 @@ impl Kernel {
                 port,
             };
             return self.connected(number, internet && nonblocking);
+        }
+        if let Some(to) = self
+            .destination(SocketKind::Stream, &address)
+            .filter(|_| internet)
+        {
+            return self.connect_outside(cx, number, to, address, nonblocking);
         }
         let target = match self.find_target(cx, self.socket(number)?, &address) {
             // As over a network: the refusal comes after the call has returned.
@@ -310,9 +336,9 @@ impl Kernel {
     fn connect_datagram(&mut self, cx: &mut Cx<'_>, number: u32, address: Address) -> SysResult {
         match &address {
             Address::Inet {
-                host: Host::Elsewhere,
+                host: Host::Elsewhere(_),
                 ..
-            } => return Err(ENETUNREACH),
+            } if !self.has_way_out() => return Err(ENETUNREACH),
             Address::Inet { .. } => {
                 self.ensure_port(number)?;
                 let socket = self.socket_mut(number)?;
@@ -338,7 +364,7 @@ pub(crate) fn sys_bind(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysR
     }
     match address {
         Address::Inet {
-            host: Host::Elsewhere,
+            host: Host::Elsewhere(_),
             ..
         } => return Err(EADDRNOTAVAIL),
         Address::Inet { host, port } => k.take_port(number, host, port)?,
@@ -374,7 +400,10 @@ pub(crate) fn sys_listen(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> S
                 backlog,
             }
         }
-        SocketState::Connected(_) | SocketState::Service(_) => return Err(EINVAL),
+        SocketState::Connected(_)
+        | SocketState::Service(_)
+        | SocketState::Connecting(_)
+        | SocketState::Outside(_) => return Err(EINVAL),
     }
     Ok(Flow::Done(0))
 }
@@ -458,8 +487,10 @@ pub(crate) fn sys_getpeername(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) 
     let (number, _) = k.socket_number(args[0])?;
     let socket = k.socket(number)?;
     match socket.state {
-        SocketState::Connected(_) | SocketState::Service(_) => {}
-        SocketState::Idle | SocketState::Listening { .. } => return Err(ENOTCONN),
+        SocketState::Connected(_) | SocketState::Service(_) | SocketState::Outside(_) => {}
+        SocketState::Idle | SocketState::Listening { .. } | SocketState::Connecting(_) => {
+            return Err(ENOTCONN);
+        }
     }
     let raw = socket.remote.to_bytes(socket.domain);
     k.copy_out_address(cx, &raw, args[1], args[2])?;
@@ -484,7 +515,15 @@ pub(crate) fn sys_shutdown(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) ->
             }
             None
         }
-        SocketState::Idle | SocketState::Listening { .. } => return Err(ENOTCONN),
+        SocketState::Outside(connection) => {
+            if writing {
+                k.guest_left_outside(connection, false, false);
+            }
+            None
+        }
+        SocketState::Idle | SocketState::Listening { .. } | SocketState::Connecting(_) => {
+            return Err(ENOTCONN);
+        }
     };
     let socket = k.socket_mut(number)?;
     socket.read_shut |= reading;

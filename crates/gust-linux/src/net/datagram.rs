@@ -1,13 +1,14 @@
 //! Moving messages: datagram and sequenced-packet sockets.
 
 use crate::{
-    errno::{EAGAIN, ECONNREFUSED, EISCONN, EMSGSIZE, ENETUNREACH, ENOTCONN, EOPNOTSUPP, EPIPE, Errno},
+    errno::{EAGAIN, ECONNREFUSED, EISCONN, EMSGSIZE, ENOTCONN, EOPNOTSUPP, EPIPE, Errno},
     kernel::{Cx, Flow, Kernel, SysResult},
     net::{
         DATAGRAMS_MAX, Datagram, Domain, SocketKind, SocketState,
-        address::{Address, Host},
+        address::Address,
         ancillary::{Ancillary, Taken},
         connect::no_destination,
+        outside::Destination,
         stream::Manner,
     },
     user::{UserSlice, total},
@@ -23,6 +24,14 @@ pub(crate) struct Received {
     pub(crate) copied: u64,
     pub(crate) full: u64,
     pub(crate) taken: Taken,
+}
+
+/// Where a message goes.
+enum Target {
+    Socket(u32),
+    Outside(Destination),
+    /// No one has the port.
+    NoOne,
 }
 
 impl Kernel {
@@ -52,14 +61,18 @@ impl Kernel {
         let sent = data.len() as u64;
         let target = self.message_target(cx, number, to)?;
         let from = self.socket(number)?.local.clone();
-        let Some(target) = target else {
-            // Nobody has the port: the sender learns it at its next call, as from an ICMP message.
-            let socket = self.socket_mut(number)?;
-            if matches!(socket.state, SocketState::Connected(_)) {
-                socket.error = Some(ECONNREFUSED.number());
-                self.wake_socket(number);
+        let target = match target {
+            Target::Socket(target) => target,
+            Target::Outside(to) => return self.send_outside(number, to, data),
+            Target::NoOne => {
+                // Nobody has the port: the sender learns it at its next call, as from an ICMP message.
+                let socket = self.socket_mut(number)?;
+                if matches!(socket.state, SocketState::Connected(_)) {
+                    socket.error = Some(ECONNREFUSED.number());
+                    self.wake_socket(number);
+                }
+                return Ok(sent);
             }
-            return Ok(sent);
         };
         let receiver = self.socket(target)?;
         let unix = receiver.domain == Domain::Unix;
@@ -93,12 +106,7 @@ impl Kernel {
         Ok(sent)
     }
 
-    fn message_target(
-        &mut self,
-        cx: &mut Cx<'_>,
-        number: u32,
-        to: Option<Address>,
-    ) -> Result<Option<u32>, Errno> {
+    fn message_target(&mut self, cx: &mut Cx<'_>, number: u32, to: Option<Address>) -> Result<Target, Errno> {
         let socket = self.socket_mut(number)?;
         if let Some(errno) = socket.take_error() {
             return Err(errno);
@@ -106,34 +114,42 @@ impl Kernel {
         let (kind, state, remote) = (socket.kind, socket.state.clone(), socket.remote.clone());
         if kind == SocketKind::Sequenced {
             return match state {
-                SocketState::Connected(Some(peer)) => Ok(Some(peer)),
+                SocketState::Connected(Some(peer)) => Ok(Target::Socket(peer)),
                 SocketState::Connected(None) => Err(EPIPE),
-                SocketState::Idle | SocketState::Listening { .. } | SocketState::Service(_) => Err(ENOTCONN),
+                SocketState::Idle
+                | SocketState::Listening { .. }
+                | SocketState::Service(_)
+                | SocketState::Connecting(_)
+                | SocketState::Outside(_) => Err(ENOTCONN),
             };
         }
         let address = match (to, &state) {
             (Some(address), _) => address,
             (None, SocketState::Connected(Some(peer))) => {
-                return Ok(Some(*peer).filter(|peer| self.network.sockets.get(*peer).is_some()));
+                return Ok(match self.network.sockets.get(*peer) {
+                    Some(_) => Target::Socket(*peer),
+                    None => Target::NoOne,
+                });
             }
             // An internet peer is its address; a UNIX peer is that socket, whoever has its name now.
             (None, SocketState::Connected(None)) if matches!(remote, Address::Inet { .. }) => remote,
             (None, SocketState::Connected(None)) => return Err(ECONNREFUSED),
-            (None, SocketState::Idle | SocketState::Listening { .. } | SocketState::Service(_)) => {
-                return Err(no_destination(kind));
-            }
+            (
+                None,
+                SocketState::Idle
+                | SocketState::Listening { .. }
+                | SocketState::Service(_)
+                | SocketState::Connecting(_)
+                | SocketState::Outside(_),
+            ) => return Err(no_destination(kind)),
         };
-        if let Address::Inet {
-            host: Host::Elsewhere,
-            ..
-        } = address
-        {
-            return Err(ENETUNREACH);
+        if let Some(to) = self.destination(kind, &address) {
+            return Ok(Target::Outside(to));
         }
         self.ensure_port(number)?;
         match self.datagram_target(cx, number, &address) {
-            Ok(target) => Ok(Some(target)),
-            Err(ECONNREFUSED) if matches!(address, Address::Inet { .. }) => Ok(None),
+            Ok(target) => Ok(Target::Socket(target)),
+            Err(ECONNREFUSED) if matches!(address, Address::Inet { .. }) => Ok(Target::NoOne),
             Err(errno) => Err(errno),
         }
     }

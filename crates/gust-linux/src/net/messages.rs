@@ -151,7 +151,9 @@ impl Kernel {
             SocketState::Connected(None)
             | SocketState::Idle
             | SocketState::Listening { .. }
-            | SocketState::Service(_) => None,
+            | SocketState::Service(_)
+            | SocketState::Connecting(_)
+            | SocketState::Outside(_) => None,
         };
         Ok(match peer.map(|peer| &peer.local) {
             Some(Address::None) | None => socket.remote.clone(),

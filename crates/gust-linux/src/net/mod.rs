@@ -1,8 +1,9 @@
 //! Sockets inside the sandbox.
 //!
-//! Internet sockets reach loopback only, where delivery is a copy: a connection is made or refused at once, nothing is
+//! Internet sockets reach loopback, where delivery is a copy: a connection is made or refused at once, nothing is
 //! lost or reordered. UNIX sockets have names in the file tree or abstract ones. A *service* is a loopback port whose
-//! connections end outside the guest, in whoever runs it: the Lambda Runtime API is one. There is no other way out.
+//! connections end outside the guest, in whoever runs it: the Lambda Runtime API is one. Other addresses are *outside*: there is a way to them only where
+//! whoever runs the guest opens one.
 
 mod address;
 mod ancillary;
@@ -12,6 +13,7 @@ mod interfaces;
 mod messages;
 mod option_values;
 mod options;
+mod outside;
 mod service;
 mod socket;
 mod stream;
@@ -19,5 +21,6 @@ mod stream;
 pub(crate) use connect::*;
 pub(crate) use messages::*;
 pub(crate) use options::{sys_getsockopt, sys_setsockopt};
+pub use outside::{Destination, OutsideRequest};
 pub use service::ServiceEvent;
 pub(crate) use socket::*;

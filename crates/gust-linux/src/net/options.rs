@@ -172,7 +172,7 @@ impl Kernel {
             (libc::IPPROTO_TCP, libc::TCP_INFO) => {
                 const ESTABLISHED: u8 = 1;
                 const CLOSED: u8 = 7;
-                let state = if matches!(socket.state, SocketState::Connected(_)) {
+                let state = if matches!(socket.state, SocketState::Connected(_) | SocketState::Outside(_)) {
                     ESTABLISHED
                 } else {
                     CLOSED

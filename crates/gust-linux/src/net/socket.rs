@@ -16,6 +16,7 @@ use crate::{
     net::{
         address::Address,
         ancillary::{Ancillary, Credentials, Mark},
+        outside::Outside,
         service::Services,
     },
     slab::Slab,
@@ -95,6 +96,10 @@ pub(crate) enum SocketState {
     Connected(Option<u32>),
     /// Connected to a service, by the number of the connection.
     Service(u32),
+    /// Being connected to something outside, by the number of the connection.
+    Connecting(u32),
+    /// Connected to something outside, by the number of the connection.
+    Outside(u32),
 }
 
 /// A message.
@@ -131,6 +136,8 @@ pub(crate) struct Socket {
     /// Time-outs in nanoseconds; zero is none.
     pub(crate) receive_timeout_ns: u64,
     pub(crate) send_timeout_ns: u64,
+    /// Number of the way out of a datagram socket that has sent something there.
+    pub(crate) datagrams_out: Option<u32>,
 }
 
 /// An error number in a stored socket.
@@ -154,6 +161,7 @@ impl Socket {
             peer_credentials: None,
             receive_timeout_ns: 0,
             send_timeout_ns: 0,
+            datagrams_out: None,
         }
     }
 
@@ -262,6 +270,7 @@ pub(crate) struct Network {
     pub(crate) names: BTreeMap<Vec<u8>, u32>,
     pub(crate) next_port: u16,
     pub(crate) services: Services,
+    pub(crate) outside: Outside,
 }
 
 /// Ports that are given to sockets that ask for none in particular, as Linux's default range.
@@ -275,6 +284,7 @@ impl Default for Network {
             names: BTreeMap::new(),
             next_port: *EPHEMERAL.start(),
             services: Services::default(),
+            outside: Outside::default(),
         }
     }
 }
@@ -320,6 +330,9 @@ impl Kernel {
         };
         self.release_name(number, &socket);
         self.release_files(socket.waiting_files().collect());
+        if let Some(connection) = socket.datagrams_out {
+            self.guest_left_outside(connection, true, false);
+        }
         match socket.state {
             SocketState::Idle | SocketState::Connected(None) => {}
             SocketState::Connected(Some(peer)) => {
@@ -337,6 +350,8 @@ impl Kernel {
                 }
             }
             SocketState::Service(connection) => self.network.services.guest_closed(connection),
+            SocketState::Connecting(connection) => self.guest_left_outside(connection, true, true),
+            SocketState::Outside(connection) => self.guest_left_outside(connection, true, false),
             SocketState::Listening { waiting, .. } => {
                 for pending in waiting {
                     self.close_socket(pending);
@@ -380,6 +395,15 @@ impl Kernel {
             SocketState::Idle if socket.kind == SocketKind::Datagram => bits |= OUT,
             SocketState::Idle => bits |= OUT | HUP,
             SocketState::Service(_) => bits |= OUT,
+            SocketState::Connecting(_) => return bits,
+            SocketState::Outside(connection) => {
+                if self
+                    .outside_send_room(*connection)
+                    .is_none_or(|room| room > STREAM_BYTES / 4)
+                {
+                    bits |= OUT;
+                }
+            }
             SocketState::Connected(peer) => {
                 if peer
                     .and_then(|peer| self.network.sockets.get(peer))

@@ -1,7 +1,7 @@
 //! Moving bytes between connected stream sockets.
 
 use crate::{
-    errno::{EAGAIN, ECONNRESET, EINVAL, ENOTCONN, EPIPE, Errno},
+    errno::{EAGAIN, EINVAL, ENOTCONN, EPIPE, Errno},
     io::ObjectKey,
     kernel::{Cx, Flow, Kernel, OnSignal, SysResult, Wait},
     net::{
@@ -94,6 +94,15 @@ impl Kernel {
         }))
     }
 
+    /// Reading before there is a connection waits for it.
+    fn connecting_transfer(&mut self, cx: &mut Cx<'_>, number: u32, nonblocking: bool) -> SysResult {
+        if nonblocking || self.timed_out(cx.slot) {
+            return Err(EAGAIN);
+        }
+        let timeout_ns = self.socket(number)?.receive_timeout_ns;
+        self.wait_for_socket(cx, number, timeout_ns)
+    }
+
     /// Receives bytes; what came beside them is added to `taken`. Bytes that differ in files or, when the socket tells
     /// them, in credentials are not received together.
     pub(crate) fn receive_stream(
@@ -114,7 +123,10 @@ impl Kernel {
                 SocketState::Idle | SocketState::Listening { .. } => {
                     return Err(self.socket_mut(number)?.take_error().unwrap_or(ENOTCONN));
                 }
-                SocketState::Connected(_) | SocketState::Service(_) => {}
+                SocketState::Connecting(_) => {
+                    return self.connecting_transfer(cx, number, manner.nonblocking);
+                }
+                SocketState::Connected(_) | SocketState::Service(_) | SocketState::Outside(_) => {}
             }
             // A UNIX socket gives files also to who wants no bytes.
             if wanted == done && (wanted > 0 || !unix) {
@@ -138,7 +150,11 @@ impl Kernel {
             let boundary = socket.consume(placed as usize, taken);
             let peer = match socket.state {
                 SocketState::Connected(peer) => peer,
-                SocketState::Idle | SocketState::Listening { .. } | SocketState::Service(_) => None,
+                SocketState::Idle
+                | SocketState::Listening { .. }
+                | SocketState::Service(_)
+                | SocketState::Connecting(_)
+                | SocketState::Outside(_) => None,
             };
             if let Some(peer) = peer {
                 self.wake_socket(peer);
@@ -165,10 +181,10 @@ impl Kernel {
         let socket = self.socket_mut(number)?;
         let timeout_ns = socket.receive_timeout_ns;
         if let Some(errno) = socket.take_error().filter(|_| done == 0) {
-            return if errno == ECONNRESET {
-                Err(errno)
-            } else {
+            return if errno == EPIPE {
                 Ok(Flow::Done(0))
+            } else {
+                Err(errno)
             };
         }
         if self.socket(number)?.read_shut {
@@ -269,6 +285,14 @@ impl Kernel {
             // As over a network: the sender learns from the answer to what it sends that nobody is there.
             SocketState::Connected(None) => Ok(STREAM_BYTES),
             SocketState::Service(connection) => self.network.services.room(connection).ok_or(EPIPE),
+            // Sending waits for the connection, as reading does.
+            SocketState::Connecting(_) => Ok(0),
+            SocketState::Outside(connection) => {
+                if let Some(errno) = socket.take_error() {
+                    return Err(errno);
+                }
+                self.outside_send_room(connection).ok_or(EPIPE)
+            }
             SocketState::Connected(Some(peer)) => {
                 let sender = self.socket(number)?;
                 Ok(self.socket(peer)?.room_for(number, sender))
@@ -295,6 +319,7 @@ impl Kernel {
             SocketState::Service(connection) => {
                 self.network.services.take_from_guest(connection, &data[..fits]);
             }
+            SocketState::Outside(connection) => self.outside_take_from_guest(connection, &data[..fits]),
             SocketState::Connected(Some(peer)) => {
                 self.may_send_files(ancillary.files.len())?;
                 self.stamp(&mut ancillary, number, peer);
@@ -306,7 +331,9 @@ impl Kernel {
                 self.socket_mut(number)?.write_shut = true;
                 self.wake_socket(number);
             }
-            SocketState::Idle | SocketState::Listening { .. } => return Err(EPIPE),
+            SocketState::Idle | SocketState::Listening { .. } | SocketState::Connecting(_) => {
+                return Err(EPIPE);
+            }
         }
         Ok(fits as u64)
     }

@@ -165,6 +165,7 @@ impl World {
             snapshot_memory_bytes: 1 << 30,
             idle_timeout: Duration::from_secs(600),
             queue_timeout: Duration::from_secs(20),
+            egress: Arc::default(),
             worker_program: Some(program.clone()),
         };
         change(&mut config);
@@ -319,6 +320,7 @@ pub fn spec(root: &Path, handler: &str) -> VersionSpec {
         tmp_mib: 16,
         init_timeout: Duration::from_secs(10),
         memory_mode: MemoryMode::Reuse,
+        egress: Arc::default(),
     }
 }
 

@@ -12,6 +12,7 @@ mod exits;
 mod frozen;
 mod images;
 mod link;
+mod network;
 mod outside;
 pub mod plans;
 mod ports;

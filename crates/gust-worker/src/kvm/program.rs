@@ -18,8 +18,9 @@ use gust_vmm::Vm;
 
 use super::{
     images::open_image,
+    network::Network,
     outside::Outside,
-    ports::{Ports, Way},
+    ports::{End, LOOK_EVERY, LOOK_PAUSE, Ports, Way},
     sandbox::SandboxError,
     supervisor::exit_of,
 };
@@ -28,11 +29,8 @@ use crate::{
     protocol::{CALLS_LISTED_MAX, Command, GuestExit, Ran, Report, RunSpec, RunStats},
 };
 
-/// How long a guest runs, at most, before the node and the ports are looked at again.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// Least time between two looks at a guest that exits often.
-const LOOK_PAUSE: Duration = Duration::from_millis(1);
+/// How long what a program sent on its connections may take to leave once it has ended.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Time between two looks at the memory in use.
 const MEMORY_LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -51,7 +49,7 @@ pub(super) enum ProgramError {
 }
 
 /// Why the guest does not go on.
-enum End {
+enum Stopped {
     Guest(GuestExit),
     NodeGone,
 }
@@ -76,8 +74,8 @@ pub(super) fn run(
     channel.send(&Report::Started { boot_ns }, b"")?;
     program.began = Instant::now();
     match program.carry_on(channel)? {
-        End::NodeGone => Ok(()),
-        End::Guest(exit) => {
+        Stopped::NodeGone => Ok(()),
+        Stopped::Guest(exit) => {
             let stats = program.stats();
             Ok(channel.send(&Report::Ran(Ran { exit, stats }), b"")?)
         }
@@ -96,6 +94,7 @@ struct Program {
     kernel: Kernel,
     outside: Outside,
     ports: Ports,
+    network: Network,
     began: Instant,
     /// When the node and the ports were looked at.
     looked: Instant,
@@ -158,15 +157,19 @@ impl Program {
         let pipes = kernel.open_standard_pipes();
         let mut ports = Ports::default();
         let [input, output, error] = standard;
-        ports.join(Way::In, pipes.input, input);
-        ports.join(Way::Out, pipes.output, output);
-        ports.join(Way::Out, pipes.error, error);
+        ports.join(Way::In, End::Pipe(pipes.input), input);
+        ports.join(Way::Out, End::Pipe(pipes.output), output);
+        ports.join(Way::Out, End::Pipe(pipes.error), error);
+        if let Some(network) = spec.network {
+            Network::open(&mut kernel, network);
+        }
         let now = Instant::now();
         Ok(Self {
             vm,
             kernel,
             outside,
             ports,
+            network: Network::default(),
             began: now,
             looked: now,
             weighed: now,
@@ -178,11 +181,11 @@ impl Program {
     }
 
     /// Runs the guest to its end.
-    fn carry_on(&mut self, channel: &mut Channel) -> Result<End, ProgramError> {
+    fn carry_on(&mut self, channel: &mut Channel) -> Result<Stopped, ProgramError> {
         loop {
             let due = self.looked.elapsed() >= LOOK_PAUSE;
             if due && !self.look(channel, Some(Duration::ZERO))? {
-                return Ok(End::NodeGone);
+                return Ok(Stopped::NodeGone);
             }
             let here = match self.kernel.schedule(&mut self.vm, &mut self.outside) {
                 Step::Run { slot, quantum_ns } => match self.enter(slot, quantum_ns) {
@@ -194,27 +197,35 @@ impl Program {
                 Step::Ended => break,
             };
             if !here {
-                return Ok(End::NodeGone);
+                return Ok(Stopped::NodeGone);
             }
+            self.network.tell(&mut self.kernel, &mut self.ports, channel)?;
             self.ports.pass_on(&mut self.kernel);
         }
-        while self.ports.holds_output(&self.kernel) {
-            if !self.look(channel, None)? {
-                return Ok(End::NodeGone);
+        let deadline = Instant::now() + LINGER;
+        loop {
+            let linger = deadline.saturating_duration_since(Instant::now());
+            let time = match self.ports.hold_output(&self.kernel) {
+                true => None,
+                false if self.ports.hold_data(&self.kernel) && !linger.is_zero() => Some(linger),
+                false => break,
+            };
+            if !self.look(channel, time)? {
+                return Ok(Stopped::NodeGone);
             }
         }
         self.weigh();
         Ok(match self.kernel.ended() {
-            Some(ended) => End::Guest(exit_of(ended)),
-            None => End::Guest(GuestExit::Fault("the guest stopped without an end".to_owned())),
+            Some(ended) => Stopped::Guest(exit_of(ended)),
+            None => Stopped::Guest(GuestExit::Fault("the guest stopped without an end".to_owned())),
         })
     }
 
-    fn machine_stopped(&mut self, error: gust_vmm::Error) -> Result<End, ProgramError> {
+    fn machine_stopped(&mut self, error: gust_vmm::Error) -> Result<Stopped, ProgramError> {
         match error {
-            gust_vmm::Error::GuestStopped(why) => Ok(End::Guest(GuestExit::Fault(why))),
+            gust_vmm::Error::GuestStopped(why) => Ok(Stopped::Guest(GuestExit::Fault(why))),
             // Page tables and slots are bounded for each guest.
-            gust_vmm::Error::Exhausted(_) => Ok(End::Guest(GuestExit::OutOfMemory)),
+            gust_vmm::Error::Exhausted(_) => Ok(Stopped::Guest(GuestExit::OutOfMemory)),
             error => Err(SandboxError::from(error).into()),
         }
     }
@@ -255,15 +266,25 @@ impl Program {
             },
         };
         while let Some(command) = frame.take() {
-            self.obey(command.message)?;
+            self.obey(command.message, command.descriptors)?;
             frame = channel.receive_buffered()?;
         }
         Ok(true)
     }
 
     /// Does what the node says while the program runs.
-    fn obey(&mut self, command: Command) -> Result<(), ProgramError> {
+    fn obey(&mut self, command: Command, descriptors: Vec<OwnedFd>) -> Result<(), ProgramError> {
         match command {
+            Command::Outside { connection, answer } => {
+                let Self { kernel, ports, .. } = self;
+                match self
+                    .network
+                    .answered(kernel, ports, connection, answer, descriptors)
+                {
+                    true => Ok(()),
+                    false => Err(ProgramError::OutOfOrder),
+                }
+            }
             Command::Signal(signal) => {
                 self.kernel.signal_from_outside(signal);
                 Ok(())
@@ -277,6 +298,7 @@ impl Program {
             | Command::Replan
             | Command::Shape
             | Command::Graft
+            | Command::Network(_)
             | Command::Run(_) => Err(ProgramError::OutOfOrder),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -14,14 +14,16 @@ use super::{
     exits::Exits,
     frozen::Frozen,
     link::{Link, Renewal},
+    network::Network,
     outside::Outside,
-    ports,
+    ports::{self, LOOK_EVERY, LOOK_PAUSE, Ports},
     stored::Stored,
 };
 use crate::{
+    channel::{Channel, ChannelError},
     protocol::{
-        BootSpec, Captured, Identity, InitSpec, Interface, InvokeSpec, Limits, MemoryMode, WaitsFor,
-        WorkerTimings,
+        BootSpec, Captured, Identity, InitSpec, Interface, InvokeSpec, Limits, MemoryMode, NetworkSpec,
+        OutsideAnswer, WaitsFor, WorkerTimings,
     },
     runtime_api::{self, Event, Said},
 };
@@ -98,6 +100,8 @@ pub enum Heard {
     Stuck,
     /// So much log waits that it should be sent on.
     Log,
+    /// It is time to look at what it has outside ([`Sandbox::wait_outside`]): this long, or until something comes.
+    Outside(Option<Duration>),
 }
 
 /// How to lay out a snapshot.
@@ -162,6 +166,12 @@ pub struct Sandbox {
     entries_before: u64,
     faults_before: u64,
     fault_ns: u64,
+    /// The way out, kept for a guest that goes back to its snapshot.
+    network_spec: Option<NetworkSpec>,
+    network: Network,
+    ports: Ports,
+    /// When the outside was looked at.
+    looked: Instant,
 }
 
 impl Sandbox {
@@ -218,6 +228,10 @@ impl Sandbox {
             entries_before: 0,
             faults_before: 0,
             fault_ns: Costs::DEFAULT.fault_ns,
+            network_spec: None,
+            network: Network::default(),
+            ports: Ports::default(),
+            looked: Instant::now(),
         }
     }
 
@@ -252,6 +266,56 @@ impl Sandbox {
         }
         self.waits_for = WaitsFor::Event;
         Ok(())
+    }
+
+    /// Opens the guest's way out, or leaves it without one.
+    pub(super) fn open_network(&mut self, network: Option<NetworkSpec>) {
+        if let Some(network) = network.clone() {
+            Network::open(&mut self.kernel, network);
+        }
+        self.network_spec = network;
+    }
+
+    /// Closes all that the guest has outside, before it goes back to its snapshot.
+    pub(super) fn close_network(&mut self, channel: &mut Channel) -> Result<(), ChannelError> {
+        Network::close(&self.kernel, &mut self.ports, channel)
+    }
+
+    /// Tells the node what the guest asks of the outside.
+    pub(super) fn tell_network(&mut self, channel: &mut Channel) -> Result<(), ChannelError> {
+        self.network.tell(&mut self.kernel, &mut self.ports, channel)
+    }
+
+    /// Takes in what the node says of a way out.
+    pub(super) fn answered(
+        &mut self,
+        connection: u32,
+        answer: OutsideAnswer,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), SandboxError> {
+        let Self { kernel, ports, .. } = self;
+        match self
+            .network
+            .answered(kernel, ports, connection, answer, descriptors)
+        {
+            true => Ok(()),
+            false => Err(SandboxError::OutOfOrder("Outside")),
+        }
+    }
+
+    /// Waits for what the guest has outside, and moves it. Tells whether `channel` can be read.
+    pub(super) fn wait_outside(
+        &mut self,
+        channel: BorrowedFd<'_>,
+        time: Option<Duration>,
+    ) -> Result<bool, SandboxError> {
+        self.ports.pass_on(&mut self.kernel);
+        let spoken = self
+            .ports
+            .wait(&mut self.kernel, channel, time)
+            .map_err(|source| SandboxError::io("wait for what lies outside", source))?;
+        self.looked = Instant::now();
+        Ok(spoken)
     }
 
     /// Gives the machine of a base that has been laid out and has not run, for a version to be laid out in it.
@@ -413,6 +477,12 @@ impl Sandbox {
                 return Ok(heard);
             }
             self.link_turn();
+            if self.kernel.has_outside() {
+                self.ports.pass_on(&mut self.kernel);
+                if self.kernel.has_outside_requests() || self.looked.elapsed() >= LOOK_PAUSE {
+                    return Ok(Heard::Outside(Some(Duration::ZERO)));
+                }
+            }
         }
     }
 
@@ -440,7 +510,8 @@ impl Sandbox {
                 let mut registers = *self.kernel.registers_mut(slot);
                 // A guest that never comes back is heard all the same.
                 let log_due = self.outside.log_due_in().map(|due| due.as_nanos() as u64);
-                let quantum_ns = [quantum_ns, log_due].into_iter().flatten().min();
+                let look = self.kernel.has_outside().then_some(LOOK_EVERY.as_nanos() as u64);
+                let quantum_ns = [quantum_ns, log_due, look].into_iter().flatten().min();
                 let began = Instant::now();
                 let exit = self.vm.run(slot, &mut registers, quantum_ns)?;
                 let ran_ns = began.elapsed().as_nanos() as u64;
@@ -452,11 +523,15 @@ impl Sandbox {
                 Ok(None)
             }
             Step::Sleep { .. } if self.outside.log_bytes() > 0 => Ok(Some(Heard::Log)),
+            Step::Sleep { for_ns } if self.kernel.has_outside() => {
+                Ok(Some(Heard::Outside(Some(Duration::from_nanos(for_ns)))))
+            }
             Step::Sleep { for_ns } => {
                 ports::rest(Duration::from_nanos(for_ns));
                 Ok(None)
             }
             Step::Idle if self.outside.log_bytes() > 0 => Ok(Some(Heard::Log)),
+            Step::Idle if self.kernel.has_outside() => Ok(Some(Heard::Outside(None))),
             Step::Idle => Ok(Some(Heard::Stuck)),
             Step::Ended => Ok(self.kernel.ended().cloned().map(Heard::Ended)),
         }
@@ -619,7 +694,11 @@ impl Sandbox {
         self.vm.rewind(layout.as_fd(), origin.memory.as_fd())?;
         let mut kernel = origin.pristine.kernel.clone();
         kernel.resume(&mut self.outside, origin.images.clone(), origin.pristine.clock_ns);
+        kernel.number_outside_after(&self.kernel);
         self.kernel = kernel;
+        if let Some(network) = self.network_spec.clone() {
+            Network::open(&mut self.kernel, network);
+        }
         self.link = origin.pristine.link.clone();
         self.said.clear();
         let environment = origin.environment.clone();

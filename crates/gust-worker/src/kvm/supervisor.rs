@@ -3,7 +3,11 @@
 //! What needs the host is done before the jail is entered: the machine is made and warmed up, and the one file that is
 //! read later is opened. From then on the worker has memory, its vCPU, and the descriptors that commands bring.
 
-use std::{fs::File, os::fd::OwnedFd, time::Instant};
+use std::{
+    fs::File,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
 
 use gust_linux::{BootError, Ended};
 use gust_vmm::{Hypervisor, SlotSizes, Vm};
@@ -22,8 +26,8 @@ use crate::{
     frame::Frame,
     jail::{self, Jail, JailError, lists},
     protocol::{
-        Answer, AnswerKind, BootSpec, Command, GuestExit, InitSpec, InvokeSpec, MemoryMode, Report,
-        RestoreSpec, Waiting,
+        Answer, AnswerKind, BootSpec, Command, GuestExit, InitSpec, InvokeSpec, MemoryMode, NetworkSpec,
+        Report, RestoreSpec, Waiting,
     },
     runtime_api::Said,
     zygote::WorkerContext,
@@ -115,6 +119,8 @@ enum Next {
 
 struct Supervisor {
     stage: Stage,
+    /// The way out of the guest that is to come.
+    network: Option<NetworkSpec>,
     memory_bytes_max: u64,
 }
 
@@ -144,6 +150,7 @@ impl Supervisor {
         channel.send(&Report::Pooled { jail }, b"")?;
         Ok(Self {
             stage: Stage::Pooled(Box::new(vm), Box::new(outside)),
+            network: None,
             memory_bytes_max: 0,
         })
     }
@@ -171,6 +178,14 @@ impl Supervisor {
                     Next::End
                 }
                 Command::Signal(_) => return Err(SupervisorError::OutOfOrder("Signal")),
+                Command::Network(spec) => {
+                    self.network = Some(spec);
+                    Next::Command
+                }
+                Command::Outside { connection, answer } => {
+                    self.guest("Outside")?.answered(connection, answer, descriptors)?;
+                    Next::Command
+                }
             };
             if next == Next::End {
                 break;
@@ -233,11 +248,13 @@ impl Supervisor {
             .iter()
             .map(open_image)
             .collect::<std::result::Result<_, _>>()?;
+        let network = self.network.take();
         let sandbox = self.guest("Init")?;
         match sandbox.init(spec, mounted) {
             Err(SandboxError::Boot(error)) => return cannot_start(channel, &error),
             result => result?,
         }
+        sandbox.open_network(network);
         let next = until_waits(sandbox, channel)?;
         sandbox.add_boot_time(began.elapsed());
         Ok(next)
@@ -280,6 +297,7 @@ impl Supervisor {
             environment: spec.environment,
         };
         let mut sandbox = Box::new(Sandbox::restore(vm, outside, restore)?);
+        sandbox.open_network(self.network.take());
         if arm {
             channel.send(&Report::Waiting(waiting(&mut sandbox, true)), b"")?;
         }
@@ -311,6 +329,7 @@ impl Supervisor {
         drop(body);
         let sandbox = self.guest("Invoke")?;
         if sandbox.memory_mode() == MemoryMode::Fresh && sandbox.rewinds() {
+            sandbox.close_network(channel)?;
             sandbox.rewind()?;
             self.memory_bytes_max = 0;
             let report = waiting(self.guest("Invoke")?, true);
@@ -402,14 +421,57 @@ fn listen(sandbox: &mut Sandbox, channel: &mut Channel) -> Result<Spoken> {
                 return Ok(Spoken::Ended(exit_of(&ended)));
             }
             Heard::Log => send_log(sandbox, channel)?,
-            // It waits for what cannot come. As on AWS, its time-out ends it: the node kills this process.
-            Heard::Stuck => {
-                return match channel.receive::<Command>()? {
-                    None => Ok(Spoken::NodeGone),
-                    Some(_) => Err(SupervisorError::OutOfOrder("while the guest works")),
-                };
+            Heard::Outside(time) => {
+                if !look_outside(sandbox, channel, time)? {
+                    return Ok(Spoken::NodeGone);
+                }
             }
+            // It waits for what cannot come. As on AWS, its time-out ends it: the node kills this process.
+            Heard::Stuck => match channel.receive::<Command>()? {
+                None => return Ok(Spoken::NodeGone),
+                Some(frame) => obey_outside(sandbox, frame)?,
+            },
         }
+    }
+}
+
+/// Looks at what a guest has outside, and waits for it when there is time. `false` when the node is gone.
+fn look_outside(sandbox: &mut Sandbox, channel: &mut Channel, time: Option<Duration>) -> Result<bool> {
+    sandbox.tell_network(channel)?;
+    let mut frame = match sandbox.wait_outside(channel.as_fd(), time)? {
+        false => channel.receive_buffered()?,
+        true => match channel.receive_ready() {
+            Err(ChannelError::Io(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return Ok(false);
+            }
+            frame => frame?,
+        },
+    };
+    while let Some(command) = frame.take() {
+        obey_outside(sandbox, command)?;
+        frame = channel.receive_buffered()?;
+    }
+    Ok(true)
+}
+
+/// Takes in the one thing that the node says while a guest works.
+fn obey_outside(sandbox: &mut Sandbox, frame: Frame<Command>) -> Result<()> {
+    match frame.message {
+        Command::Outside { connection, answer } => {
+            Ok(sandbox.answered(connection, answer, frame.descriptors)?)
+        }
+        Command::Boot(_)
+        | Command::Init(_)
+        | Command::Restore(_)
+        | Command::Invoke(_)
+        | Command::Capture
+        | Command::Replan
+        | Command::Shape
+        | Command::Graft
+        | Command::Freeze
+        | Command::Run(_)
+        | Command::Signal(_)
+        | Command::Network(_) => Err(SupervisorError::OutOfOrder("while the guest works")),
     }
 }
 

@@ -140,6 +140,8 @@ impl Supervisor {
                 Command::Graft => return Err(SupervisorError::OutOfOrder("Graft")),
                 Command::Run(_) => return Err(SupervisorError::OutOfOrder("Run")),
                 Command::Signal(_) => return Err(SupervisorError::OutOfOrder("Signal")),
+                Command::Outside { .. } => return Err(SupervisorError::OutOfOrder("Outside")),
+                Command::Network(_) => return Err(SupervisorError::OutOfOrder("Network")),
             };
             if finished {
                 break;

@@ -29,27 +29,25 @@ enum Came {
 /// Gives a hostile guest its event. A worker that goes without saying how its guest ended has failed.
 fn provoke(worker: &mut Worker, words: &str) -> Result<Came, Failed> {
     worker.send_event(format!("wild {words}").as_bytes())?;
-    loop {
-        if !worker.has_more_within(SILENCE)? {
-            worker.kill()?;
-            return Ok(Came::Silent);
-        }
-        match worker
-            .next_report()
-            .map_err(|error| format!("{words}: {error:?}"))?
-        {
-            (Report::Answer(_), body, _) => {
-                let body = String::from_utf8_lossy(&body).into_owned();
-                // It waits for its next event, or ends before it does.
-                return match worker.next_report() {
-                    Ok((Report::Waiting(_), _, _)) => Ok(Came::Answered(body)),
-                    Ok((Report::Exited(exit), _, _)) => Ok(Came::Ended(exit)),
-                    other => Err(format!("{words}: {other:?}").into()),
-                };
+    if !worker.has_more_within(SILENCE)? {
+        worker.kill()?;
+        return Ok(Came::Silent);
+    }
+    let report = worker
+        .next_report()
+        .map_err(|error| format!("{words}: {error:?}"))?;
+    match report {
+        (Report::Answer(_), body, _) => {
+            let body = String::from_utf8_lossy(&body).into_owned();
+            // It waits for its next event, or ends before it does.
+            match worker.next_report() {
+                Ok((Report::Waiting(_), _, _)) => Ok(Came::Answered(body)),
+                Ok((Report::Exited(exit), _, _)) => Ok(Came::Ended(exit)),
+                other => Err(format!("{words}: {other:?}").into()),
             }
-            (Report::Exited(exit), _, _) => return Ok(Came::Ended(exit)),
-            other => return Err(format!("{words}: {other:?}").into()),
         }
+        (Report::Exited(exit), _, _) => Ok(Came::Ended(exit)),
+        other => Err(format!("{words}: {other:?}").into()),
     }
 }
 

@@ -1,10 +1,11 @@
 //! The server's configuration: command line and environment, then a file, then the defaults.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use gust_control::{ids::Place, limits::AccountLimits};
 use gust_gateway::AuthConfig;
+use gust_node::EgressPolicy;
 use gust_worker::protocol::MemoryMode;
 use serde::Deserialize;
 
@@ -32,6 +33,7 @@ struct File {
     memory_budget: Option<u64>,
     snapshot_memory: Option<u64>,
     idle_timeout: Option<u64>,
+    egress: Option<Vec<String>>,
     memory: Option<MemoryChoice>,
     region: Option<String>,
     account_id: Option<String>,
@@ -68,6 +70,8 @@ pub struct UpConfig {
     pub idle_timeout: Duration,
     /// What becomes of memory between calls.
     pub memory_mode: MemoryMode,
+    /// Where functions may connect to.
+    pub egress: Arc<EgressPolicy>,
     /// Region and account.
     pub place: Place,
     /// Who may call.
@@ -142,6 +146,7 @@ impl UpConfig {
                 MemoryChoice::Reuse => MemoryMode::Reuse,
                 MemoryChoice::Fresh => MemoryMode::Fresh,
             },
+            egress: Arc::new(egress(arguments.egress.or(file.egress))?),
             place: Place {
                 region: arguments
                     .region
@@ -209,6 +214,12 @@ fn key_pair(pair: &str) -> Result<(String, String)> {
     }
 }
 
+/// Functions reach the internet unless someone says otherwise, as on AWS, and nothing that is private.
+fn egress(rules: Option<Vec<String>>) -> Result<EgressPolicy> {
+    let rules = rules.unwrap_or_else(|| vec!["public".to_owned()]);
+    EgressPolicy::parse(rules.iter().map(String::as_str)).context("read where functions may connect to")
+}
+
 fn three_quarters_of_memory() -> u64 {
     let system = rustix::system::sysinfo();
     let total = (system.totalram as u64).saturating_mul(system.mem_unit.into());
@@ -250,6 +261,8 @@ mod tests {
             (&["--require-auth"], ""),
             (&["--access-keys", "nosecret"], ""),
             (&["--pool", "100000"], ""),
+            (&["--egress", "everywhere"], ""),
+            (&[], "egress = ['10.0.0.1/8']"),
             (&["--concurrency", "0"], ""),
             (&[], "lisen = 1"),
             (&["--memory-budget", "18446744073709551615"], ""),

@@ -14,6 +14,7 @@ use std::{
     fs::OpenOptions,
     io::{IsTerminal, Write},
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -223,6 +224,7 @@ async fn start_node(config: &UpConfig, isolation: Isolation) -> Result<Node> {
         snapshot_memory_bytes: config.snapshot_memory_bytes,
         idle_timeout: config.idle_timeout,
         queue_timeout: QUEUE_TIMEOUT,
+        egress: Arc::clone(&config.egress),
         worker_program: None,
     };
     Node::start(node).await.context("start the node")

@@ -33,6 +33,7 @@ pub fn until_waits(sandbox: &mut Sandbox) -> Result<()> {
             }
             other @ (Heard::Said(Said::Response(_) | Said::Error(_) | Said::TooLarge(_))
             | Heard::Ended(_)
+            | Heard::Outside(_)
             | Heard::Stuck) => {
                 bail!("the guest does not wait for an event: {other:?}")
             }
@@ -59,7 +60,7 @@ pub fn deliver(sandbox: &mut Sandbox, n: u64, event: Vec<u8>) -> Result<Vec<u8>>
             Heard::Said(Said::Error(document) | Said::InitError(document)) => {
                 bail!("the function failed: {}", String::from_utf8_lossy(&document))
             }
-            other @ (Heard::Said(Said::TooLarge(_)) | Heard::Ended(_) | Heard::Stuck) => {
+            other @ (Heard::Said(Said::TooLarge(_)) | Heard::Ended(_) | Heard::Outside(_) | Heard::Stuck) => {
                 bail!("the guest does not answer: {other:?}")
             }
         }

@@ -238,6 +238,7 @@ fn in_guest(image: &Path, dir: &Path, kind: &str, samples: u64, batch: u64) -> R
             Heard::Ended(Ended::Exit(0)) => return Ok(output),
             other @ (Heard::Ended(Ended::Exit(_) | Ended::Signal(_) | Ended::OutOfMemory)
             | Heard::Said(_)
+            | Heard::Outside(_)
             | Heard::Stuck) => bail!("it does not end: {other:?}"),
         }
     }

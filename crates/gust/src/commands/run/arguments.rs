@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use gust_node::Program;
+use gust_node::{EgressPolicy, Program};
 
 use crate::{cli::Output, paths};
 
@@ -74,6 +74,10 @@ pub struct RunArgs {
     /// Host name
     #[arg(long, default_value = "gust", value_name = "NAME")]
     pub hostname: String,
+    /// Where it may connect to: public, dns, host:PORT, ADDRESS[/PREFIX][:PORT[-PORT]]; can be given several times
+    /// [default: nowhere]
+    #[arg(long = "net", value_name = "RULE")]
+    pub net: Vec<String>,
     /// Tell on standard error, at the end, what the program used
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "text", value_name = "FORM", require_equals = true)]
     pub stats: Option<Output>,
@@ -96,6 +100,7 @@ pub(super) struct Settings {
     pub mounts: Vec<Mount>,
     pub user: (u32, u32),
     pub timeout: Option<Duration>,
+    pub egress: EgressPolicy,
 }
 
 impl RunArgs {
@@ -138,6 +143,7 @@ impl RunArgs {
             environment: environment(&self.environment)?,
             mounts,
             user: user(&self.user)?,
+            egress: EgressPolicy::parse(self.net.iter().map(String::as_str)).context("read --net")?,
             timeout: self.timeout.map(timeout).transpose()?,
         })
     }

@@ -69,6 +69,7 @@ async fn start(arguments: RunArgs) -> Result<u8> {
         mounts,
         user,
         timeout,
+        egress,
     } = arguments.settings()?;
     let data_dir = arguments.data_dir.unwrap_or_else(paths::data_dir);
     let root = image::root(&arguments.image, &data_dir)?;
@@ -90,6 +91,7 @@ async fn start(arguments: RunArgs) -> Result<u8> {
         tmp_bytes: arguments.tmp << 20,
         root: root.into(),
         mounts,
+        egress,
         standard,
     };
     let ended = match programs.run(program).await {
