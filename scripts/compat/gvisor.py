@@ -226,7 +226,12 @@ def table(results):
         all_cases, all_native, all_both = all_cases + len(cases), all_native + len(native), all_both + len(both)
     share = f"{100 * all_both / max(all_native, 1):.1f} %"
     lines.append(f"| **all {len(results)}** | **{all_cases}** | **{all_native}** | **{all_both}** | **{share}** |")
-    hung = sum(case["sandbox"] == "HUNG" for cases in results.values() for case in cases.values())
+    hung = [
+        f"`{name}`" for cases in results.values() for name, case in cases.items() if case["sandbox"] == "HUNG"
+    ]
+    if hung:
+        lines.append(f"\nOf the failures, these were still running after {CASE_SECONDS} s: {', '.join(hung)}.")
+    hung = len(hung)
     return "\n".join(lines), f"{all_both} of {all_native} native passes ({share}), {hung} hung"
 
 

@@ -84,7 +84,9 @@ impl Kernel {
         let created = resolved.node.is_none();
         let mut file = self.open_vnode(cx, vnode, flags, created)?;
         file.path = Some(self.textual_path(fd, path));
-        if let Some((pipe, openings)) = self.lacks_partner(&file) {
+        // An end of an anonymous pipe that is opened again (`/proc/self/fd`) waits for nobody.
+        let named = !matches!(vnode, Vnode::Descriptor(_));
+        if let Some((pipe, openings)) = self.lacks_partner(&file).filter(|_| named) {
             let held = self.files.add_held(file)?;
             if let Some(call) = &mut self.thread_mut(cx.slot).call {
                 (call.held, call.progress) = (Some(held), u64::from(openings));

@@ -63,6 +63,19 @@ fn a_named_pipe_opens_when_both_ends_do() {
 }
 
 #[test]
+fn an_anonymous_pipe_is_opened_again_at_once() {
+    let mut guest = Guest::new();
+    let (reader, writer) = pipe(&mut guest);
+    assert_eq!(guest.done(libc::SYS_close, &[writer]), 0);
+    let again = guest.open(&format!("/proc/self/fd/{reader}"), libc::O_RDONLY) as u64;
+    assert_eq!(
+        guest.done(libc::SYS_read, &[again, SCRATCH, 1]),
+        0,
+        "nobody writes"
+    );
+}
+
+#[test]
 fn a_file_opened_for_its_path_is_good_for_nothing_else() {
     let mut guest = Guest::new();
     guest.open("/tmp/f", libc::O_CREAT | libc::O_RDWR);
