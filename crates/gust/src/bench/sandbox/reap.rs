@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
-use rustix::fs::{Advice, fadvise, fstatfs};
+use rustix::fs::{Advice, fadvise, fstat, fstatfs, statvfs};
 use serde_json::json;
 
 use super::{
@@ -33,7 +33,7 @@ use crate::{
         report::{Report, Row},
         targets::Target,
     },
-    output::progress,
+    output::{bytes, progress},
 };
 
 /// Instances at once.
@@ -48,6 +48,9 @@ const REAP_TIMES: f64 = 3.7;
 
 /// Samples of one instance alone, for each sample that was asked for.
 const ALONE_SHARE: u64 = 20;
+
+/// Room that is left to others on the disk.
+const SPARE_BYTES: u64 = 1 << 30;
 
 /// File systems that lie in memory (`statfs(2)`).
 const TMPFS: i64 = 0x0102_1994;
@@ -210,6 +213,7 @@ fn measure(
     let mut copies: Vec<Copied> = Vec::new();
     let mut measured = Vec::new();
     for count in AT_ONCE {
+        check_room(&lab, count - copies.len(), scratch)?;
         while copies.len() < count {
             copies.push(copy(&lab, scratch)?);
         }
@@ -224,6 +228,30 @@ fn measure(
         measured.push(taken);
     }
     Ok(measured)
+}
+
+/// A disk that fills up would harm others than this measurement.
+fn check_room(lab: &Lab, copies: usize, scratch: &Path) -> Result<()> {
+    let mut needed = 0;
+    for file in lab.files() {
+        needed += fstat(file)
+            .context("measure a snapshot's file")?
+            .st_size
+            .unsigned_abs();
+    }
+    let needed = needed.saturating_mul(copies as u64);
+    let disk = statvfs(scratch).with_context(|| format!("look at {}", scratch.display()))?;
+    let room = disk
+        .f_bavail
+        .saturating_mul(disk.f_frsize)
+        .saturating_sub(SPARE_BYTES);
+    ensure!(
+        needed <= room,
+        "the scratch directory {} has no room for {copies} copies of a snapshot, {} together: name another (--scratch-dir)",
+        scratch.display(),
+        bytes(needed)
+    );
+    Ok(())
 }
 
 /// Copies of a snapshot's files, written to the disk.
