@@ -280,7 +280,7 @@ fn ending(
     let phase = match outcome.start {
         StartKind::Booted => Some(StartPhase::Init),
         StartKind::Restored | StartKind::Armed => Some(StartPhase::Restore),
-        StartKind::Warm => None,
+        StartKind::Warm | StartKind::Thawed => None,
     };
     text.push_str(&lines::end(request_id));
     text.push_str(&lines::report(&Report {

@@ -47,6 +47,7 @@ impl Call {
         match self.start {
             StartKind::Warm => "warm",
             StartKind::Armed => "armed",
+            StartKind::Thawed => "thawed",
             StartKind::Restored => "restored",
             StartKind::Booted => "booted",
         }

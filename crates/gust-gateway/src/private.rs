@@ -110,6 +110,7 @@ fn stats(control: &Control) -> Answer {
                 "shaped": stats.node.shaped,
                 "armed": stats.node.armed,
                 "idle": stats.node.idle,
+                "frozen": stats.node.frozen,
                 "busy": stats.node.busy,
                 "queued": stats.node.queued,
                 "snapshots_on_disk": stats.node.snapshots_on_disk,

@@ -45,6 +45,8 @@ pub struct NodeConfig {
     pub memory_budget_bytes: u64,
     /// Memory that snapshots may take, in bytes; others are used in place on disk.
     pub snapshot_memory_bytes: u64,
+    /// How long an instance stays idle before it is frozen, where snapshots allow that; `None` for never.
+    pub freeze_after: Option<Duration>,
     /// How long an instance stays idle before it is dropped.
     pub idle_timeout: Duration,
     /// Longest wait for a free instance when every place is taken.
@@ -165,6 +167,8 @@ pub enum StartKind {
     Warm,
     /// It was armed: restored and touched ahead, never run, or copied back.
     Armed,
+    /// It had been frozen, and was laid out again with its memory as the last call left it.
+    Thawed,
     /// Restored in a prepared worker.
     Restored,
     /// Booted or started from nothing.
@@ -264,8 +268,10 @@ pub struct NodeStats {
     pub shaped: usize,
     /// Armed instances.
     pub armed: usize,
-    /// Idle instances.
+    /// Idle instances, frozen ones too.
     pub idle: usize,
+    /// Idle instances that are kept without a worker.
+    pub frozen: usize,
     /// Instances that serve a call.
     pub busy: usize,
     /// Calls that wait for a place.

@@ -89,6 +89,7 @@ impl Inner {
         worker.stand_back(true);
         self.open_egress(&mut worker, version);
         let record = recording.is_some();
+        let origin = snapshot.stored_checksum();
         let restoring = restoring(version, snapshot, files, &identity, true, record);
         let sent = worker.send(&[restoring.outgoing()]).await;
         sent.map_err(StartError::Lost)?;
@@ -108,6 +109,7 @@ impl Inner {
             place,
             memory_bytes,
             recording,
+            origin,
         }))
     }
 

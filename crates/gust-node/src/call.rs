@@ -240,6 +240,6 @@ fn invoke_command(invocation: &Invocation) -> Command {
 pub(crate) fn is_restore(kind: StartKind) -> bool {
     match kind {
         StartKind::Restored => true,
-        StartKind::Warm | StartKind::Armed | StartKind::Booted => false,
+        StartKind::Warm | StartKind::Thawed | StartKind::Armed | StartKind::Booted => false,
     }
 }

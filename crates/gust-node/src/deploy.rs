@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -63,6 +63,10 @@ impl Inner {
                 let memory_bytes = instance.memory_bytes;
                 self.desk.rest(*instance, kind == StartKind::Armed);
                 Ok((Duration::ZERO, memory_bytes, 0))
+            }
+            Ok(Granted::Thaw(frozen)) => {
+                self.desk.rest_frozen(*frozen, Instant::now());
+                Ok((Duration::ZERO, 0, 0))
             }
             Ok(Granted::Start(place)) => {
                 let booted = self.boot(version, place, log).await?;

@@ -9,8 +9,8 @@ use std::{
 
 use crate::{
     api::{InvokeError, NodeError, StartKind, VersionId},
-    instance::Instance,
-    places::{Bounds, Claim, Consequences, Counts, Grant, PlaceId, Places, Rested},
+    instance::{AtRest, Frozen, Instance},
+    places::{Bounds, Claim, Cold, Consequences, Counts, Grant, PlaceId, Places, Rested},
     version::Version,
 };
 
@@ -25,7 +25,7 @@ const FULL: InvokeError = InvokeError::NoCapacity {
 /// The places of one node.
 #[derive(Debug)]
 pub(crate) struct Desk {
-    places: Mutex<Places<Instance, Granted>>,
+    places: Mutex<Places<AtRest, Granted>>,
 }
 
 /// What a call gets.
@@ -33,6 +33,8 @@ pub(crate) struct Desk {
 pub(crate) enum Granted {
     /// An instance that is ready.
     Use(Box<Instance>, StartKind),
+    /// An instance that is ready once it has a worker.
+    Thaw(Box<Frozen>),
     /// A place to start one in.
     Start(Place),
 }
@@ -42,6 +44,15 @@ pub(crate) enum Granted {
 pub(crate) struct Place {
     desk: Arc<Desk>,
     id: PlaceId,
+}
+
+impl Granted {
+    fn of(at_rest: AtRest, kind: StartKind) -> Self {
+        match at_rest {
+            AtRest::Instance(instance) => Self::Use(instance, kind),
+            AtRest::Frozen(frozen) => Self::Thaw(Box::new(frozen)),
+        }
+    }
 }
 
 impl Place {
@@ -110,7 +121,7 @@ impl Desk {
             let (claim, consequences) = self.places().claim(id, patient);
             self.carry_out(consequences);
             let granted = match claim {
-                Claim::Use(instance, kind) => Granted::Use(Box::new(instance), kind),
+                Claim::Use(at_rest, kind) => Granted::of(at_rest, kind),
                 Claim::Queued { mut turn, settling } => {
                     let short = deadline.min(tokio::time::Instant::now() + patience);
                     let wait = if settling { short } else { deadline };
@@ -175,23 +186,62 @@ impl Desk {
 
     /// Takes an instance to rest: for the next call, or as an armed one.
     pub(crate) fn rest(self: &Arc<Self>, instance: Instance, armed: bool) {
+        let cold = match instance.origin {
+            Some(_) if !armed && instance.version.keeps_memory() => Cold::Not,
+            Some(_) | None => Cold::Never,
+        };
+        self.put(instance, (armed, cold), Instant::now());
+    }
+
+    /// Takes an instance that could not be frozen back to its rest, where it has been since then.
+    pub(crate) fn leave_at_rest(self: &Arc<Self>, instance: Instance, since: Instant) {
+        self.put(instance, (false, Cold::Never), since);
+    }
+
+    fn put(self: &Arc<Self>, instance: Instance, (armed, cold): (bool, Cold), since: Instant) {
         let rested = Rested {
             id: instance.version.id().clone(),
             generation: instance.version.generation,
             place: instance.place.id,
             bytes: instance.memory_bytes,
-            instance,
+            instance: AtRest::Instance(Box::new(instance)),
             armed,
+            cold,
         };
-        let consequences = self.places().rest(rested, Instant::now());
+        let consequences = self.places().rest(rested, since);
         self.carry_out(consequences);
+    }
+
+    /// Takes a frozen instance to rest, where it has been since then.
+    pub(crate) fn rest_frozen(self: &Arc<Self>, frozen: Frozen, since: Instant) {
+        let rested = Rested {
+            id: frozen.version.id().clone(),
+            generation: frozen.version.generation,
+            place: frozen.place.id,
+            bytes: frozen.state.len() as u64,
+            instance: AtRest::Frozen(frozen),
+            armed: false,
+            cold: Cold::Frozen,
+        };
+        let consequences = self.places().rest(rested, since);
+        self.carry_out(consequences);
+    }
+
+    /// Takes out idle instances that are to be frozen, each with when it came to rest.
+    pub(crate) fn freezable(&self, freeze_after: Duration, most: usize) -> Vec<(Instance, Instant)> {
+        let found = self.places().freezable(Instant::now(), freeze_after, most);
+        let instance = |(at_rest, since)| match at_rest {
+            AtRest::Instance(instance) => Some((*instance, since)),
+            AtRest::Frozen(_) => None,
+        };
+        found.into_iter().filter_map(instance).collect()
     }
 
     /// Lets go of what has been at rest too long, or has died.
     pub(crate) fn expire(&self, idle_timeout: Duration) {
         let gone = self
             .places()
-            .expire(Instant::now(), idle_timeout, Instance::has_ended);
+            .expire(Instant::now(), idle_timeout, AtRest::has_ended);
         drop(gone);
     }
 
@@ -211,11 +261,11 @@ impl Desk {
         self.places().counts()
     }
 
-    fn carry_out(self: &Arc<Self>, consequences: Consequences<Instance, Granted>) {
+    fn carry_out(self: &Arc<Self>, consequences: Consequences<AtRest, Granted>) {
         let Consequences { turns, dropped } = consequences;
         for (sender, grant) in turns {
             let granted = match grant {
-                Grant::Use(instance, kind) => Granted::Use(Box::new(instance), kind),
+                Grant::Use(at_rest, kind) => Granted::of(at_rest, kind),
                 Grant::Start(id) => Granted::Start(Place {
                     desk: Arc::clone(self),
                     id,
@@ -224,6 +274,7 @@ impl Desk {
             // The call was given up in this moment: the instance rests, the place is free again.
             match sender.send(granted) {
                 Err(Granted::Use(instance, kind)) => self.rest(*instance, kind == StartKind::Armed),
+                Err(Granted::Thaw(frozen)) => self.rest_frozen(*frozen, Instant::now()),
                 Err(Granted::Start(place)) => drop(place),
                 Ok(()) => {}
             }
@@ -231,7 +282,7 @@ impl Desk {
         drop(dropped);
     }
 
-    fn places(&self) -> MutexGuard<'_, Places<Instance, Granted>> {
+    fn places(&self) -> MutexGuard<'_, Places<AtRest, Granted>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

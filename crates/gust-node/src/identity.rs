@@ -25,6 +25,11 @@ impl Identity {
         }
     }
 
+    /// Of an instance that has one already; what it is random by is its own.
+    pub(crate) fn known(id: String) -> Self {
+        Self { id, ..Self::new() }
+    }
+
     /// As the worker is told.
     pub(crate) fn spec(&self) -> protocol::Identity {
         protocol::Identity {

@@ -25,6 +25,37 @@ pub(crate) struct Instance {
     pub memory_bytes: u64,
     /// It records its first run, for a layout to be learned.
     pub recording: Option<Recording>,
+    /// Checksum of the stored snapshot that it was restored from: without one it cannot be frozen.
+    pub origin: Option<[u8; 32]>,
+}
+
+/// An instance without its worker: what its calls have left in it, compressed.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub id: String,
+    pub version: Arc<Version>,
+    pub place: Place,
+    /// As its worker gave it; for a worker of the same version only.
+    pub state: Vec<u8>,
+    /// Checksum of the snapshot that it is a difference to.
+    pub origin: [u8; 32],
+}
+
+/// What rests.
+#[derive(Debug)]
+pub(crate) enum AtRest {
+    Instance(Box<Instance>),
+    Frozen(Frozen),
+}
+
+impl AtRest {
+    /// Whether its worker has ended, if it has one.
+    pub(crate) fn has_ended(&self) -> bool {
+        match self {
+            Self::Instance(instance) => instance.has_ended(),
+            Self::Frozen(_) => false,
+        }
+    }
 }
 
 impl Instance {

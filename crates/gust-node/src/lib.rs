@@ -13,6 +13,7 @@ mod deploy;
 mod desk;
 mod egress;
 mod files;
+mod freeze;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod host;

@@ -21,7 +21,7 @@ use crate::{
     desk::{Desk, Granted, Place},
     files::FileStore,
     host::{settle_time, start_source},
-    instance::Instance,
+    instance::{Frozen, Instance},
     log::LogSink,
     outcome::{not_initialised, outcome},
     places::Bounds,
@@ -162,12 +162,15 @@ impl Inner {
             config,
         });
         let (weak, idle_timeout) = (Arc::downgrade(&inner), inner.config.idle_timeout);
+        let freeze_after = inner.config.freeze_after;
         tokio::spawn(async move {
-            let mut ticks = tokio::time::interval((idle_timeout / 4).clamp(SWEEP_PERIOD.0, SWEEP_PERIOD.1));
+            let shortest = freeze_after.map_or(idle_timeout, |after| after.min(idle_timeout));
+            let mut ticks = tokio::time::interval((shortest / 4).clamp(SWEEP_PERIOD.0, SWEEP_PERIOD.1));
             loop {
                 ticks.tick().await;
                 let Some(inner) = weak.upgrade() else { return };
                 inner.desk.expire(idle_timeout);
+                inner.freeze_idle();
                 inner.pool.tend();
                 inner.shaped.tend();
             }
@@ -240,6 +243,10 @@ impl Inner {
                     kind,
                     restoring: None,
                     init: None,
+                },
+                Granted::Thaw(frozen) => match self.make_thawed(*frozen, &mut log).await {
+                    Ok(ready) => ready,
+                    Err(error) => return Err(error.told().err().unwrap_or(NodeError::Stopping).into()),
                 },
                 Granted::Start(place) => match self.make_ready(&version, place, &mut log).await {
                     Ok(ready) => ready,
@@ -314,6 +321,23 @@ impl Inner {
         })
     }
 
+    /// Gives a frozen instance a worker; a start of another where that cannot be.
+    async fn make_thawed(self: &Arc<Self>, frozen: Frozen, log: &mut LogSink) -> Result<Ready, StartError> {
+        let version = Arc::clone(&frozen.version);
+        let Some(store) = &self.snapshots else {
+            return self.make_ready(&version, frozen.place, log).await;
+        };
+        match self.thaw(store, frozen, log).await? {
+            Ok((instance, restoring)) => Ok(Ready {
+                instance: Box::new(instance),
+                kind: StartKind::Thawed,
+                restoring: Some(restoring),
+                init: None,
+            }),
+            Err(place) => self.make_ready(&version, place, log).await,
+        }
+    }
+
     pub(crate) fn evict(&self, id: &VersionId, keep_armed: bool) {
         self.desk.evict(id, keep_armed);
     }
@@ -325,6 +349,7 @@ impl Inner {
             shaped: self.shaped.len(),
             armed: counts.armed,
             idle: counts.idle,
+            frozen: counts.frozen,
             busy: counts.busy,
             queued: counts.queued,
             snapshots_on_disk: self.snapshots.as_ref().map_or(0, |store| store.on_disk()),

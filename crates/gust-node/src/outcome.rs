@@ -29,7 +29,7 @@ pub(crate) fn outcome(
     } = ran;
     // A worker tells what its start took with its first answer, also when no call has waited for it.
     let timings = match start {
-        StartKind::Restored | StartKind::Booted => timings,
+        StartKind::Restored | StartKind::Thawed | StartKind::Booted => timings,
         StartKind::Warm | StartKind::Armed => WorkerTimings {
             map_ns: 0,
             fill_ns: 0,

@@ -23,7 +23,7 @@ use crate::{
     files::Files,
     host::BACKGROUND_PAUSE,
     identity::Identity,
-    instance::Instance,
+    instance::{Frozen, Instance},
     link::Outgoing,
     log::LogSink,
     node::Inner,
@@ -48,11 +48,21 @@ pub(crate) struct Restoring {
     memory: Arc<File>,
     layout: Option<(Arc<Layout>, Arc<File>)>,
     files: Arc<Files>,
+    /// A frozen instance.
+    frozen: Vec<u8>,
     /// A base snapshot has no function's images.
     is_base: bool,
 }
 
 impl Restoring {
+    /// The same for a frozen instance.
+    fn thawing(mut self) -> Self {
+        if let Command::Restore(spec) = &mut self.command {
+            spec.thaw = true;
+        }
+        self
+    }
+
     fn records(&self) -> bool {
         matches!(&self.command, Command::Restore(spec) if spec.record)
     }
@@ -68,6 +78,7 @@ impl Restoring {
         }
         Outgoing {
             descriptors,
+            body: &self.frozen,
             ..outgoing
         }
     }
@@ -123,6 +134,7 @@ async fn restore_runtime(
         snapshot,
         layout: layout.map(with_file),
         files: Arc::clone(files),
+        frozen: Vec::new(),
         is_base: true,
     };
     let sent = worker.send(&[restoring.outgoing()]).await;
@@ -245,6 +257,7 @@ impl Inner {
         let recording = snapshot.claim_recording();
         let identity = Identity::new();
         let record = recording.is_some();
+        let origin = snapshot.stored_checksum();
         let restoring = restoring(version, snapshot, files, &identity, false, record);
         let mut worker = self.room_for(&restoring).await?;
         self.open_egress(&mut worker, version);
@@ -256,8 +269,49 @@ impl Inner {
             place,
             memory_bytes: 0,
             recording,
+            origin,
         };
         Ok((instance, restoring))
+    }
+
+    /// A frozen instance with a worker to be laid out in, and the message for that; its place alone when its snapshot is not
+    /// the one that it was frozen from.
+    pub(crate) async fn thaw(
+        &self,
+        store: &Arc<SnapshotStore>,
+        frozen: Frozen,
+        log: &mut LogSink,
+    ) -> Result<Result<(Instance, Restoring), Place>, StartError> {
+        let Frozen {
+            id,
+            version,
+            place,
+            state,
+            origin,
+        } = frozen;
+        let files = version.files(&self.files).await?;
+        let made = self.snapshot(store, &version, log).await?;
+        if made.snapshot.stored_checksum() != Some(origin) {
+            return Ok(Err(place));
+        }
+        let identity = Identity::known(id);
+        let restoring = Restoring {
+            frozen: state,
+            ..restoring(&version, made.snapshot, files, &identity, false, false)
+        }
+        .thawing();
+        let mut worker = self.room_for(&restoring).await?;
+        self.open_egress(&mut worker, &version);
+        let instance = Instance {
+            id: identity.id,
+            version,
+            worker,
+            place,
+            memory_bytes: 0,
+            recording: None,
+            origin: Some(origin),
+        };
+        Ok(Ok((instance, restoring)))
     }
 
     /// Takes a snapshot on disk into memory, in the background: it is used again.
@@ -330,6 +384,7 @@ pub(crate) fn restoring(
         snapshot,
         layout: layout.map(with_file),
         files,
+        frozen: Vec::new(),
         is_base: false,
     }
 }

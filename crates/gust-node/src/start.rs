@@ -126,6 +126,7 @@ impl Inner {
             place,
             memory_bytes: waiting.memory_bytes,
             recording: None,
+            origin: None,
         };
         Ok(Booted { instance, took })
     }

@@ -147,6 +147,9 @@ pub struct UpArgs {
     /// Memory that snapshots may take, in MiB; others are used in place on disk [default: a quarter of the memory budget]
     #[arg(long, env = "GUST_SNAPSHOT_MEMORY")]
     pub snapshot_memory: Option<u64>,
+    /// Seconds after which an idle instance is frozen: kept without its process, at some hundred KiB; 0 for never [default: 30]
+    #[arg(long, env = "GUST_FREEZE_AFTER")]
+    pub freeze_after: Option<u64>,
     /// Seconds that an idle instance is kept [default: 300]
     #[arg(long, env = "GUST_IDLE_TIMEOUT")]
     pub idle_timeout: Option<u64>,

@@ -28,7 +28,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::api::{StartKind, VersionId};
-pub(crate) use types::{Bounds, Claim, Consequences, Counts, Grant, PlaceId, Rested};
+pub(crate) use types::{Bounds, Claim, Cold, Consequences, Counts, Grant, PlaceId, Rested};
 use types::{Entry, QUEUE_MAX, Resting, Taken, Waiter};
 
 /// The places of one node.
@@ -162,6 +162,7 @@ impl<I, T> Places<I, T> {
             instance,
             bytes,
             armed,
+            cold,
         } = rested;
         if let Some(taken) = self.taken.get_mut(&place) {
             self.bytes = self.bytes - taken.bytes + bytes;
@@ -175,7 +176,9 @@ impl<I, T> Places<I, T> {
             consequences.dropped.push(instance);
             return consequences;
         };
-        entry.expected_bytes = entry.expected_bytes.max(bytes);
+        if cold != Cold::Frozen {
+            entry.expected_bytes = entry.expected_bytes.max(bytes);
+        }
         let kind = if armed { StartKind::Armed } else { StartKind::Warm };
         let waiting = self
             .queue
@@ -193,13 +196,14 @@ impl<I, T> Places<I, T> {
             place,
             since: now,
             tick,
+            cold,
         };
         // The borrow above had to end for the queue.
         if let Some(entry) = self.versions.get_mut(&id) {
-            if armed {
-                entry.armed.push(resting);
-            } else {
-                entry.idle.push(resting);
+            match cold {
+                Cold::Not | Cold::Never if armed => entry.armed.push(resting),
+                Cold::Not | Cold::Never => entry.idle.push(resting),
+                Cold::Frozen => entry.idle.insert(0, resting),
             }
         }
         let mut consequences = self.serve_queue();
@@ -254,6 +258,27 @@ impl<I, T> Places<I, T> {
         gone.into_iter().map(|resting| resting.instance).collect()
     }
 
+    /// Takes out the idle instances that may be frozen and have been at rest for `freeze_after`, with the times since when;
+    /// at most `most`.
+    pub(crate) fn freezable(
+        &mut self,
+        now: Instant,
+        freeze_after: Duration,
+        most: usize,
+    ) -> Vec<(I, Instant)> {
+        let mut found = Vec::new();
+        for entry in self.versions.values_mut() {
+            let due = |resting: &mut Resting<I>| {
+                resting.cold == Cold::Not && now.saturating_duration_since(resting.since) >= freeze_after
+            };
+            found.extend(entry.idle.extract_if(.., due).take(most - found.len()));
+        }
+        found
+            .into_iter()
+            .map(|resting| (resting.instance, resting.since))
+            .collect()
+    }
+
     /// Takes out the idle instances of a version, and its armed ones too unless `keep_armed`. Those that serve a call or
     /// are in the making go when they come to rest.
     pub(crate) fn evict(&mut self, id: &VersionId, keep_armed: bool) -> Vec<I> {
@@ -284,9 +309,14 @@ impl<I, T> Places<I, T> {
     pub(crate) fn counts(&self) -> Counts {
         let sum = |of: fn(&Entry<I>) -> usize| self.versions.values().map(of).sum::<usize>();
         let (armed, idle) = (sum(|entry| entry.armed.len()), sum(|entry| entry.idle.len()));
+        let frozen = |entry: &Entry<I>| {
+            let idle = entry.idle.iter();
+            idle.filter(|resting| resting.cold == Cold::Frozen).count()
+        };
         Counts {
             armed,
             idle,
+            frozen: sum(frozen),
             busy: self.taken.len() - armed - idle,
             queued: self
                 .queue

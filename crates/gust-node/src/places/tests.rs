@@ -105,6 +105,7 @@ impl World {
             instance,
             bytes: mib * MIB,
             armed,
+            cold: Cold::Not,
         };
         let consequences = self.places.rest(rested, self.now);
         self.carry_out(consequences)
@@ -195,6 +196,7 @@ fn the_longest_at_rest_gives_way_whatever_its_version() {
         Counts {
             armed: 1,
             idle: 1,
+            frozen: 0,
             busy: 1,
             queued: 0,
             memory_bytes: 30 * MIB
@@ -334,6 +336,7 @@ fn a_removed_version_lets_go_of_everything() {
         instance: busy,
         bytes: 0,
         armed: false,
+        cold: Cold::Not,
     };
     let consequences = world.places.rest(rested, world.now);
     assert_eq!(world.carry_out(consequences), 1);
@@ -519,4 +522,47 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_rests_is_frozen_in_time_and_taken_last() {
+    let mut world = World::new(4, 1000);
+    let [one, two] = [world.start("a"), world.start("a")];
+    let (first, second) = (one.place, two.place);
+    world.rest(one, 10, false);
+    world.rest(two, 10, false);
+    let after = |world: &mut World, seconds| {
+        let now = world.now;
+        world.places.freezable(now, Duration::from_secs(seconds), 8)
+    };
+    assert!(after(&mut world, 2).is_empty(), "one second ago at the earliest");
+    let mut taken = after(&mut world, 1);
+    let (instance, since) = taken.pop().unwrap();
+    assert!(taken.is_empty() && instance.place == first);
+    let generation = world.places.versions[&id("a")].generation;
+    let rested = Rested {
+        id: id("a"),
+        generation,
+        place: first,
+        instance,
+        bytes: 1,
+        armed: false,
+        cold: Cold::Frozen,
+    };
+    let consequences = world.places.rest(rested, since);
+    assert_eq!(world.carry_out(consequences), 0);
+    let counts = world.places.counts();
+    assert_eq!(
+        (counts.idle, counts.frozen, counts.memory_bytes),
+        (2, 1, 10 * MIB + 1)
+    );
+    // It is not frozen twice, and the other is taken before it.
+    assert!(after(&mut world, 1).is_empty());
+    for place in [second, first] {
+        match world.claim_with("a", true) {
+            Claim::Use(instance, StartKind::Warm) => assert_eq!(instance.place, place),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(world.places.counts().frozen, 0);
 }

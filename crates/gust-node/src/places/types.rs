@@ -72,7 +72,9 @@ impl<I, T> Consequences<I, T> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub armed: usize,
+    /// Frozen ones too.
     pub idle: usize,
+    pub frozen: usize,
     pub busy: usize,
     pub queued: usize,
     pub memory_bytes: u64,
@@ -86,6 +88,7 @@ pub(super) struct Resting<I> {
     pub(super) since: Instant,
     /// Order in which instances came to rest, over all versions.
     pub(super) tick: u64,
+    pub(super) cold: Cold,
 }
 
 /// What is known of a version.
@@ -147,4 +150,17 @@ pub(crate) struct Rested<I> {
     pub bytes: u64,
     /// It is as its snapshot left it.
     pub armed: bool,
+    /// Whether it may be frozen, or is.
+    pub cold: Cold,
+}
+
+/// Whether an instance at rest has its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cold {
+    /// It has, and may be frozen.
+    Not,
+    /// It has, and is not to be frozen.
+    Never,
+    /// It is frozen: the last that is taken, and the last that goes for another's sake.
+    Frozen,
 }

@@ -86,6 +86,11 @@ impl Snapshot {
         self.memory.wants_memory()
     }
 
+    /// Names what is stored; `None` when nothing is, so that it cannot be told from another.
+    pub(crate) fn stored_checksum(&self) -> Option<[u8; 32]> {
+        (self.stored_bytes > 0).then_some(self.checksum)
+    }
+
     /// Bytes that it takes of the host's memory.
     fn held_bytes(&self) -> u64 {
         self.memory.held_bytes() + self.state_bytes + self.learning.held_bytes()

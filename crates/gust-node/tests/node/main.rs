@@ -93,6 +93,7 @@ fn main() -> ExitCode {
                 snapshots::a_snapshot_of_another_processor_is_made_anew,
                 snapshots::layouts_are_learned_from_the_first_runs,
                 snapshots::what_has_no_room_in_memory_is_used_on_disk,
+                snapshots::idle_instances_are_frozen_and_go_on,
                 snapshots::instances_are_armed_ahead,
                 snapshots::functions_are_laid_out_on_their_base,
                 snapshots::memory_is_given_back_after_every_call,

@@ -195,6 +195,40 @@ pub async fn what_has_no_room_in_memory_is_used_on_disk(isolation: Isolation) ->
     Ok(())
 }
 
+pub async fn idle_instances_are_frozen_and_go_on(isolation: Isolation) -> Result<(), Failed> {
+    let soon = |config: &mut NodeConfig| config.freeze_after = Some(Duration::from_millis(1));
+    for root in [&IMAGES.device, &IMAGES.api] {
+        let world = World::new(isolation, soon).await?;
+        let id = world.ready(spec(root, "echo")).await?;
+        world.node.evict(&id, false).await;
+        let first = world.call(&id, "count").await?;
+        let (instance, mut count) = (first.outcome.instance_id.clone(), 1);
+        equal(response(&first)?, count.to_string())?;
+        for _ in 0..4 {
+            until(|| async { world.node.stats().frozen == 1 }).await?;
+            equal(world.node.stats().idle, 1)?;
+            let called = world.call(&id, "count").await?;
+            count += 1;
+            equal(
+                (
+                    response(&called)?,
+                    called.outcome.start,
+                    &called.outcome.instance_id,
+                ),
+                (count.to_string(), StartKind::Thawed, &instance),
+            )?;
+            world.settled().await?;
+        }
+        // A frozen instance is let go of as any other.
+        until(|| async { world.node.stats().frozen == 1 }).await?;
+        world.node.evict(&id, false).await;
+        until(|| async { world.node.stats().idle == 0 }).await?;
+        equal(response(&world.call(&id, "count").await?)?, "1".to_owned())?;
+        world.stop().await;
+    }
+    Ok(())
+}
+
 pub async fn layouts_are_learned_from_the_first_runs(isolation: Isolation) -> Result<(), Failed> {
     for root in [&IMAGES.device, &IMAGES.api] {
         let world = World::new(isolation, |config| config.pool_size = 0).await?;

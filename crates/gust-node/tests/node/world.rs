@@ -163,6 +163,7 @@ impl World {
             instances_max: 8,
             memory_budget_bytes: 4 << 30,
             snapshot_memory_bytes: 1 << 30,
+            freeze_after: None,
             idle_timeout: Duration::from_secs(600),
             queue_timeout: Duration::from_secs(20),
             egress: Arc::default(),

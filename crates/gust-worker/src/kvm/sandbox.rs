@@ -629,11 +629,14 @@ impl Sandbox {
         })
     }
 
-    /// The guest without its machine; `None` when it is too large for that, or has nothing that its snapshot has not.
+    /// The guest without its machine; `None` when it is too large for that, or is connected to something outside.
     pub fn freeze(&mut self) -> Result<Option<Vec<u8>>, SandboxError> {
         let is_settled = self.waits_for == WaitsFor::Event && self.said.is_empty() && self.renewal.is_none();
         let Some(origin) = self.origin.as_ref().filter(|origin| {
-            is_settled && origin.memory_mode == MemoryMode::Reuse && self.kernel.ended().is_none()
+            is_settled
+                && origin.memory_mode == MemoryMode::Reuse
+                && self.kernel.ended().is_none()
+                && !self.kernel.has_outside()
         }) else {
             return Ok(None);
         };

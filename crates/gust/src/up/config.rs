@@ -17,6 +17,9 @@ use crate::{
 /// Most prepared workers.
 const POOL_MAX: usize = 256;
 
+/// How long an instance is idle before it is frozen, in seconds, unless someone says otherwise.
+const FREEZE_AFTER_S: u64 = 30;
+
 /// Part of the memory budget that snapshots may take unless someone says otherwise.
 const SNAPSHOTS_PART: u64 = 4;
 
@@ -32,6 +35,7 @@ struct File {
     instances: Option<usize>,
     memory_budget: Option<u64>,
     snapshot_memory: Option<u64>,
+    freeze_after: Option<u64>,
     idle_timeout: Option<u64>,
     egress: Option<Vec<String>>,
     memory: Option<MemoryChoice>,
@@ -66,6 +70,8 @@ pub struct UpConfig {
     pub memory_budget_bytes: u64,
     /// Memory that snapshots may take.
     pub snapshot_memory_bytes: u64,
+    /// How long an instance is idle before it is frozen.
+    pub freeze_after: Option<Duration>,
     /// How long an idle instance is kept.
     pub idle_timeout: Duration,
     /// What becomes of memory between calls.
@@ -141,6 +147,14 @@ impl UpConfig {
             instances: arguments.instances.or(file.instances).unwrap_or(1000),
             memory_budget_bytes,
             snapshot_memory_bytes,
+            freeze_after: match arguments
+                .freeze_after
+                .or(file.freeze_after)
+                .unwrap_or(FREEZE_AFTER_S)
+            {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds)),
+            },
             idle_timeout: Duration::from_secs(arguments.idle_timeout.or(file.idle_timeout).unwrap_or(300)),
             memory_mode: match memory {
                 MemoryChoice::Reuse => MemoryMode::Reuse,
