@@ -37,7 +37,7 @@ mod zygote;
 
 pub use api::{
     Deployed, Failure, Invocation, InvokeError, InvokeResult, Isolation, Node, NodeConfig, NodeError,
-    NodeStats, Outcome, StartKind, Timings, VersionId, VersionSpec,
+    NodeStats, Outcome, PageSharing, StartKind, Timings, VersionId, VersionSpec,
 };
 pub use gust_worker::protocol::{GuestExit, MemoryMode, RunStats};
 pub use program::{Program, ProgramEnd, Programs, Running, Standard};

@@ -95,6 +95,7 @@ fn main() -> ExitCode {
                 snapshots::what_has_no_room_in_memory_is_used_on_disk,
                 snapshots::instances_are_armed_ahead,
                 snapshots::functions_are_laid_out_on_their_base,
+                snapshots::pages_can_be_kept_to_one_version,
                 snapshots::memory_is_given_back_after_every_call,
                 snapshots::memory_that_cannot_be_given_back_is_not_used_again,
                 snapshots::no_two_instances_are_alike,

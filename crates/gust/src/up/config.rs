@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Durat
 use anyhow::{Context, Result, bail};
 use gust_control::{ids::Place, limits::AccountLimits};
 use gust_gateway::AuthConfig;
+use gust_node::PageSharing;
 use gust_worker::protocol::MemoryMode;
 use serde::Deserialize;
 
 use crate::{
-    cli::{IsolationChoice, MemoryChoice, UpArgs},
+    cli::{IsolationChoice, MemoryChoice, SharingChoice, UpArgs},
     paths,
 };
 
@@ -31,6 +32,7 @@ struct File {
     instances: Option<usize>,
     memory_budget: Option<u64>,
     snapshot_memory: Option<u64>,
+    page_sharing: Option<SharingChoice>,
     idle_timeout: Option<u64>,
     memory: Option<MemoryChoice>,
     region: Option<String>,
@@ -64,6 +66,8 @@ pub struct UpConfig {
     pub memory_budget_bytes: u64,
     /// Memory that snapshots may take.
     pub snapshot_memory_bytes: u64,
+    /// Which instances may map the same pages of memory.
+    pub page_sharing: PageSharing,
     /// How long an idle instance is kept.
     pub idle_timeout: Duration,
     /// What becomes of memory between calls.
@@ -137,6 +141,10 @@ impl UpConfig {
             instances: arguments.instances.or(file.instances).unwrap_or(1000),
             memory_budget_bytes,
             snapshot_memory_bytes,
+            page_sharing: match arguments.page_sharing.or(file.page_sharing) {
+                Some(SharingChoice::Version) => PageSharing::Version,
+                Some(SharingChoice::Runtime) | None => PageSharing::Runtime,
+            },
             idle_timeout: Duration::from_secs(arguments.idle_timeout.or(file.idle_timeout).unwrap_or(300)),
             memory_mode: match memory {
                 MemoryChoice::Reuse => MemoryMode::Reuse,
@@ -240,6 +248,11 @@ mod tests {
         let config = combine(&["--access-keys", "B:x:y,C:z", "--require-auth=false"], file).unwrap();
         assert_eq!(config.auth.keys.get("B").map(String::as_str), Some("x:y"));
         assert!(!config.auth.require);
+        assert_eq!(config.page_sharing, PageSharing::Runtime);
+        let config = combine(&[], "page_sharing = 'version'").unwrap();
+        assert_eq!(config.page_sharing, PageSharing::Version);
+        let config = combine(&["--page-sharing", "runtime"], "page_sharing = 'version'").unwrap();
+        assert_eq!(config.page_sharing, PageSharing::Runtime);
     }
 
     #[test]

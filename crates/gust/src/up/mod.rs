@@ -221,6 +221,7 @@ async fn start_node(config: &UpConfig, isolation: Isolation) -> Result<Node> {
         instances_max: config.instances,
         memory_budget_bytes: config.memory_budget_bytes,
         snapshot_memory_bytes: config.snapshot_memory_bytes,
+        page_sharing: config.page_sharing,
         idle_timeout: config.idle_timeout,
         queue_timeout: QUEUE_TIMEOUT,
         worker_program: None,
