@@ -267,15 +267,20 @@ impl Lab {
         Ok(())
     }
 
-    /// The version's files: memory, state and layout.
-    pub fn files(&self) -> [&OwnedFd; 3] {
-        [&self.version.memory, &self.version.state, &self.layout]
+    /// The version's files: memory, state, layout, and the layout with a graft.
+    pub fn files(&self) -> [&OwnedFd; 4] {
+        [
+            &self.version.memory,
+            &self.version.state,
+            &self.layout,
+            &self.grafted,
+        ]
     }
 
     /// The same from copies of the version's files.
     pub fn lay_out_from(
         &self,
-        [memory, state, layout_file]: [&OwnedFd; 3],
+        [memory, state, layout_file, grafted]: [&OwnedFd; 4],
         room: Room,
         layout: Layout,
         n: u64,
@@ -283,8 +288,10 @@ impl Lab {
         let mut restore = self.restore_of(layout, n, MemoryMode::Reuse)?;
         restore.memory = duplicate(memory)?;
         restore.state = duplicate(state)?;
+        restore.on_base = room.on_base;
         if restore.layout.is_some() {
-            restore.layout = Some(duplicate(layout_file)?);
+            let file = if room.on_base { grafted } else { layout_file };
+            restore.layout = Some(duplicate(file)?);
         }
         Ok(Sandbox::restore(room.vm, room.outside, restore)?)
     }

@@ -1,7 +1,9 @@
 //! `--part reap`: restores from a disk whose contents are not in memory, with the working set brought in ahead and without.
 //!
 //! REAP (ASPLOS 2021) records the pages that the first invocations touch, keeps them in one block, and reads that before the
-//! guest runs. Here the block is the layout; without it every page is read when the guest meets it. Snapshots lie in files
+//! guest runs. Here the block is the layout; without it every page is read when the guest meets it. With it there are two
+//! ways: in a blank machine, and, as the platform restores a function of a runtime of its own, in one that holds the runtime's
+//! base, which has been laid out ahead and is no tenant's. Snapshots lie in files
 //! of a directory on a disk, each instance has copies of its own, and before each sample they are dropped from the page cache.
 //! That they were is checked by what the process then reads from the disk. The runtime's image is not part of that: what of it
 //! a function needs is in its snapshot.
@@ -86,8 +88,15 @@ impl Taken {
     }
 }
 
-/// A snapshot's files, one instance's own.
-type Copied = [OwnedFd; 3];
+/// A snapshot's files, one instance's own: memory, state, layout, and the layout with a graft.
+type Copied = [OwnedFd; 4];
+
+/// The ways that are compared: lazily, with the working set in a blank machine, and in one with the runtime's base.
+const WAYS: [(Layout, &str); 3] = [
+    (Layout::Unknown, "lazy"),
+    (Layout::Fast, "prefetched, blank machine"),
+    (Layout::Grafted, "prefetched, on the base"),
+];
 
 /// Measures.
 pub fn run(settings: &Settings) -> Result<Report> {
@@ -99,15 +108,20 @@ pub fn run(settings: &Settings) -> Result<Report> {
     )];
     let mut columns = Vec::new();
     for count in AT_ONCE {
-        columns.extend(["lazy_ms", "prefetch_ms", "times"].map(|column| format!("{column}_{count}")));
+        columns.extend(
+            ["lazy_ms", "blank_ms", "base_ms", "times_blank", "times_base"]
+                .map(|column| format!("{column}_{count}")),
+        );
     }
     columns.extend(
         [
             "lazy_faults",
-            "prefetch_faults",
+            "blank_faults",
+            "base_faults",
             "gone_percent",
             "lazy_mib",
-            "prefetch_mib",
+            "blank_mib",
+            "base_mib",
         ]
         .map(str::to_owned),
     );
@@ -118,28 +132,32 @@ pub fn run(settings: &Settings) -> Result<Report> {
         columns,
         lines: Vec::new(),
     };
-    let (mut rows, mut times, mut gone) = (Vec::new(), AT_ONCE.map(|_| Vec::new()), Vec::new());
+    let (mut rows, mut gone) = (Vec::new(), Vec::new());
+    let mut times = AT_ONCE.map(|_| [Vec::new(), Vec::new()]);
     if let Some(image) = settings.runtime("python3.11", &mut remarks) {
         let bar = progress("functions", SUITE.len());
         for function in SUITE {
             let measured = measure(settings, &image, &function, &scratch)
                 .with_context(|| format!("measure {}", function.name))?;
             let mut numbers = Vec::new();
-            for ([lazy, prefetch], times) in measured.iter().zip(&mut times) {
-                let (lazy, prefetch) = (lazy.median()?.as_secs_f64(), prefetch.median()?.as_secs_f64());
-                times.push(lazy / prefetch);
-                numbers.extend([lazy * 1e3, prefetch * 1e3, lazy / prefetch].map(Some));
+            for ([lazy, blank, base], times) in measured.iter().zip(&mut times) {
+                let seconds = |taken: &Taken| Ok::<_, anyhow::Error>(taken.median()?.as_secs_f64());
+                let (lazy, blank, base) = (seconds(lazy)?, seconds(blank)?, seconds(base)?);
+                times[0].push(lazy / blank);
+                times[1].push(lazy / base);
+                numbers.extend([lazy * 1e3, blank * 1e3, base * 1e3, lazy / blank, lazy / base].map(Some));
             }
-            let [lazy, prefetch] = &measured[0];
-            let share = 100.0 * (1.0 - prefetch.mean_faults() / lazy.mean_faults().max(1.0));
+            let [lazy, blank, base] = &measured[0];
+            let share = 100.0 * (1.0 - base.mean_faults() / lazy.mean_faults().max(1.0));
             gone.push(share);
-            numbers.extend([lazy.mean_faults(), prefetch.mean_faults(), share].map(Some));
-            numbers.extend([lazy.read_mib(), prefetch.read_mib()].map(Some));
+            let faults = [lazy, blank, base].map(Taken::mean_faults);
+            numbers.extend(faults.into_iter().chain([share]).map(Some));
+            numbers.extend([lazy, blank, base].map(|taken| Some(taken.read_mib())));
             table.lines.push((function.name.to_owned(), numbers));
-            let row = |what: &str, taken: &Taken| {
-                Row::of_durations(format!("{}: {what}", function.name), &taken.latencies)
-            };
-            rows.extend([row("lazy", lazy)?.into_peer(), row("prefetched", prefetch)?]);
+            for ((_, what), taken) in WAYS.iter().zip(&measured[0]) {
+                let row = Row::of_durations(format!("{}: {what}", function.name), &taken.latencies)?;
+                rows.push(if *what == WAYS[0].1 { row.into_peer() } else { row });
+            }
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -160,22 +178,27 @@ pub fn run(settings: &Settings) -> Result<Report> {
     })
 }
 
-fn held_against(times: &[Vec<f64>; AT_ONCE.len()], gone: &[f64]) -> Vec<Target> {
+fn held_against(times: &[[Vec<f64>; 2]; AT_ONCE.len()], gone: &[f64]) -> Vec<Target> {
     if gone.is_empty() {
         return Vec::new();
     }
     let mut targets: Vec<Target> = AT_ONCE
         .iter()
         .zip(times)
-        .map(|(count, times)| {
-            let what =
-                format!("{count} at once: prefetched against lazy, geometric mean (REAP {REAP_TIMES}x)");
-            Target::at_least(what, TIMES_FASTER, geometric_mean(times), "x")
+        .flat_map(|(count, times)| {
+            let target = |(way, times): (&(Layout, &str), &Vec<f64>)| {
+                let what = format!(
+                    "{count} at once: {} against lazy, geometric mean (REAP {REAP_TIMES}x)",
+                    way.1
+                );
+                Target::at_least(what, TIMES_FASTER, geometric_mean(times), "x")
+            };
+            WAYS[1..].iter().zip(times).map(target).collect::<Vec<_>>()
         })
         .collect();
     let least = gone.iter().copied().fold(f64::INFINITY, f64::min);
     targets.push(Target::at_least(
-        "faults gone, least of all functions",
+        "faults gone on the base, least of all functions",
         GONE_PERCENT,
         least,
         "%",
@@ -200,13 +223,13 @@ fn check_disk(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Both ways, lazy first, for each number of instances at once.
+/// All ways, lazy first, for each number of instances at once.
 fn measure(
     settings: &Settings,
     image: &Path,
     function: &Function,
     scratch: &Path,
-) -> Result<Vec<[Taken; 2]>> {
+) -> Result<Vec<[Taken; 3]>> {
     let files = || tempfile::tempfile_in(scratch).map(Into::into);
     let events = [json!({ "n": 1 }), json!({ "n": 2 })];
     let lab = Lab::prepare(image, function, events, &files)?;
@@ -218,10 +241,10 @@ fn measure(
             copies.push(copy(&lab, scratch)?);
         }
         let rounds = (settings.rounds / ALONE_SHARE / count as u64).max(1);
-        let mut taken = [Taken::default(), Taken::default()];
+        let mut taken = [Taken::default(), Taken::default(), Taken::default()];
         for round in 0..rounds {
-            for (layout, taken) in [Layout::Unknown, Layout::Fast].into_iter().zip(&mut taken) {
-                at_once(&lab, &copies[..count], layout, round, taken)
+            for ((layout, _), taken) in WAYS.iter().zip(&mut taken) {
+                at_once(&lab, &copies[..count], *layout, round, taken)
                     .with_context(|| format!("restore {count} at once"))?;
             }
         }
@@ -256,7 +279,7 @@ fn check_room(lab: &Lab, copies: usize, scratch: &Path) -> Result<()> {
 
 /// Copies of a snapshot's files, written to the disk.
 fn copy(lab: &Lab, scratch: &Path) -> Result<Copied> {
-    let [memory, state, layout] = lab.files().map(|file| -> Result<OwnedFd> {
+    let [memory, state, layout, grafted] = lab.files().map(|file| -> Result<OwnedFd> {
         let mut from = File::from(duplicate(file)?);
         std::io::Seek::rewind(&mut from).context("read a snapshot's file")?;
         let mut to = tempfile::tempfile_in(scratch).context("make a copy of a snapshot's file")?;
@@ -264,7 +287,7 @@ fn copy(lab: &Lab, scratch: &Path) -> Result<Copied> {
         to.sync_all().context("write a snapshot's file to the disk")?;
         Ok(to.into())
     });
-    Ok([memory?, state?, layout?])
+    Ok([memory?, state?, layout?, grafted?])
 }
 
 /// Drops files from the page cache; they must have been written to the disk.
