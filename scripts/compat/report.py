@@ -70,7 +70,8 @@ def suite_table(kind: str, unit: str) -> str:
 
 def versions() -> str:
     go = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
-    return f"Linux {platform.release()}, {go or 'no Go'}"
+    kernel = ".".join(platform.release().split(".")[:2])
+    return f"Linux {kernel}, {go or 'no Go'}"
 
 
 def put(document: str, section: str, text: str) -> str:

@@ -21,7 +21,7 @@ DETAIL_MAX = 6000
 # How a failure tells that it needs a second process: fork, vfork, posix_spawn and execve are refused in a sandbox, which has
 # one process by design.
 SECOND_PROCESS = re.compile(
-    r"fork/exec |_fork_exec|_posixsubprocess|os\.fork\(|os\.forkpty|os\.posix_spawn|os\.exec[lv]|multiprocessing|"
+    r"fork/exec |_fork_exec|_posixsubprocess|os\.fork\(|os\.forkpty|os\.posix_spawn|os\.exec[lv]|_spawnvef|multiprocessing|"
     r"can't fork|StartProcess|failed to start|starting process|ForkExec",
 )
 # Go tests that start their own program anew to look at what it prints, and drop the error of starting it.
@@ -60,6 +60,7 @@ def run(place: Callable[[Program], Came], program: Callable[[list[str]], Program
     """Runs a suite to its end in a place. `go_on` gives the arguments that leave out what is known already."""
     known = Results()
     extra: list[str] = []
+    came = None
     for _ in range(RESUMES_MAX):
         came = place(program(extra))
         told = read(came)
@@ -70,6 +71,8 @@ def run(place: Callable[[Program], Came], program: Callable[[list[str]], Program
         how = "hang" if came.timed_out else "crash"
         known.add(told.open_test, how, came.text)
         extra = go_on(told.open_test, known)
+    if not known.outcomes:
+        raise ToldNothing(came.text[-2000:] if came else "it was not started")
     return known
 
 
@@ -130,6 +133,10 @@ def read_unittest(came: Came) -> Pass:
 
 def go_on_with_unittest(test: str, known: Results) -> list[str]:
     return [test]
+
+
+class ToldNothing(Exception):
+    """A suite did not run at all: that says nothing of its tests."""
 
 
 @dataclass
