@@ -25,7 +25,6 @@ pub fn worker_base() -> Policy {
                 Always,
                 "descriptors that are no longer needed",
             ),
-            Rule::new("exit", libc::SYS_exit, Always, "end of a thread"),
             Rule::new("exit_group", libc::SYS_exit_group, Always, "end of the worker"),
             Rule::new(
                 "fcntl",
@@ -96,6 +95,7 @@ pub fn supervisor() -> Policy {
                 Always,
                 "connections to the Runtime API",
             ),
+            Rule::new("exit", libc::SYS_exit, Always, "end of a thread"),
             Rule::new(
                 "kill",
                 libc::SYS_kill,
