@@ -47,6 +47,8 @@ pub struct NodeConfig {
     pub snapshot_memory_bytes: u64,
     /// How long an instance stays idle before it is frozen, where snapshots allow that; `None` for never.
     pub freeze_after: Option<Duration>,
+    /// Which instances may map the same pages of memory.
+    pub page_sharing: PageSharing,
     /// How long an instance stays idle before it is dropped.
     pub idle_timeout: Duration,
     /// Longest wait for a free instance when every place is taken.
@@ -55,6 +57,18 @@ pub struct NodeConfig {
     pub egress: Arc<EgressPolicy>,
     /// The program whose hidden `zygote` subcommand makes workers; the running program when `None`.
     pub worker_program: Option<PathBuf>,
+}
+
+/// Which instances may map the same pages of memory, read-only until they are written. Whoever shares a page can tell
+/// by the time of an access whether others have used it (`docs/security.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PageSharing {
+    /// Those of all functions of a runtime: pages that the runtime's base has, and that a function has not changed.
+    #[default]
+    Runtime,
+    /// Those of one version of one function. No worker is prepared with a runtime's base, so a start of which nothing is
+    /// prepared takes longer.
+    Version,
 }
 
 /// What a function version needs to run.

@@ -39,7 +39,7 @@ mod zygote;
 
 pub use api::{
     Deployed, Failure, Invocation, InvokeError, InvokeResult, Isolation, Node, NodeConfig, NodeError,
-    NodeStats, Outcome, StartKind, Timings, VersionId, VersionSpec,
+    NodeStats, Outcome, PageSharing, StartKind, Timings, VersionId, VersionSpec,
 };
 pub use egress::{EgressPolicy, RuleError};
 pub use gust_worker::protocol::{GuestExit, MemoryMode, RunStats};

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use crate::{
     api::{
-        Invocation, InvokeError, Isolation, NodeConfig, NodeError, NodeStats, Outcome, StartKind, VersionId,
-        VersionSpec,
+        Invocation, InvokeError, Isolation, NodeConfig, NodeError, NodeStats, Outcome, PageSharing,
+        StartKind, VersionId, VersionSpec,
     },
     call::CallError,
     desk::{Desk, Granted, Place},
@@ -58,6 +58,7 @@ pub(crate) struct Inner {
     pub base: tokio::sync::Mutex<()>,
     /// Workers with runtimes' bases in them.
     pub shaped: Shaped,
+    pub page_sharing: PageSharing,
     /// Guards the making of bases' layouts and of grafts.
     pub shaping: tokio::sync::Mutex<Shaping>,
     pub source: Source,
@@ -146,10 +147,15 @@ impl Inner {
             memory_bytes_max: config.memory_budget_bytes,
             starts_max: cpus * STARTS_PER_CPU,
         };
+        let shaped_size = match config.page_sharing {
+            PageSharing::Runtime => config.pool_size,
+            PageSharing::Version => 0,
+        };
         let inner = Arc::new(Self {
             desk: Desk::new(bounds),
             pool: Pool::start(source.clone(), config.pool_size, None),
-            shaped: Shaped::new(source.clone(), config.pool_size),
+            shaped: Shaped::new(source.clone(), shaped_size),
+            page_sharing: config.page_sharing,
             shaping: tokio::sync::Mutex::default(),
             files: Arc::new(files),
             snapshots,

@@ -18,6 +18,7 @@ use std::{
 use gust_worker::protocol::{Command, Interface, Limits, MemoryMode, RestoreSpec};
 
 use crate::{
+    api::PageSharing,
     capture::capture,
     desk::Place,
     files::Files,
@@ -175,12 +176,18 @@ impl Inner {
                 init: Duration::ZERO,
             });
         }
-        let (mut worker, identity) = match files.interface() {
-            Interface::Device => {
+        let (mut worker, identity) = match (files.interface(), self.page_sharing) {
+            (Interface::Device, PageSharing::Runtime) => {
                 let base = self.base(store, &files).await?;
                 self.restore_base(base, &files).await?
             }
-            Interface::RuntimeApi => {
+            (Interface::Device, PageSharing::Version) => {
+                let identity = Identity::new();
+                let mut worker = self.take_worker(RUNTIME_LIMITS).await?;
+                boot(&mut worker, &files, &identity, RUNTIME_LIMITS, "").await?;
+                (worker, identity)
+            }
+            (Interface::RuntimeApi, PageSharing::Runtime | PageSharing::Version) => {
                 let identity = Identity::new();
                 let mut worker = self.take_worker(version.limits()).await?;
                 boot(

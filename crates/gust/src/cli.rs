@@ -117,6 +117,16 @@ pub enum MemoryChoice {
     Fresh,
 }
 
+/// Which instances may map the same pages of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SharingChoice {
+    /// Those of all functions of a runtime, as far as no function has changed them
+    Runtime,
+    /// Those of one version of one function only
+    Version,
+}
+
 /// `gust up`. What is not given here is taken from the configuration file, then from the defaults.
 #[derive(Debug, Clone, Args)]
 pub struct UpArgs {
@@ -150,6 +160,9 @@ pub struct UpArgs {
     /// Seconds after which an idle instance is frozen: kept without its process, at some hundred KiB; 0 for never [default: 30]
     #[arg(long, env = "GUST_FREEZE_AFTER")]
     pub freeze_after: Option<u64>,
+    /// Whose instances may share pages of memory, through which they can tell what the others use [default: runtime]
+    #[arg(long, env = "GUST_PAGE_SHARING", value_enum)]
+    pub page_sharing: Option<SharingChoice>,
     /// Seconds that an idle instance is kept [default: 300]
     #[arg(long, env = "GUST_IDLE_TIMEOUT")]
     pub idle_timeout: Option<u64>,

@@ -96,6 +96,7 @@ fn main() -> ExitCode {
                 snapshots::idle_instances_are_frozen_and_go_on,
                 snapshots::instances_are_armed_ahead,
                 snapshots::functions_are_laid_out_on_their_base,
+                snapshots::pages_can_be_kept_to_one_version,
                 snapshots::memory_is_given_back_after_every_call,
                 snapshots::memory_that_cannot_be_given_back_is_not_used_again,
                 snapshots::no_two_instances_are_alike,

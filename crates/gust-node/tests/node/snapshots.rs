@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use gust_node::{InvokeError, Isolation, MemoryMode, NodeConfig, StartKind, VersionSpec};
+use gust_node::{InvokeError, Isolation, MemoryMode, NodeConfig, PageSharing, StartKind, VersionSpec};
 use libtest_mimic::Failed;
 
 use crate::world::{IMAGES, World, device, equal, response, spec, until};
@@ -346,6 +346,29 @@ pub async fn functions_are_laid_out_on_their_base(isolation: Isolation) -> Resul
             until(|| async { shaped(&world, 1) }).await?;
         }
     }
+    world.stop().await;
+    Ok(())
+}
+
+/// Nothing of one version is mapped in workers of another: no base is made, and none is laid out ahead.
+pub async fn pages_can_be_kept_to_one_version(isolation: Isolation) -> Result<(), Failed> {
+    let world = World::new(isolation, |config| config.page_sharing = PageSharing::Version).await?;
+    let specs = [device("echo"), device("echo"), spec(&IMAGES.api, "echo")];
+    for spec in &specs {
+        let id = world.ready(spec.clone()).await?;
+        for _ in 0..4 {
+            world.node.evict(&id, false).await;
+            let called = world.call(&id, "count").await?;
+            equal(
+                (response(&called)?, called.outcome.start),
+                ("1".to_owned(), StartKind::Restored),
+            )?;
+            world.settled().await?;
+        }
+        equal(world.node.stats().shaped, 0)?;
+    }
+    // A version each, and no runtime's own.
+    equal(world.snapshot_files("snapshot").len(), specs.len())?;
     world.stop().await;
     Ok(())
 }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use gust_image::{Attributes, Tree, write};
 use gust_node::{
     Deployed, Invocation, InvokeError, InvokeResult, Isolation, MemoryMode, Node, NodeConfig, NodeError,
-    Outcome, StartKind, VersionId, VersionSpec,
+    Outcome, PageSharing, StartKind, VersionId, VersionSpec,
 };
 use libtest_mimic::Failed;
 use tokio::sync::mpsc;
@@ -164,6 +164,7 @@ impl World {
             memory_budget_bytes: 4 << 30,
             snapshot_memory_bytes: 1 << 30,
             freeze_after: None,
+            page_sharing: PageSharing::Runtime,
             idle_timeout: Duration::from_secs(600),
             queue_timeout: Duration::from_secs(20),
             egress: Arc::default(),

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, sync::Arc, 
 use anyhow::{Context, Result, bail};
 use gust_control::{ids::Place, limits::AccountLimits};
 use gust_gateway::AuthConfig;
-use gust_node::EgressPolicy;
+use gust_node::{EgressPolicy, PageSharing};
 use gust_worker::protocol::MemoryMode;
 use serde::Deserialize;
 
 use crate::{
-    cli::{IsolationChoice, MemoryChoice, UpArgs},
+    cli::{IsolationChoice, MemoryChoice, SharingChoice, UpArgs},
     paths,
 };
 
@@ -36,6 +36,7 @@ struct File {
     memory_budget: Option<u64>,
     snapshot_memory: Option<u64>,
     freeze_after: Option<u64>,
+    page_sharing: Option<SharingChoice>,
     idle_timeout: Option<u64>,
     egress: Option<Vec<String>>,
     memory: Option<MemoryChoice>,
@@ -72,6 +73,8 @@ pub struct UpConfig {
     pub snapshot_memory_bytes: u64,
     /// How long an instance is idle before it is frozen.
     pub freeze_after: Option<Duration>,
+    /// Which instances may map the same pages of memory.
+    pub page_sharing: PageSharing,
     /// How long an idle instance is kept.
     pub idle_timeout: Duration,
     /// What becomes of memory between calls.
@@ -154,6 +157,10 @@ impl UpConfig {
             {
                 0 => None,
                 seconds => Some(Duration::from_secs(seconds)),
+            },
+            page_sharing: match arguments.page_sharing.or(file.page_sharing) {
+                Some(SharingChoice::Version) => PageSharing::Version,
+                Some(SharingChoice::Runtime) | None => PageSharing::Runtime,
             },
             idle_timeout: Duration::from_secs(arguments.idle_timeout.or(file.idle_timeout).unwrap_or(300)),
             memory_mode: match memory {
@@ -265,6 +272,11 @@ mod tests {
         let config = combine(&["--access-keys", "B:x:y,C:z", "--require-auth=false"], file).unwrap();
         assert_eq!(config.auth.keys.get("B").map(String::as_str), Some("x:y"));
         assert!(!config.auth.require);
+        assert_eq!(config.page_sharing, PageSharing::Runtime);
+        let config = combine(&[], "page_sharing = 'version'").unwrap();
+        assert_eq!(config.page_sharing, PageSharing::Version);
+        let config = combine(&["--page-sharing", "runtime"], "page_sharing = 'version'").unwrap();
+        assert_eq!(config.page_sharing, PageSharing::Runtime);
     }
 
     #[test]

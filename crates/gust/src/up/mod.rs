@@ -223,6 +223,7 @@ async fn start_node(config: &UpConfig, isolation: Isolation) -> Result<Node> {
         memory_budget_bytes: config.memory_budget_bytes,
         snapshot_memory_bytes: config.snapshot_memory_bytes,
         freeze_after: config.freeze_after,
+        page_sharing: config.page_sharing,
         idle_timeout: config.idle_timeout,
         queue_timeout: QUEUE_TIMEOUT,
         egress: Arc::clone(&config.egress),
