@@ -18,8 +18,9 @@ cd "$(dirname "$0")/.."
 max_len=4096
 timeout_s=20
 rss_mib=3072
-# Most bytes of a target's kept corpus.
-kept_bytes_max=131072
+# Most inputs of a target's kept corpus, and most bytes of them.
+kept_max=150
+kept_bytes_max=100000
 
 dir="${GUST_FUZZ_DIR:-$CARGO_TARGET_DIR/fuzz}"
 mapfile -t all < <(sed -n 's/^name = "\(.*\)"$/\1/p' fuzz/Cargo.toml | grep -vx -e gust-fuzz -e seeds)
@@ -66,13 +67,13 @@ if [ "$amount" = keep ]; then
             >"$dir/$target.log" 2>&1
         rm -rf "$kept"
         mkdir -p "$kept"
-        # Small ones first, as many as fit.
-        total=0
-        while read -r size name; do
-            total=$((total + size))
-            [ "$total" -le "$kept_bytes_max" ] || break
+        # Names are checksums, so in their order these are some of each kind.
+        total=0 count=0
+        while read -r name size; do
+            [ "$size" -le 2048 ] && [ $((total + size)) -le "$kept_bytes_max" ] && [ "$count" -lt "$kept_max" ] || continue
+            total=$((total + size)) count=$((count + 1))
             cp "$merged/$name" "$kept/$name"
-        done < <(cd "$merged" && find . -type f -printf '%s %f\n' | sort -n)
+        done < <(cd "$merged" && find . -type f -printf '%f %s\n' | sort)
         rm -rf "$merged"
         echo "$target: $(find "$kept" -type f | wc -l) inputs, $(du -sb "$kept" | cut -f1) bytes"
     done
