@@ -1,21 +1,27 @@
-//! Builds the program that the sandbox benches run in their guests: no library, statically linked, so that it runs without
+//! Builds the programs that the sandbox benches run in their guests: no library, statically linked, so that they run without
 //! anything else in a guest's image.
 
 use std::{env, path::PathBuf, process::Command};
 
-const SOURCE: &str = "guest/probe.rs";
+/// The programs; the source of each is in `guest/`.
+const PROGRAMS: [&str; 2] = ["channel", "probe"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed={SOURCE}");
+    PROGRAMS.into_iter().for_each(build);
+}
+
+fn build(program: &str) {
+    let source = format!("guest/{program}.rs");
+    println!("cargo::rerun-if-changed={source}");
     let rustc = env::var_os("RUSTC").expect("cargo names the compiler");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo names the directory")).join("probe");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo names the directory")).join(program);
     let target = env::var("TARGET").expect("cargo names the target");
     let status = Command::new(rustc)
         .args([
-            SOURCE,
+            source.as_str(),
             "--crate-name",
-            "probe",
+            program,
             "--crate-type",
             "bin",
             "--edition",
@@ -43,5 +49,5 @@ fn main() {
         .arg(&out)
         .status()
         .expect("start the compiler");
-    assert!(status.success(), "the guest program {SOURCE} could not be built");
+    assert!(status.success(), "the guest program {source} could not be built");
 }

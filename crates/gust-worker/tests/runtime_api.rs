@@ -245,7 +245,7 @@ fn too_large_responses_are_counted_and_not_kept() {
 
 #[test]
 fn requests_that_make_no_sense_close_the_connection() {
-    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(20_000));
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(2 << 20));
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(100));
     for (bytes, status) in [
         ("\u{0}\u{1}\r\n\r\n", 400),
@@ -276,7 +276,8 @@ fn requests_that_make_no_sense_close_the_connection() {
         let response = runtime.send(bytes);
         assert!(
             response.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{bytes:?}: {response:?}"
+            "{:?}: {response:?}",
+            &bytes[..bytes.len().min(100)]
         );
         assert!(response.contains("\r\nConnection: close\r\n"));
         assert!(runtime.api.is_done(runtime.id));
@@ -300,7 +301,7 @@ fn connections_are_kept_or_closed_as_the_client_says() {
 #[test]
 fn a_client_that_takes_no_responses_is_not_listened_to() {
     let mut runtime = Runtime::new();
-    let requests = "GET / HTTP/1.1\r\n\r\n".repeat(10_000);
+    let requests = "GET / HTTP/1.1\r\n\r\n".repeat(200_000);
     let taken = runtime
         .api
         .receive(runtime.id, requests.as_bytes(), &mut runtime.said);
@@ -308,7 +309,7 @@ fn a_client_that_takes_no_responses_is_not_listened_to() {
     assert_eq!(runtime.api.capacity(runtime.id), 0);
     assert!(runtime.api.output(runtime.id).len() < 1 << 20);
     // Once it does, all of them are answered.
-    let mut answered = 0;
+    let (mut answered, sent) = (0, requests.matches("GET").count());
     let mut rest = &requests.as_bytes()[taken..];
     loop {
         answered += runtime.take().matches("HTTP/1.1 404").count();
@@ -318,7 +319,7 @@ fn a_client_that_takes_no_responses_is_not_listened_to() {
         let taken = runtime.api.receive(runtime.id, rest, &mut runtime.said);
         rest = &rest[taken..];
     }
-    assert_eq!(answered, 10_000);
+    assert_eq!(answered, sent);
 }
 
 #[test]

@@ -58,6 +58,8 @@ enum BenchCommand {
     Burst(burst::BurstArgs),
     /// Speed and density of the sandbox itself, each figure beside its peer
     Sandbox(sandbox::SandboxArgs),
+    /// What two sandboxes beside each other can signal through a cache or memory, with shared pages and without
+    Sidechannel(sandbox::sidechannel::SidechannelArgs),
     /// Call a deployed function again and again
     Calls(calls::CallsArgs),
 }
@@ -74,6 +76,7 @@ pub async fn run(arguments: BenchArgs) -> Result<ExitCode> {
             let mut show = |report: &Report| show(&arguments, report);
             return sandbox::run(sandbox, &mut show).await.map(|()| ExitCode::SUCCESS);
         }
+        BenchCommand::Sidechannel(sidechannel) => sandbox::sidechannel::run(sidechannel.clone()).await?,
         BenchCommand::Calls(calls) => calls::run(calls, server).await?,
     };
     show(&arguments, &report)?;

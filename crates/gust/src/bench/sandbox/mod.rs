@@ -20,6 +20,7 @@ mod guest;
 mod lab;
 mod layouts;
 mod reap;
+pub mod sidechannel;
 mod syscall;
 mod wasm;
 
