@@ -19,7 +19,7 @@ command -v crun >/dev/null || install crun || true
 say "building"
 cargo build --release --locked -p gust
 gust="$CARGO_TARGET_DIR/release/gust"
-build_runtimes "$gust" python3.11
+build_runtimes "$gust" python3.11 provided.al2023
 make_venv
 
 work="$(mktemp -d)"
@@ -66,6 +66,11 @@ say "the same with an unmodified boto3 script: only the endpoint is another"
 printf '\n$ AWS_ENDPOINT_URL=%s python3 examples/boto3-client.py\n' "$GUST_ENDPOINT"
 AWS_ENDPOINT_URL="$GUST_ENDPOINT" AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any AWS_DEFAULT_REGION=us-east-1 \
     "$cache/venv/bin/python" examples/boto3-client.py
+
+say "any program in a micro-VM, without the server"
+printf '\n$ echo 1 2 3 | gust run provided.al2023 -- wc -w\n'
+echo 1 2 3 | "$gust" run --data-dir "$cache/data" provided.al2023 -- wc -w
+run run --data-dir "$cache/data" --stats python3.11 -- python3 -c 'import os; print(os.uname().sysname, sum(range(10)))'
 
 say "where the time of its last calls went"
 run describe hello

@@ -31,9 +31,7 @@ def path(name: str) -> Path:
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> None:
-    # `GUST_SLOT` may name a program that waits for its turn on a machine that others build on.
-    slot = [os.environ["GUST_SLOT"]] if "GUST_SLOT" in os.environ else []
-    subprocess.run([*slot, *map(str, command)], cwd=cwd, env=os.environ | environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*map(str, command)], cwd=cwd, env=os.environ | environment, check=True, stdout=subprocess.DEVNULL)
 
 
 def from_runtime(name: str, world: Path) -> None:
