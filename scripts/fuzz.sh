@@ -52,7 +52,7 @@ for option in level=4 inline-8bit-counters pc-table trace-compares; do
 done
 host="$(rustc -vV | sed -n 's/^host: //p')"
 # With a target named, build scripts and procedural macros are not built with counters.
-RUSTFLAGS="$flags" CARGO_TARGET_DIR="$dir/target" cargo build --manifest-path fuzz/Cargo.toml --release --locked \
+RUSTFLAGS="$flags" CARGO_TARGET_DIR="$dir/target" cargo build --manifest-path fuzz/Cargo.toml --release \
     --target "$host"
 programs="$dir/target/$host/release"
 

@@ -21,13 +21,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use gust_vmm::{Hypervisor, SlotSizes};
 use gust_worker::{
-    kvm::{Heard, Images, Restore, Sandbox, open_image},
-    protocol::{BootSpec, InitSpec, Interface, InvokeSpec, Limits, MemoryMode},
-    runtime_api::Said,
+    kvm::{Images, Restore, Sandbox, open_image},
+    protocol::{BootSpec, InitSpec, Interface, Limits, MemoryMode},
 };
 use rustix::{
     fs::{MemfdFlags, memfd_create},
@@ -35,7 +34,7 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-use super::guest;
+use super::guest::{self, duplicate, identity, image_of, outside};
 use crate::bench::{
     figures::{Chart, Curve, Table},
     machine::Machine,
@@ -58,8 +57,6 @@ const BITS_MIN: u64 = 160;
 const BITS_MAX: u64 = 8000;
 /// Part of the bits that the threshold is taken from.
 const TRAINING: usize = 4;
-/// Times that a guest may speak before it answers.
-const SAID_MAX: usize = 10_000;
 
 /// `gust bench sidechannel`
 #[derive(Debug, Clone, Args)]
@@ -256,10 +253,10 @@ impl Files {
         fs::write(&program, PROGRAM).with_context(|| format!("write {}", program.display()))?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
             .with_context(|| format!("make {} executable", program.display()))?;
-        let root = guest::image_of(&root, dir.path())?;
+        let root = image_of(&root, dir.path())?;
         let code = dir.path().join("code");
         fs::create_dir(&code).context("make a directory")?;
-        let code = guest::image_of(&code, dir.path())?;
+        let code = image_of(&code, dir.path())?;
         let hypervisor = Hypervisor::open().context("open the hypervisor")?;
         let vm = hypervisor.create_vm(SlotSizes::POOLED)?;
         let tsc_khz = u64::from(vm.tsc_khz()?);
@@ -269,9 +266,9 @@ impl Files {
             directory: "/".to_owned(),
             interface: Interface::Device,
             limits: LIMITS,
-            identity: guest::identity(0),
+            identity: identity(0),
         };
-        let mut sandbox = Sandbox::boot(vm, guest::outside(), boot, open_image(&root)?)?;
+        let mut sandbox = Sandbox::boot(vm, outside(), boot, open_image(&root)?)?;
         guest::until_waits(&mut sandbox).context("boot the program")?;
         let init = InitSpec {
             handler: String::new(),
@@ -304,8 +301,8 @@ impl Files {
         vm.warm_up()?;
         let (memory, state) = &self.snapshots[which];
         let restore = Restore {
-            memory: guest::duplicate(memory)?,
-            state: guest::duplicate(state)?,
+            memory: duplicate(memory)?,
+            state: duplicate(state)?,
             layout: None,
             images: Images {
                 root: open_image(&self.root)?,
@@ -317,10 +314,10 @@ impl Files {
             record: false,
             memory_mode: MemoryMode::Reuse,
             limits: LIMITS,
-            identity: guest::identity(n),
+            identity: identity(n),
             environment: Vec::new(),
         };
-        Ok(Sandbox::restore(vm, guest::outside(), restore)?)
+        Ok(Sandbox::restore(vm, outside(), restore)?)
     }
 }
 
@@ -413,26 +410,8 @@ fn deliver(sandbox: &mut Sandbox, transmission: Transmission, role: u64, start: 
         transmission.seed,
         role + 7,
     ];
-    let spec = InvokeSpec {
-        request_id: role.to_string(),
-        deadline_unix_ms: u64::MAX >> 12,
-        function_arn: String::new(),
-        trace_id: String::new(),
-        client_context: String::new(),
-    };
-    sandbox.deliver(spec, words.into_iter().flat_map(u64::to_le_bytes).collect())?;
-    for _ in 0..SAID_MAX {
-        match sandbox.run()? {
-            Heard::Said(Said::Response(body)) => return Ok(body),
-            Heard::Said(Said::Waits) => {}
-            Heard::Log => drop(sandbox.take_log()),
-            other @ (Heard::Said(Said::Error(_) | Said::InitError(_) | Said::TooLarge(_))
-            | Heard::Ended(_)
-            | Heard::Outside(_)
-            | Heard::Stuck) => bail!("the guest does not answer: {other:?}"),
-        }
-    }
-    bail!("the guest speaks on and on")
+    let event = words.into_iter().flat_map(u64::to_le_bytes).collect();
+    guest::deliver(sandbox, role, event)
 }
 
 /// The bits that follow from a seed, as the program has them.
