@@ -29,6 +29,10 @@ pub const PORT: u16 = 9001;
 /// Most connections at a time; runtimes use one or two.
 pub const CONNECTIONS_MAX: usize = 16;
 
+/// Bytes of a connection that are taken in at a time: what is asked for in them is answered first, so that a long input of short
+/// requests is not all answered before the first answer has been sent.
+const PIECE_BYTES: usize = 16 << 10;
+
 /// Prefix of the API's paths.
 const PREFIX: &str = "/2018-06-01/runtime/";
 
@@ -137,7 +141,8 @@ impl RuntimeApi {
         let mut taken = 0;
         // Each round takes what there is room for and uses it up, as far as whole requests reach.
         while let Some(connection) = self.connections.get_mut(&id) {
-            let more = connection.receive(&bytes[taken..]);
+            let end = bytes.len().min(taken + PIECE_BYTES);
+            let more = connection.receive(&bytes[taken..end]);
             taken += more;
             let progressed = self.work(id, said);
             if (more == 0 || taken == bytes.len()) && !progressed {
