@@ -30,7 +30,7 @@ def test_a_function_has_many_names(client, name):
 
 @pytest.mark.parametrize(
     "text",
-    ["a b", "a.b", "a$b", "arn:aws:s3:::bucket", "arn:aws:lambda:us-east-1", f"{ARN}f:1:2", ":", "f:", "f:a b", "é"],
+    ["a b", "a.b", "a$b", "arn:aws:s3:::bucket", f"{ARN}f:1:2", ":", "f:", "f:a b", "é"],
 )
 def test_malformed_names(server, text):
     client = server.client(parameter_validation=False)
