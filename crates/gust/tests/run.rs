@@ -302,3 +302,43 @@ fn what_a_program_used_is_told() {
         "{stats}"
     );
 }
+
+/// What the README tells its reader to type, as it stands there.
+#[test]
+fn the_readmes_examples_run() {
+    let (Some(_), Some(runtimes)) = (gust_run(), runtimes()) else {
+        return;
+    };
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let readme = fs::read_to_string(format!("{root}/README.md")).expect("read the README");
+    let examples: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.starts_with("gust run ") || line.contains("| gust run "))
+        .collect();
+    assert_eq!(examples.len(), 3, "{examples:?}");
+    let hello = fs::read_to_string(format!("{root}/examples/hello/app.py")).expect("read the example");
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_gust"));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let data_dir = runtimes.parent().expect("the directory lies in a data directory");
+    for (example, expected) in examples.iter().zip(["3\n", "45\n", &format!("{hello}\n")]) {
+        let output = Command::new("sh")
+            .args(["-c", example])
+            .current_dir(root)
+            .env(
+                "PATH",
+                format!(
+                    "{}:{path}",
+                    program.parent().expect("it lies somewhere").display()
+                ),
+            )
+            .env("GUST_DATA_DIR", data_dir)
+            .output()
+            .expect("start a shell");
+        assert_eq!(
+            text(&output.stdout),
+            expected,
+            "{example}: {}",
+            text(&output.stderr)
+        );
+    }
+}
