@@ -26,8 +26,8 @@ use crate::{
     racing::Racer,
     snapshot::{PageBits, Plan},
     tables::{
-        ACCESSED, ADDRESS, BACKED, DIRTY, EntryAt, LARGE, Leaf, PRESENT, PageTables, STALE, USER, WRITE,
-        prot_of, rights,
+        ACCESSED, ADDRESS, BACKED, DIRTY, EntryAt, LARGE, Leaf, PHANTOM, PRESENT, PageTables, STALE, USER,
+        WRITE, prot_of, rights,
     },
 };
 
@@ -145,9 +145,7 @@ impl AddressSpace {
     }
 
     fn map_pages(&mut self, piece: PageRange, prot: Prot, populate: Populate) -> Result<()> {
-        if let Leaf::Chunk(directory) = self.tables.find(piece.start)
-            && !self.shows_phantoms(directory, piece)
-        {
+        if let Leaf::Chunk(_) = self.tables.find(piece.start) {
             return Ok(());
         }
         let chunk = self.bind(piece.start)?;
@@ -271,7 +269,7 @@ impl AddressSpace {
     fn unmap_large(&mut self, piece: PageRange, directory: EntryAt) -> Result<()> {
         let address = self.tables.read(directory) & ADDRESS;
         let phantoms = self.tables.phantoms(directory).map_or(0, PageBits::count);
-        self.backed_pages -= (CHUNK_PAGES - phantoms) as u64;
+        self.forget_pages((CHUNK_PAGES - phantoms) as u64);
         if region_of(address) == Region::Fresh {
             // The host drops the translations of single pages with the memory, but a shadow directory goes on pointing to
             // the table that the host made for this chunk, and the chunk's next address would show here, too.
@@ -290,6 +288,10 @@ impl AddressSpace {
         Ok(())
     }
 
+    fn forget_pages(&mut self, pages: u64) {
+        self.backed_pages = self.backed_pages.saturating_sub(pages);
+    }
+
     fn unmap_pages(&mut self, piece: PageRange) -> Result<()> {
         let first = self.tables.page_entry(piece.start)?;
         let mut run = None;
@@ -299,7 +301,8 @@ impl AddressSpace {
             if entry & BACKED == 0 {
                 continue;
             }
-            self.backed_pages -= 1;
+            // What a large page showed by itself has never been counted.
+            self.forget_pages(u64::from(entry & PHANTOM == 0));
             let address = entry & ADDRESS;
             if region_of(address) == Region::Fresh {
                 self.tables.set_without_flush(at, 0);
@@ -635,14 +638,22 @@ impl AddressSpace {
         self.discard_run((physical, bytes))
     }
 
-    /// Makes pages absent that a large page of a snapshot shows though nothing is mapped there. Call it where accesses must
-    /// fault from now on; where something is mapped, they go by themselves.
+    /// Makes pages absent that a large page of a snapshot shows, or showed, though nothing is mapped there. Call it where
+    /// nothing is mapped, before something is or where accesses must fault. Where something is mapped that the snapshot had
+    /// no contents of, such a page is the mapping's: the guest may have written to it.
     pub fn clear_phantoms(&mut self, range: PageRange) -> Result<()> {
         for piece in self.bound_pieces(range) {
-            if let Leaf::Chunk(directory) = self.tables.find(piece.start)
-                && self.shows_phantoms(directory, piece)
-            {
-                self.tables.page_entry(piece.start)?;
+            let first = match self.tables.find(piece.start) {
+                Leaf::None => continue,
+                Leaf::Chunk(directory) if !self.shows_phantoms(directory, piece) => continue,
+                Leaf::Chunk(_) | Leaf::Page(_) => self.tables.page_entry(piece.start)?,
+            };
+            for page in 0..(piece.bytes() / PAGE_BYTES) as usize {
+                let at = first.plus(page);
+                let entry = self.tables.read(at);
+                if entry & PHANTOM != 0 {
+                    self.tables.set(at, (entry & ADDRESS) | STALE);
+                }
             }
         }
         Ok(())

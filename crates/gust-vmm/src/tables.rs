@@ -39,6 +39,9 @@ pub(crate) const LARGE: u64 = 1 << 7;
 pub(crate) const BACKED: u64 = 1 << 9;
 /// Software: the page has an address but no contents; what lies at the address must be zeroed before it is used.
 pub(crate) const STALE: u64 = 1 << 10;
+/// Entry of a page that a large page showed though the snapshot had nothing there: it may have contents by now, when the
+/// guest's owner has something mapped there, or must go before anything is.
+pub(crate) const PHANTOM: u64 = 1 << 11;
 pub(crate) const NO_EXECUTE: u64 = 1 << 63;
 pub(crate) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -327,10 +330,8 @@ impl PageTables {
             let phantoms = self.phantoms(directory).copied().unwrap_or_default();
             for page in 0..CHUNK_PAGES {
                 let address = (entry & ADDRESS) + page as u64 * PAGE_BYTES;
-                let bits = match phantoms.has(page) {
-                    true => STALE,
-                    false => entry & !(ADDRESS | LARGE),
-                };
+                let phantom = if phantoms.has(page) { PHANTOM } else { 0 };
+                let bits = entry & !(ADDRESS | LARGE) | phantom;
                 self.write(EntryAt(table).plus(page), address | bits);
             }
             self.set(directory, table | PRESENT | WRITE | USER);

@@ -280,3 +280,27 @@ fn a_machine_is_made_again_from_what_sets_it_apart() {
     );
     result.unwrap();
 }
+
+/// A page that was mapped and never touched has no contents in the snapshot; its large page gives the guest some.
+#[test]
+fn what_is_written_where_the_snapshot_had_nothing_outlives_the_large_page() {
+    let Ok(hypervisor) = Hypervisor::open() else {
+        eprintln!("SKIPPED: no KVM on this host");
+        return;
+    };
+    let before = [Op::Map(0, 10, Prot::READ_WRITE), Op::HostWrites(3, 7)];
+    let snapshot = snapshot(&hypervisor, &before, &[]);
+    for layout in [1, 2] {
+        let mut vm = snapshot.restored(&hypervisor, layout);
+        let untouched = address(100);
+        store(&mut vm, untouched, 0x1234_5678);
+        // Something else in the chunk changes, so that the large page is split.
+        vm.space_mut().protect(range(3, 1), Prot::READ).unwrap();
+        store(&mut vm, untouched + 8, 1);
+        assert_eq!(vm.space().load_u32(untouched).unwrap(), 0x1234_5678, "{layout}");
+        // Where nothing is mapped any more, nothing is seen.
+        vm.space_mut().clear_phantoms(range(200, 1)).unwrap();
+        assert!(vm.space().rights_at(address(200)).is_none());
+        assert_eq!(vm.space().load_u32(untouched).unwrap(), 0x1234_5678, "{layout}");
+    }
+}

@@ -16,8 +16,9 @@
 //! so a plan trades faults for copies at the prices that the machine was measured at.
 //!
 //! In a plan, a chunk that no page of is guarded (mapped without rights) may become one large page. Pages of it that
-//! nothing is mapped at, its phantoms, are then readable as zero until the large page is split: when something is mapped there,
-//! or the guest's owner says by [`crate::AddressSpace::clear_phantoms`] that nothing may be seen any more.
+//! the snapshot has no contents of, its phantoms, are then readable as zero. They become the mapping's where something is mapped
+//! that had not been touched; where nothing is, the guest's owner calls [`crate::AddressSpace::clear_phantoms`] before
+//! it maps anything.
 
 mod build;
 mod capture;
