@@ -134,13 +134,15 @@ impl SnapshotStore {
         let directory = data_dir.join("snapshots");
         fs::create_dir_all(&directory)?;
         for entry in fs::read_dir(&directory)?.flatten() {
-            // What a store that was cut short has left.
+            // What a store that was cut short has left. One that still ends may have put its file in place meanwhile.
             if entry
                 .file_name()
                 .to_string_lossy()
                 .starts_with(format::TEMPORARY_PREFIX)
+                && let Err(error) = fs::remove_file(entry.path())
+                && error.kind() != io::ErrorKind::NotFound
             {
-                fs::remove_file(entry.path())?;
+                return Err(error);
             }
         }
         Ok(Self {

@@ -133,6 +133,12 @@ pub struct World {
     program: PathBuf,
 }
 
+/// An error with what caused it.
+fn with_causes(error: &dyn std::error::Error) -> Failed {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    Failed::from(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+}
+
 /// What came of a call, with its log.
 #[derive(Debug)]
 pub struct Called {
@@ -173,7 +179,7 @@ impl World {
         change(&mut config);
         Ok(Self {
             isolation,
-            node: Node::start(config).await?,
+            node: Node::start(config).await.map_err(|error| with_causes(&error))?,
             dir,
             program,
         })
