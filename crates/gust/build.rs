@@ -3,11 +3,12 @@
 
 use std::{env, path::PathBuf, process::Command};
 
-/// The programs; the source of each is in `guest/`.
+/// The programs; the source of each is in `guest/`, and what they share in `guest/bare.rs`.
 const PROGRAMS: [&str; 2] = ["channel", "probe"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=guest/bare.rs");
     PROGRAMS.into_iter().for_each(build);
 }
 

@@ -418,16 +418,7 @@ impl<'a> Run<'a> {
     /// Goes on as another thread, which is made if need be.
     fn another_thread(&mut self) -> Came {
         if self.input.u8() < 128 && self.guest.kernel.thread_slots().len() < THREADS_MAX {
-            let flags = libc::CLONE_VM
-                | libc::CLONE_FS
-                | libc::CLONE_FILES
-                | libc::CLONE_SIGHAND
-                | libc::CLONE_THREAD
-                | libc::CLONE_SYSVSEM;
-            let stack = SCRATCH + SCRATCH_BYTES / 2;
-            let came = self
-                .guest
-                .call_on(self.current, libc::SYS_clone, &[flags as u64, stack, 0, 0, 0]);
+            let came = self.guest.call_for_thread(self.current);
             if came == Came::Ended {
                 return came;
             }

@@ -12,7 +12,7 @@ use gust_worker::protocol::{Command, Report, WaitsFor};
 
 use crate::{
     api::NodeError,
-    capture::answer,
+    capture::{WRITE_TIMEOUT, answer},
     desk::Place,
     host::BACKGROUND_PAUSE,
     identity::Identity,
@@ -93,7 +93,11 @@ impl Inner {
         let restoring = restoring(version, snapshot, files, &identity, true, record);
         let sent = worker.send(&[restoring.outgoing()]).await;
         sent.map_err(StartError::Lost)?;
-        let waiting = match answer(&mut worker).await.map_err(StartError::Lost)? {
+        let waiting = match answer(&mut worker, WRITE_TIMEOUT)
+            .await
+            .map_err(StartError::Lost)?
+            .message
+        {
             Report::Waiting(waiting) if waiting.waits_for == WaitsFor::Event => waiting,
             other => return Err(StartError::Lost(unexpected(&other))),
         };
@@ -160,7 +164,7 @@ impl Inner {
             descriptors: vec![draft.as_fd(), memory.as_fd()],
         };
         instance.worker.send(&[outgoing]).await?;
-        match answer(&mut instance.worker).await? {
+        match answer(&mut instance.worker, WRITE_TIMEOUT).await?.message {
             Report::Replanned { .. } => {}
             other => return Err(unexpected(&other).into()),
         }

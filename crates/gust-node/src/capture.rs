@@ -2,7 +2,10 @@
 
 use std::{os::fd::AsFd, sync::Arc, time::Duration};
 
-use gust_worker::protocol::{Captured, Command, Report};
+use gust_worker::{
+    frame::Frame,
+    protocol::{Captured, Command, Report},
+};
 
 use crate::{
     link::Outgoing,
@@ -13,7 +16,7 @@ use crate::{
 };
 
 /// Longest time for a worker to write a snapshot or a layout, or to arm an instance.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Has a worker write its state, and keeps it.
 pub(crate) async fn capture(
@@ -34,7 +37,8 @@ pub(crate) async fn capture(
         }])
         .await;
     sent.map_err(StartError::Lost)?;
-    let captured = match answer(worker).await.map_err(StartError::Lost)? {
+    let answered = answer(worker, WRITE_TIMEOUT).await.map_err(StartError::Lost)?;
+    let captured = match answered.message {
         Report::Captured(captured) => check(captured, &draft)?,
         other => return Err(StartError::Lost(unexpected(&other))),
     };
@@ -71,17 +75,17 @@ fn check(captured: Captured, draft: &Draft) -> Result<Captured, StartError> {
 }
 
 /// The worker's answer to a command that is no event. What it logs meanwhile belongs to no one.
-pub(crate) async fn answer(worker: &mut Worker) -> Result<Report, WorkerError> {
+pub(crate) async fn answer(worker: &mut Worker, timeout: Duration) -> Result<Frame<Report>, WorkerError> {
     let answered = async {
         loop {
             let frame = worker.receive().await?;
             if !matches!(frame.message, Report::Log) {
-                return Ok(frame.message);
+                return Ok(frame);
             }
         }
     };
-    match tokio::time::timeout(WRITE_TIMEOUT, answered).await {
+    match tokio::time::timeout(timeout, answered).await {
         Ok(answered) => answered,
-        Err(_) => Err(WorkerError::Late(WRITE_TIMEOUT)),
+        Err(_) => Err(WorkerError::Late(timeout)),
     }
 }

@@ -12,6 +12,7 @@ use std::{sync::Arc, time::Instant};
 use gust_worker::protocol::{Command, FROZEN_BYTES_MAX, Report};
 
 use crate::{
+    capture::answer,
     instance::{Frozen, Instance, SETTLE_TIMEOUT},
     link::Outgoing,
     node::Inner,
@@ -60,21 +61,11 @@ async fn freeze(mut instance: Instance) -> Result<Result<Frozen, Box<Instance>>,
     let started = Instant::now();
     instance.worker.stand_back(true);
     instance.worker.send(&[outgoing]).await?;
-    let given = async {
-        loop {
-            let frame = instance.worker.receive().await?;
-            match frame.message {
-                Report::Frozen => return Ok(frame.body),
-                // What it says between its calls belongs to none.
-                Report::Log => {}
-                other => return Err(unexpected(&other)),
-            }
-        }
+    let frame = answer(&mut instance.worker, SETTLE_TIMEOUT).await?;
+    let Report::Frozen = frame.message else {
+        return Err(unexpected(&frame.message));
     };
-    let state = match tokio::time::timeout(SETTLE_TIMEOUT, given).await {
-        Ok(state) => state?,
-        Err(_) => return Err(WorkerError::Late(SETTLE_TIMEOUT)),
-    };
+    let state = frame.body;
     instance.worker.stand_back(false);
     if state.is_empty() || state.len() > FROZEN_BYTES_MAX {
         return Ok(Err(Box::new(instance)));

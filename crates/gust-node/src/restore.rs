@@ -266,19 +266,33 @@ impl Inner {
         let record = recording.is_some();
         let origin = snapshot.stored_checksum();
         let restoring = restoring(version, snapshot, files, &identity, false, record);
-        let mut worker = self.room_for(&restoring).await?;
+        let mut instance = self
+            .to_be_restored(&restoring, version, identity, place, origin)
+            .await?;
+        instance.recording = recording;
+        Ok((instance, restoring))
+    }
+
+    /// An instance that nothing has been laid out for yet.
+    async fn to_be_restored(
+        &self,
+        restoring: &Restoring,
+        version: &Arc<Version>,
+        identity: Identity,
+        place: Place,
+        origin: Option<[u8; 32]>,
+    ) -> Result<Instance, StartError> {
+        let mut worker = self.room_for(restoring).await?;
         self.open_egress(&mut worker, version);
-        let version = Arc::clone(version);
-        let instance = Instance {
+        Ok(Instance {
             id: identity.id,
-            version,
+            version: Arc::clone(version),
             worker,
             place,
             memory_bytes: 0,
-            recording,
+            recording: None,
             origin,
-        };
-        Ok((instance, restoring))
+        })
     }
 
     /// A frozen instance with a worker to be laid out in, and the message for that; its place alone when its snapshot is not
@@ -307,17 +321,9 @@ impl Inner {
             ..restoring(&version, made.snapshot, files, &identity, false, false)
         }
         .thawing();
-        let mut worker = self.room_for(&restoring).await?;
-        self.open_egress(&mut worker, &version);
-        let instance = Instance {
-            id: identity.id,
-            version,
-            worker,
-            place,
-            memory_bytes: 0,
-            recording: None,
-            origin: Some(origin),
-        };
+        let instance = self
+            .to_be_restored(&restoring, &version, identity, place, Some(origin))
+            .await?;
         Ok(Ok((instance, restoring)))
     }
 

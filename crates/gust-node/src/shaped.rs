@@ -20,7 +20,7 @@ use gust_worker::protocol::{Command, Interface, Report, SHAPED_FOR_MAX};
 
 use crate::{
     arm::{LAYOUT_BYTES_MAX, LearnError},
-    capture::answer,
+    capture::{WRITE_TIMEOUT, answer},
     files::Files,
     link::Outgoing,
     node::Inner,
@@ -302,7 +302,7 @@ impl Inner {
                 .collect(),
         };
         worker.send(&[outgoing]).await?;
-        match answer(&mut worker).await? {
+        match answer(&mut worker, WRITE_TIMEOUT).await?.message {
             Report::Replanned { .. } => {}
             other => return Err(unexpected(&other).into()),
         }

@@ -22,20 +22,18 @@
 #![no_std]
 #![no_main]
 
+mod bare;
+
 use core::{
-    arch::{
-        asm, global_asm,
-        x86_64::{_mm_clflush, _mm_lfence, _mm_mfence, _mm_pause, _rdtsc},
-    },
-    panic::PanicInfo,
+    arch::x86_64::{_mm_clflush, _mm_mfence, _mm_pause},
     ptr::{read_volatile, write_volatile},
 };
+
+use bare::{call, exit, map, ticks};
 
 const READ: usize = 0;
 const WRITE: usize = 1;
 const OPEN: usize = 2;
-const MMAP: usize = 9;
-const EXIT_GROUP: usize = 231;
 
 const BITS_MAX: usize = 1 << 16;
 const BODY_MAX: usize = 1 << 16;
@@ -52,66 +50,8 @@ static SHARED: Page = Page([0x5a; 4096]);
 /// The line that is looked at: in the middle, where no prefetcher comes by.
 const SHARED_LINE: usize = 2048;
 
-global_asm!(
-    ".global _start",
-    "_start:",
-    "xor ebp, ebp",
-    "and rsp, -16",
-    "call {main}",
-    "ud2",
-    main = sym main,
-);
-
-#[panic_handler]
-fn panicked(_: &PanicInfo) -> ! {
-    exit(101)
-}
-
-fn exit(status: usize) -> ! {
-    loop {
-        // SAFETY: ends the program.
-        unsafe { call(EXIT_GROUP, [status, 0, 0, 0, 0, 0]) };
-    }
-}
-
-/// # Safety
-/// The call must be sound with these arguments.
-unsafe fn call(number: usize, a: [usize; 6]) -> isize {
-    let result;
-    // SAFETY: as the caller says; the instruction changes rcx and r11 besides the result.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3], in("r8") a[4], in("r9") a[5],
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
-    result
-}
-
-fn map(bytes: usize) -> *mut u8 {
-    // SAFETY: new private memory at an address of the kernel's choice.
-    let at = unsafe { call(MMAP, [0, bytes, 3, 0x22, usize::MAX, 0]) };
-    if at < 0 {
-        exit(5);
-    }
-    at as *mut u8
-}
-
-fn now() -> u64 {
-    // SAFETY: every x86-64 processor has the instructions.
-    unsafe {
-        _mm_lfence();
-        let now = _rdtsc();
-        _mm_lfence();
-        now
-    }
-}
-
 fn wait_until(tick: u64) {
-    while now() < tick {
+    while ticks() < tick {
         // SAFETY: a hint.
         unsafe { _mm_pause() };
     }
@@ -122,10 +62,10 @@ fn wait_until(tick: u64) {
 /// # Safety
 /// `at` must be readable.
 unsafe fn load(at: *const u8) -> u64 {
-    let before = now();
+    let before = ticks();
     // SAFETY: as the caller says.
     unsafe { read_volatile(at) };
-    now() - before
+    ticks() - before
 }
 
 /// # Safety
@@ -174,7 +114,7 @@ fn send(job: &Job, banks: *mut u8) {
             wait_until(end);
             continue;
         }
-        while now() < end {
+        while ticks() < end {
             // SAFETY: both are memory of this program.
             unsafe {
                 if job.shares {
@@ -206,7 +146,7 @@ fn receive(job: &Job, banks: *mut u8, out: *mut u32) {
                 load(line)
             } else {
                 let (mut sum, mut loads) = (0, 0);
-                while now() < begin + job.slot / 8 * 7 {
+                while ticks() < begin + job.slot / 8 * 7 {
                     let at = banks.add(places.next() as usize % (BANKS_BYTES / LINE) * LINE);
                     flush(at);
                     // What an interruption took says nothing of a bank.

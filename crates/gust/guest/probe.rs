@@ -19,22 +19,23 @@
 #![no_std]
 #![no_main]
 
+mod bare;
+
 use core::{
-    arch::{asm, global_asm, x86_64::_mm_lfence, x86_64::_rdtsc},
-    panic::PanicInfo,
+    arch::asm,
     ptr::{read_volatile, write_volatile},
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
+use bare::{call, exit, map, ticks};
+
 const WRITE: usize = 1;
-const MMAP: usize = 9;
 const SCHED_YIELD: usize = 24;
 const MADVISE: usize = 28;
 const CLONE: usize = 56;
 const GETPPID: usize = 110;
 const FUTEX: usize = 202;
 const SCHED_SETAFFINITY: usize = 203;
-const EXIT_GROUP: usize = 231;
 
 const PAGE: usize = 4096;
 const STACK_BYTES: usize = 64 << 10;
@@ -51,68 +52,6 @@ const AT_SYSINFO_EHDR: usize = 33;
 static MINE: AtomicU32 = AtomicU32::new(0);
 static ITS: AtomicU32 = AtomicU32::new(0);
 static TURNS: AtomicU64 = AtomicU64::new(0);
-
-global_asm!(
-    ".global _start",
-    "_start:",
-    "xor ebp, ebp",
-    "mov rdi, rsp",
-    "and rsp, -16",
-    "call {main}",
-    "ud2",
-    main = sym main,
-);
-
-#[panic_handler]
-fn panicked(_: &PanicInfo) -> ! {
-    exit(101)
-}
-
-fn exit(status: usize) -> ! {
-    loop {
-        // SAFETY: ends the program.
-        unsafe { call(EXIT_GROUP, [status, 0, 0, 0, 0, 0]) };
-    }
-}
-
-/// # Safety
-/// The call must be sound with these arguments.
-unsafe fn call(number: usize, a: [usize; 6]) -> isize {
-    let result;
-    // SAFETY: as the caller says; the instruction changes rcx and r11 besides the result.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") a[0], in("rsi") a[1], in("rdx") a[2], in("r10") a[3], in("r8") a[4], in("r9") a[5],
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
-    result
-}
-
-fn map(bytes: usize) -> *mut u8 {
-    const READ_WRITE: usize = 3;
-    const PRIVATE_ANONYMOUS: usize = 0x22;
-    // SAFETY: new memory at an address of the kernel's choice.
-    let at = unsafe { call(MMAP, [0, bytes, READ_WRITE, PRIVATE_ANONYMOUS, usize::MAX, 0]) };
-    if at < 0 {
-        exit(5);
-    }
-    at as *mut u8
-}
-
-/// Ticks now, with everything before done.
-fn ticks() -> u64 {
-    // SAFETY: every x86-64 processor has the instructions.
-    unsafe {
-        _mm_lfence();
-        let now = _rdtsc();
-        _mm_lfence();
-        now
-    }
-}
 
 /// Starts a second thread, which never returns.
 fn start_thread(entry: extern "C" fn() -> !) {

@@ -8,21 +8,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use common::{gust, runtimes, text};
-
-/// The command up to its options, or a loud skip.
-fn gust_run() -> Option<Command> {
-    let runtimes = runtimes()?;
-    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
-    if kvm.is_err() {
-        eprintln!("SKIPPED: /dev/kvm cannot be opened");
-        return None;
-    }
-    let data_dir = runtimes.parent().expect("the directory lies in a data directory");
-    let mut command = gust();
-    command.arg("run").arg("--data-dir").arg(data_dir);
-    Some(command)
-}
+use common::{gust, gust_run, runtimes, text};
 
 fn sh(script: &str) -> Option<Output> {
     let mut command = gust_run()?;

@@ -3,7 +3,6 @@
 mod common;
 
 use std::{
-    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream, UdpSocket},
     process::{Command, Output, Stdio},
@@ -11,21 +10,12 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use common::{gust, runtimes, text};
+use common::{gust, gust_run, runtimes, text};
 
 /// A Python program with this way out, or a loud skip.
 fn python(net: &[String], script: &str) -> Option<Command> {
-    let runtimes = runtimes()?;
-    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
-    if kvm.is_err() {
-        eprintln!("SKIPPED: /dev/kvm cannot be opened");
-        return None;
-    }
-    let data_dir = runtimes.parent().expect("the directory lies in a data directory");
-    let mut command = gust();
-    command
-        .args(["run", "--timeout", "60", "--data-dir"])
-        .arg(data_dir);
+    let mut command = gust_run()?;
+    command.args(["--timeout", "60"]);
     for rule in net {
         command.args(["--net", rule]);
     }

@@ -252,6 +252,13 @@ impl Guest {
     /// A second thread.
     pub fn thread(&mut self) -> usize {
         let before = self.kernel.thread_slots();
+        assert!(matches!(self.call_for_thread(self.main), Came::Back(1..)));
+        let after = self.kernel.thread_slots();
+        after.into_iter().find(|slot| !before.contains(slot)).unwrap()
+    }
+
+    /// A thread's call for another thread.
+    pub fn call_for_thread(&mut self, slot: usize) -> Came {
         let flags = libc::CLONE_VM
             | libc::CLONE_FS
             | libc::CLONE_FILES
@@ -259,9 +266,7 @@ impl Guest {
             | libc::CLONE_THREAD
             | libc::CLONE_SYSVSEM;
         let stack = SCRATCH + SCRATCH_BYTES / 2;
-        assert!(self.done(libc::SYS_clone, &[flags as u64, stack, 0, 0, 0]) > 0);
-        let after = self.kernel.thread_slots();
-        after.into_iter().find(|slot| !before.contains(slot)).unwrap()
+        self.call_on(slot, libc::SYS_clone, &[flags as u64, stack, 0, 0, 0])
     }
 
     pub fn ended(&self) -> Option<Ended> {

@@ -51,6 +51,20 @@ pub fn runtimes() -> Option<PathBuf> {
     found
 }
 
+/// `gust run` with the runtimes of these tests, up to its options, or a loud skip.
+pub fn gust_run() -> Option<Command> {
+    let runtimes = runtimes()?;
+    let kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    if kvm.is_err() {
+        eprintln!("SKIPPED: /dev/kvm cannot be opened");
+        return None;
+    }
+    let data_dir = runtimes.parent().expect("the directory lies in a data directory");
+    let mut command = gust();
+    command.arg("run").arg("--data-dir").arg(data_dir);
+    Some(command)
+}
+
 /// A running server; killed when dropped.
 pub struct Server {
     child: Child,
