@@ -70,6 +70,8 @@ pub struct FunctionSpec {
     pub reserved: Option<u32>,
     /// Longest wait of a call for an instance, in nanoseconds.
     pub queue_timeout_ns: u64,
+    /// Region that its calls come from; 0 where there is one only.
+    pub home: u16,
 }
 
 /// What a fleet has to know of a node.
@@ -97,18 +99,20 @@ pub enum Observation {
     /// A node takes nothing new; its idle instances are removed, its calls end.
     NodeDrains(NodeId),
     /// A node is lost with all that was on it. The caller fails the calls that ran there and ends each with
-    /// [`Observation::Ended`] before or after: an end of a call that is not known is nothing.
+    /// [`Observation::Ended`] before or after: an end of a call that is not known is nothing. A call whose instance was
+    /// still being restored (no [`Observation::Ready`] yet) waits again, unless it was ended before.
     NodeGone(NodeId),
     /// A node has a snapshot of a function, or has it no more.
     Snapshot(NodeId, FunctionId, bool),
     /// An instance that was there before the fleet was: what a control plane is told by the nodes after its restart. It is
     /// idle.
     Found(InstanceId, NodeId, FunctionId, Class),
-    /// A call has come.
+    /// A call has come. A name that is in use is ignored.
     Arrived(CallId, FunctionId),
     /// A call that waited is given up by its caller.
     GivenUp(CallId),
-    /// An instance that was to be created can take calls now.
+    /// An instance that was to be created can take calls now; or one that was to be restored is, and runs its call: until
+    /// then, or its call's end, it counts as a restore in flight of its node.
     Ready(InstanceId),
     /// A call is over, well or not, and its instance can take another.
     Ended(CallId),
