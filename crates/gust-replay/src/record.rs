@@ -1,6 +1,6 @@
 //! What is noted of a run, live or simulated.
 
-use gust_policy::Class;
+use gust_policy::{Class, InstanceId};
 use serde::{Deserialize, Serialize};
 
 /// How the instance of an invocation came to be.
@@ -67,6 +67,8 @@ pub struct Record {
     pub ended_ns: u64,
     /// Time that the trace asks its handler to take, in nanoseconds.
     pub requested_ns: u64,
+    /// Instance that ran it; `None` when none did. Unlike those of all other instances of the run.
+    pub instance: Option<InstanceId>,
     /// Track that made its instance.
     pub class: Class,
     /// How its instance came to be.
