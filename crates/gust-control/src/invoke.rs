@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gust_node::{Invocation, InvokeError, Outcome, StartKind};
+use gust_node::{Invocation, InvokeError, Outcome, StartKind, Wanted};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -173,6 +173,7 @@ impl Control {
             client_context: request.client_context,
             trace_id: request.trace_id.clone(),
             log: output,
+            wanted: Wanted::Any,
         };
         let invoking = self.0.node.invoke(&runnable.id, invocation);
         let outcome = match take_output(invoking, pieces, &mut log).await {

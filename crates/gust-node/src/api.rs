@@ -6,7 +6,11 @@ use bytes::Bytes;
 use gust_worker::protocol::{GuestExit, MemoryMode};
 use tokio::sync::mpsc;
 
-use crate::{egress::EgressPolicy, node::Inner};
+use crate::{
+    egress::EgressPolicy,
+    named::{InstanceName, Named, Present, Wanted},
+    node::Inner,
+};
 
 /// Names one immutable combination of code, runtime and configuration. A changed configuration is another id, so a
 /// snapshot never serves a configuration that it was not made with.
@@ -49,7 +53,8 @@ pub struct NodeConfig {
     pub freeze_after: Option<Duration>,
     /// Which instances may map the same pages of memory.
     pub page_sharing: PageSharing,
-    /// How long an instance stays idle before it is dropped.
+    /// How long an instance without a name stays idle before it is dropped; how long one with a name does is the control
+    /// plane's decision.
     pub idle_timeout: Duration,
     /// Longest wait for a free instance when every place is taken.
     pub queue_timeout: Duration,
@@ -129,6 +134,8 @@ pub struct Invocation {
     /// Receives the guest's output while it runs; the channel's bound is the back pressure. A dropped receiver
     /// discards output.
     pub log: mpsc::Sender<Bytes>,
+    /// What is to serve it.
+    pub wanted: Wanted,
 }
 
 /// What became of an event that reached an instance.
@@ -148,6 +155,10 @@ pub struct Outcome {
     pub memory_bytes_max: u64,
     /// Bytes of log dropped over the bound.
     pub log_bytes_dropped: u64,
+    /// The instance goes to rest and can take another call, as far as is known when it answers.
+    pub kept: bool,
+    /// The instance that was to serve it was gone, and this one has its name now.
+    pub replaced: bool,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -288,6 +299,10 @@ pub struct NodeStats {
     pub frozen: usize,
     /// Instances that serve a call.
     pub busy: usize,
+    /// Instances that the control plane has named, of the regular class.
+    pub regular: usize,
+    /// Instances that the control plane has named, of the emergency class.
+    pub emergency: usize,
     /// Calls that wait for a place.
     pub queued: usize,
     /// Snapshots that are used in place on disk.
@@ -335,6 +350,32 @@ impl Node {
     /// See [`InvokeError`]. What the function itself does wrong is an outcome.
     pub async fn invoke(&self, id: &VersionId, invocation: Invocation) -> Result<Outcome, InvokeError> {
         self.0.invoke(id, invocation).await
+    }
+
+    /// Makes an instance under a name, ahead of calls, and leaves it at rest. One that is prepared already and has no name
+    /// is taken in its place.
+    ///
+    /// # Errors
+    /// See [`InvokeError`]; [`NodeError::Init`] when the function's own initialisation fails. There is no instance of this
+    /// name then.
+    pub async fn create(&self, id: &VersionId, named: Named) -> Result<(), InvokeError> {
+        self.0.create(id, named).await
+    }
+
+    /// Ends an instance: at once when it rests, otherwise as soon as it does. [`Node::lost`] does not tell it.
+    pub fn end(&self, name: InstanceName) {
+        self.0.desk.end(name);
+    }
+
+    /// Waits until instances that have names have ended without [`Node::end`] (for another's sake, by themselves, or with
+    /// a call that they could not serve), and tells which; each once. One caller at a time.
+    pub async fn lost(&self) -> Vec<InstanceName> {
+        self.0.desk.lost().await
+    }
+
+    /// Every instance that has a name: what a control plane starts from that has just started itself.
+    pub fn present(&self) -> Vec<Present> {
+        self.0.desk.present()
     }
 
     /// Ends the idle instances of a version, and its armed ones too unless `keep_armed`; for measurements.

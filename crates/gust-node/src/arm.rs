@@ -21,7 +21,7 @@ use crate::{
     log::LogSink,
     node::Inner,
     restore::restoring,
-    snapshot::{Key, LearnedFrom, Recording, SnapshotStore},
+    snapshot::{Key, LearnedFrom, Recording, Snapshot, SnapshotStore},
     start::StartError,
     version::Version,
     worker::{WorkerError, unexpected},
@@ -78,13 +78,26 @@ impl Inner {
             .snapshot(store, version, &mut LogSink::Discarded)
             .await?
             .snapshot;
-        let files = version.files(&self.files).await?;
-        let identity = Identity::new();
         let _turn = self.source.background().await;
         let recording = snapshot.claim_recording();
         if recording.is_none() && snapshot.is_being_recorded() {
             return Ok(None);
         }
+        self.lay_out_ahead(version, place, snapshot, recording)
+            .await
+            .map(Some)
+    }
+
+    /// An instance as its snapshot left it, touched ahead, by a worker that stands back for those that serve calls.
+    pub(crate) async fn lay_out_ahead(
+        &self,
+        version: &Arc<Version>,
+        place: Place,
+        snapshot: Arc<Snapshot>,
+        recording: Option<Recording>,
+    ) -> Result<Instance, StartError> {
+        let files = version.files(&self.files).await?;
+        let identity = Identity::new();
         let mut worker = self.take_worker(version.limits()).await?;
         worker.stand_back(true);
         self.open_egress(&mut worker, version);
@@ -106,7 +119,7 @@ impl Inner {
         self.count_started();
         let version = Arc::clone(version);
         let memory_bytes = waiting.memory_bytes;
-        Ok(Some(Instance {
+        Ok(Instance {
             id: identity.id,
             version,
             worker,
@@ -114,7 +127,7 @@ impl Inner {
             memory_bytes,
             recording,
             origin,
-        }))
+        })
     }
 
     /// Learns in the background from the run of an instance that has recorded it. Where memory is kept, the instance goes on
@@ -122,7 +135,7 @@ impl Inner {
     pub(crate) fn learn(self: &Arc<Self>, mut instance: Box<Instance>, recording: Recording) {
         let inner = Arc::clone(self);
         let kept = instance.version.keeps_memory();
-        let settling = kept.then(|| self.desk.settle(&instance.version));
+        let settling = kept.then(|| self.desk.settle(&instance));
         instance.version.learning.store(kept, Ordering::Relaxed);
         tokio::spawn(async move {
             let learned = match instance.settle().await {

@@ -30,6 +30,8 @@ pub(crate) struct Ran {
     pub timings: WorkerTimings,
     pub memory_bytes_max: u64,
     pub log_bytes_dropped: u64,
+    /// The instance goes to rest, for another call.
+    pub kept: bool,
 }
 
 /// Why a call did not go to its end.
@@ -132,11 +134,17 @@ impl Inner {
             timings: WorkerTimings::default(),
             memory_bytes_max: 0,
             log_bytes_dropped: 0,
+            kept: false,
         };
         match heard {
             Ok(Ok(Heard::Answer(answer, body))) => {
+                // What learns from its run ends with it where memory is given back.
+                let kept = instance.version.keeps_memory() || instance.recording.is_none();
                 self.put_to_rest(instance);
-                Ok(answered(answer, body, took))
+                Ok(Ran {
+                    kept,
+                    ..answered(answer, body, took)
+                })
             }
             Ok(Ok(Heard::Exited(exit))) => Ok(ended(InvokeResult::Exited(exit))),
             Ok(Err(error)) => Err(error),
@@ -153,7 +161,7 @@ impl Inner {
         if let Some(recording) = instance.recording.take() {
             return self.learn(instance, recording);
         }
-        let settling = self.desk.settle(&instance.version);
+        let settling = self.desk.settle(&instance);
         let inner = Arc::clone(self);
         tokio::spawn(async move {
             match instance.settle().await {
@@ -219,6 +227,7 @@ fn answered(answer: Answer, body: Vec<u8>, took: Duration) -> Ran {
         timings: answer.timings,
         memory_bytes_max: answer.memory_bytes_max,
         log_bytes_dropped: answer.log_bytes_dropped,
+        kept: true,
     }
 }
 

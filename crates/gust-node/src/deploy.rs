@@ -55,7 +55,7 @@ impl Inner {
         let patience = self.patience(version);
         let claimed = self
             .desk
-            .claim(version.id(), self.config.queue_timeout, patience)
+            .claim(version.id(), None, self.config.queue_timeout, patience)
             .await;
         match claimed {
             Ok(Granted::Use(instance, kind)) => {

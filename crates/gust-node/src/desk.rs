@@ -7,9 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
+
 use crate::{
     api::{InvokeError, NodeError, StartKind, VersionId},
     instance::{AtRest, Frozen, Instance},
+    named::{InstanceName, Named, Present},
     places::{Bounds, Claim, Cold, Consequences, Counts, Grant, PlaceId, Places, Rested},
     version::Version,
 };
@@ -26,6 +29,8 @@ const FULL: InvokeError = InvokeError::NoCapacity {
 #[derive(Debug)]
 pub(crate) struct Desk {
     places: Mutex<Places<AtRest, Granted>>,
+    /// Told when an instance that has a name was lost.
+    lost: Notify,
 }
 
 /// What a call gets.
@@ -47,6 +52,15 @@ pub(crate) struct Place {
 }
 
 impl Granted {
+    /// Its place.
+    pub(crate) fn place(&self) -> PlaceId {
+        match self {
+            Self::Use(instance, _) => instance.place.id,
+            Self::Thaw(frozen) => frozen.place.id,
+            Self::Start(place) => place.id,
+        }
+    }
+
     fn of(at_rest: AtRest, kind: StartKind) -> Self {
         match at_rest {
             AtRest::Instance(instance) => Self::Use(instance, kind),
@@ -65,7 +79,13 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let consequences = self.desk.places().leave(self.id);
+        let mut places = self.desk.places();
+        let consequences = places.leave(self.id);
+        let has_lost = places.has_lost();
+        drop(places);
+        if has_lost {
+            self.desk.lost.notify_one();
+        }
         self.desk.carry_out(consequences);
     }
 }
@@ -75,6 +95,7 @@ impl Drop for Place {
 pub(crate) struct Settling {
     desk: Arc<Desk>,
     version: Arc<Version>,
+    of: (PlaceId, Option<InstanceName>),
 }
 
 impl Drop for Settling {
@@ -82,7 +103,7 @@ impl Drop for Settling {
         let consequences = self
             .desk
             .places()
-            .unsettle(self.version.id(), self.version.generation);
+            .unsettle(self.version.id(), self.version.generation, self.of);
         self.desk.carry_out(consequences);
     }
 }
@@ -91,6 +112,7 @@ impl Desk {
     pub(crate) fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
             places: Mutex::new(Places::new(bounds)),
+            lost: Notify::new(),
         })
     }
 
@@ -107,18 +129,20 @@ impl Desk {
         self.carry_out(consequences);
     }
 
-    /// Claims an instance of a version, or a place to start one in, and waits for its turn for at most `timeout`; for one
-    /// that has answered to be ready again for at most `patience`, before another is started.
+    /// Claims an instance of a version (the one that is `named`, or any without a name), or a place to start one in, and
+    /// waits for its turn for at most `timeout`; for one that has answered to be ready again for at most `patience`, before
+    /// another is started.
     pub(crate) async fn claim(
         self: &Arc<Self>,
         id: &VersionId,
+        named: Option<Named>,
         timeout: Duration,
         patience: Duration,
     ) -> Result<Granted, InvokeError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut patient = true;
         for _ in 0..DEAD_INSTANCES_MAX {
-            let (claim, consequences) = self.places().claim(id, patient);
+            let (claim, consequences) = self.places().claim(id, named, patient);
             self.carry_out(consequences);
             let granted = match claim {
                 Claim::Use(at_rest, kind) => Granted::of(at_rest, kind),
@@ -175,13 +199,42 @@ impl Desk {
         self.places().armed(version.id(), version.generation);
     }
 
-    /// An instance of the version has answered. Dropped when it is ready again, or will not be.
-    pub(crate) fn settle(self: &Arc<Self>, version: &Arc<Version>) -> Settling {
-        self.places().settle(version.id(), version.generation);
+    /// An instance has answered. Dropped when it is ready again, or will not be.
+    pub(crate) fn settle(self: &Arc<Self>, instance: &Instance) -> Settling {
+        let (version, place) = (&instance.version, instance.place.id);
+        let name = self.places().settle(version.id(), version.generation, place);
         Settling {
             desk: Arc::clone(self),
             version: Arc::clone(version),
+            of: (place, name),
         }
+    }
+
+    /// The place of the instance of a name.
+    pub(crate) fn place_of(&self, name: InstanceName) -> Option<PlaceId> {
+        self.places().place_of(name)
+    }
+
+    /// Ends an instance, at once or when it comes to rest.
+    pub(crate) fn end(&self, name: InstanceName) {
+        let gone = self.places().end(name);
+        drop(gone);
+    }
+
+    /// Waits for instances that have names to be lost.
+    pub(crate) async fn lost(&self) -> Vec<InstanceName> {
+        loop {
+            let lost = self.places().take_lost();
+            if !lost.is_empty() {
+                return lost;
+            }
+            self.lost.notified().await;
+        }
+    }
+
+    /// Every instance that has a name.
+    pub(crate) fn present(&self) -> Vec<Present> {
+        self.places().present()
     }
 
     /// Takes an instance to rest: for the next call, or as an armed one.
@@ -237,7 +290,7 @@ impl Desk {
         found.into_iter().filter_map(instance).collect()
     }
 
-    /// Lets go of what has been at rest too long, or has died.
+    /// Lets go of what has been at rest too long and has no name, and of what has died.
     pub(crate) fn expire(&self, idle_timeout: Duration) {
         let gone = self
             .places()

@@ -30,7 +30,7 @@ impl Inner {
         };
         for (instance, since) in self.desk.freezable(freeze_after, FROZEN_A_SWEEP) {
             let inner = Arc::clone(self);
-            let settling = self.desk.settle(&instance.version);
+            let settling = self.desk.settle(&instance);
             tokio::spawn(async move {
                 let _turn = inner.source.background().await;
                 match freeze(instance).await {

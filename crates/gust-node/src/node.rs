@@ -23,6 +23,7 @@ use crate::{
     host::{settle_time, start_source},
     instance::{Frozen, Instance},
     log::LogSink,
+    named::Wanted,
     outcome::{not_initialised, outcome},
     places::Bounds,
     pool::Pool,
@@ -241,8 +242,15 @@ impl Inner {
             }
             let arrived = Instant::now();
             let patience = self.patience(&version);
-            let granted = self.desk.claim(id, self.config.queue_timeout, patience).await?;
+            let named = invocation.wanted.named();
+            let before = named.and_then(|named| self.desk.place_of(named.name));
+            let timeout = self.config.queue_timeout;
+            let granted = self.desk.claim(id, named, timeout, patience).await?;
             let queued = arrived.elapsed();
+            let replaced = match invocation.wanted {
+                Wanted::Resting(_) => before != Some(granted.place()),
+                Wanted::Any | Wanted::New(_) => false,
+            };
             let ready = match granted {
                 Granted::Use(instance, kind) => Ready {
                     instance,
@@ -279,7 +287,10 @@ impl Inner {
                 self.arm(&version);
             }
             match ran {
-                Ok(ran) => return Ok(outcome(ran, kind, instance_id, init, queued, arrived.elapsed())),
+                Ok(ran) => {
+                    let told = outcome(ran, kind, instance_id, init, queued, arrived.elapsed());
+                    return Ok(Outcome { replaced, ..told });
+                }
                 Err(CallError::NotDelivered) => {}
                 Err(CallError::Lost(error)) => {
                     let error: &dyn std::error::Error = &error;
@@ -357,6 +368,8 @@ impl Inner {
             idle: counts.idle,
             frozen: counts.frozen,
             busy: counts.busy,
+            regular: counts.regular,
+            emergency: counts.emergency,
             queued: counts.queued,
             snapshots_on_disk: self.snapshots.as_ref().map_or(0, |store| store.on_disk()),
             instances_started: self.instances_started.load(Ordering::Relaxed),

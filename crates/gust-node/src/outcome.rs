@@ -26,6 +26,7 @@ pub(crate) fn outcome(
         timings,
         memory_bytes_max,
         log_bytes_dropped,
+        kept,
     } = ran;
     // A worker tells what its start took with its first answer, also when no call has waited for it.
     let timings = match start {
@@ -53,6 +54,8 @@ pub(crate) fn outcome(
         start_duration,
         memory_bytes_max,
         log_bytes_dropped,
+        kept,
+        replaced: false,
         timings: Timings {
             queue_ns: nanoseconds(queued),
             worker_ns: nanoseconds(total)
@@ -84,6 +87,8 @@ pub(crate) fn not_initialised(failure: Failure, queued: Duration, arrived: Insta
         start_duration: Some(took),
         memory_bytes_max: 0,
         log_bytes_dropped: 0,
+        kept: false,
+        replaced: false,
         timings: Timings {
             queue_ns: nanoseconds(queued),
             boot_ns: nanoseconds(took),

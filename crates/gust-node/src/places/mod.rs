@@ -15,6 +15,7 @@
 //! very first. Nobody waits while an idle instance of another version keeps a place: the one that has been idle longest
 //! goes. Generic in the instance `I`, so that tests need no processes, and in what the queue's channels carry, `T`.
 
+mod names;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::api::{StartKind, VersionId};
+use crate::{
+    api::{StartKind, VersionId},
+    named::{InstanceClass, InstanceName, Named},
+};
 pub(crate) use types::{Bounds, Claim, Cold, Consequences, Counts, Grant, PlaceId, Rested};
 use types::{Entry, QUEUE_MAX, Resting, Taken, Waiter};
 
@@ -42,6 +46,10 @@ pub(crate) struct Places<I, T> {
     /// Places whose instances have been told to go.
     leaving: usize,
     queue: VecDeque<Waiter<T>>,
+    /// Places whose instances have names, and the versions that they serve.
+    names: HashMap<InstanceName, (PlaceId, VersionId)>,
+    /// Names that are to be told as lost.
+    lost: Vec<InstanceName>,
     counter: u64,
 }
 
@@ -55,6 +63,8 @@ impl<I, T> Places<I, T> {
             starting: 0,
             leaving: 0,
             queue: VecDeque::new(),
+            names: HashMap::new(),
+            lost: Vec::new(),
             counter: 0,
         }
     }
@@ -89,21 +99,39 @@ impl<I, T> Places<I, T> {
         consequences
     }
 
-    /// Claims an instance for a call. `patient` says that the call would rather wait for an instance that is about to
-    /// be idle than start another.
-    pub(crate) fn claim(&mut self, id: &VersionId, patient: bool) -> (Claim<I, T>, Consequences<I, T>) {
+    /// Claims an instance for a call: the one that is `named`, or any that has no name. `patient` says that the call would
+    /// rather wait for an instance that is about to be idle than start another.
+    pub(crate) fn claim(
+        &mut self,
+        id: &VersionId,
+        named: Option<Named>,
+        patient: bool,
+    ) -> (Claim<I, T>, Consequences<I, T>) {
         let Some(entry) = self.versions.get_mut(id) else {
             return (Claim::Unknown, Consequences::none());
         };
+        if let Some(named) = named {
+            return self.claim_named(id, named, patient);
+        }
         let ahead = self
             .queue
             .iter()
-            .filter(|waiter| waiter.patient && waiter.version == *id)
+            .filter(|waiter| waiter.patient && waiter.named.is_none() && waiter.version == *id)
             .count();
-        let settling = patient && entry.idle.is_empty() && entry.settling > ahead;
-        if !settling && let Some((instance, kind)) = self.take_resting(id) {
+        let is_idle = entry.idle.iter().any(|resting| resting.name.is_none());
+        let settling = patient && !is_idle && entry.settling > ahead;
+        if !settling && let Some((instance, kind)) = self.take_resting(id, None) {
             return (Claim::Use(instance, kind), Consequences::none());
         }
+        self.join_queue(id, None, settling)
+    }
+
+    fn join_queue(
+        &mut self,
+        id: &VersionId,
+        named: Option<Named>,
+        settling: bool,
+    ) -> (Claim<I, T>, Consequences<I, T>) {
         if self.queue.len() >= QUEUE_MAX {
             return (Claim::Full, Consequences::none());
         }
@@ -112,6 +140,7 @@ impl<I, T> Places<I, T> {
             version: id.clone(),
             sender,
             patient: settling,
+            named,
         });
         // Whether it is the call's turn already is decided in one place.
         (Claim::Queued { turn, settling }, self.serve_queue())
@@ -133,21 +162,45 @@ impl<I, T> Places<I, T> {
             self.bytes -= taken.bytes;
             self.starting -= usize::from(taken.starting);
             self.leaving -= usize::from(taken.leaving);
+            if let Some(named) = taken.named {
+                self.forget_name(place, named, taken.is_told);
+            }
         }
         self.serve_queue()
     }
 
-    /// An instance has answered and is about to be idle.
-    pub(crate) fn settle(&mut self, id: &VersionId, generation: u64) {
+    /// An instance has answered and is about to be idle. Answers its name, for [`Places::unsettle`].
+    pub(crate) fn settle(&mut self, id: &VersionId, generation: u64, place: PlaceId) -> Option<InstanceName> {
+        if let Some(taken) = self.taken.get_mut(&place)
+            && let Some(named) = taken.named
+        {
+            taken.settling += 1;
+            return Some(named.name);
+        }
         if let Some(entry) = self.current(id, generation) {
             entry.settling += 1;
         }
+        None
     }
 
-    /// An instance that was about to be idle will not be.
-    pub(crate) fn unsettle(&mut self, id: &VersionId, generation: u64) -> Consequences<I, T> {
-        if let Some(entry) = self.current(id, generation) {
-            entry.settling = entry.settling.saturating_sub(1);
+    /// An instance that was about to be idle is, or will not be.
+    pub(crate) fn unsettle(
+        &mut self,
+        id: &VersionId,
+        generation: u64,
+        (place, name): (PlaceId, Option<InstanceName>),
+    ) -> Consequences<I, T> {
+        match name {
+            Some(_) => {
+                if let Some(taken) = self.taken.get_mut(&place) {
+                    taken.settling = taken.settling.saturating_sub(1);
+                }
+            }
+            None => {
+                if let Some(entry) = self.current(id, generation) {
+                    entry.settling = entry.settling.saturating_sub(1);
+                }
+            }
         }
         self.serve_queue()
     }
@@ -170,7 +223,9 @@ impl<I, T> Places<I, T> {
             taken.armed = armed;
         }
         let tick = self.next_count();
-        let is_evicted = self.taken.get(&place).is_some_and(|taken| taken.evicted);
+        let taken = self.taken.get(&place);
+        let is_evicted = taken.is_some_and(|taken| taken.evicted);
+        let name = taken.and_then(|taken| taken.named).map(|named| named.name);
         let Some(entry) = self.current(&id, generation).filter(|_| !is_evicted) else {
             let mut consequences = self.serve_queue();
             consequences.dropped.push(instance);
@@ -180,11 +235,11 @@ impl<I, T> Places<I, T> {
             entry.expected_bytes = entry.expected_bytes.max(bytes);
         }
         let kind = if armed { StartKind::Armed } else { StartKind::Warm };
-        let waiting = self
-            .queue
-            .iter()
-            .position(|waiter| waiter.version == id && !waiter.sender.is_closed());
+        let waiting = self.queue.iter().position(|waiter| {
+            waiter.version == id && !waiter.sender.is_closed() && Self::is_for(waiter, name)
+        });
         if let Some(waiter) = waiting.and_then(|at| self.queue.remove(at)) {
+            self.give(place, &id, waiter.named);
             let mut consequences = self.serve_queue();
             consequences
                 .turns
@@ -197,11 +252,14 @@ impl<I, T> Places<I, T> {
             since: now,
             tick,
             cold,
+            name,
+            kind,
         };
         // The borrow above had to end for the queue.
         if let Some(entry) = self.versions.get_mut(&id) {
             match cold {
-                Cold::Not | Cold::Never if armed => entry.armed.push(resting),
+                // One that has a name is kept apart from those that are for whoever comes.
+                Cold::Not | Cold::Never if armed && name.is_none() => entry.armed.push(resting),
                 Cold::Not | Cold::Never => entry.idle.push(resting),
                 Cold::Frozen => entry.idle.insert(0, resting),
             }
@@ -223,7 +281,7 @@ impl<I, T> Places<I, T> {
         if let Some(entry) = self.versions.get_mut(id) {
             entry.arming += 1;
         }
-        let place = self.take(generation, expected);
+        let place = self.take(id, generation, expected, None);
         if let Some(taken) = self.taken.get_mut(&place) {
             taken.armed = true;
             // It has its own turns, and must not hold up starts that calls wait for.
@@ -240,7 +298,7 @@ impl<I, T> Places<I, T> {
         }
     }
 
-    /// Takes out what has been at rest longer than `idle_timeout`, and what `is_dead`.
+    /// Takes out what has been at rest longer than `idle_timeout` and has no name, and what `is_dead`.
     pub(crate) fn expire(
         &mut self,
         now: Instant,
@@ -248,7 +306,8 @@ impl<I, T> Places<I, T> {
         is_dead: impl Fn(&I) -> bool,
     ) -> Vec<I> {
         let over = |resting: &mut Resting<I>| {
-            now.saturating_duration_since(resting.since) >= idle_timeout || is_dead(&resting.instance)
+            let is_old = now.saturating_duration_since(resting.since) >= idle_timeout;
+            is_old && resting.name.is_none() || is_dead(&resting.instance)
         };
         let mut gone = Vec::new();
         for entry in self.versions.values_mut() {
@@ -324,20 +383,32 @@ impl<I, T> Places<I, T> {
                 .filter(|waiter| !waiter.sender.is_closed())
                 .count(),
             memory_bytes: self.bytes,
+            regular: self.count_of(InstanceClass::Regular),
+            emergency: self.count_of(InstanceClass::Emergency),
         }
     }
 
-    /// Takes an instance of a version that rests.
-    fn take_resting(&mut self, id: &VersionId) -> Option<(I, StartKind)> {
+    /// Takes an instance of a version that rests: the one that is `named`, or one without a name, which then has it.
+    fn take_resting(&mut self, id: &VersionId, named: Option<Named>) -> Option<(I, StartKind)> {
         let entry = self.versions.get_mut(id)?;
-        let (resting, kind) = match entry.idle.pop() {
-            Some(idle) => (idle, StartKind::Warm),
-            None => (entry.armed.pop()?, StartKind::Armed),
+        let name = named.map(|named| named.name);
+        let (at, is_armed) = Self::find_resting(&entry.idle, &entry.armed, name)?;
+        let resting = match is_armed {
+            true => entry.armed.remove(at),
+            false => entry.idle.remove(at),
         };
-        if let Some(taken) = self.taken.get_mut(&resting.place) {
+        self.give(resting.place, id, named);
+        Some((resting.instance, resting.kind))
+    }
+
+    /// What rested in a place serves a call, under the name that the call has for it.
+    fn give(&mut self, place: PlaceId, id: &VersionId, named: Option<Named>) {
+        if let Some(taken) = self.taken.get_mut(&place) {
             taken.armed = false;
         }
-        Some((resting.instance, kind))
+        if let Some(named) = named {
+            self.name(place, id, named);
+        }
     }
 
     /// Whether an instance of this size has room. One always has: a budget must not shut a node down.
@@ -347,7 +418,7 @@ impl<I, T> Places<I, T> {
         memory && self.taken.len() < self.bounds.instances_max && self.starting < self.bounds.starts_max
     }
 
-    fn take(&mut self, generation: u64, bytes: u64) -> PlaceId {
+    fn take(&mut self, id: &VersionId, generation: u64, bytes: u64, named: Option<Named>) -> PlaceId {
         let place = PlaceId(self.next_count());
         self.taken.insert(
             place,
@@ -358,10 +429,16 @@ impl<I, T> Places<I, T> {
                 leaving: false,
                 armed: false,
                 evicted: false,
+                named: None,
+                settling: 0,
+                is_told: false,
             },
         );
         self.bytes += bytes;
         self.starting += 1;
+        if let Some(named) = named {
+            self.name(place, id, named);
+        }
         place
     }
 

@@ -6,7 +6,7 @@ use super::{
     Places,
     types::{Consequences, Grant},
 };
-use crate::api::VersionId;
+use crate::{api::VersionId, named::Named};
 
 impl<I, T> Places<I, T> {
     /// Lets go of calls that were given up and of calls of versions that are gone, and ends the patience of those that
@@ -14,12 +14,19 @@ impl<I, T> Places<I, T> {
     fn review_queue(&mut self) -> bool {
         let mut has_ended = false;
         let mut settling: HashMap<&VersionId, usize> = HashMap::new();
-        let versions = &self.versions;
+        let (versions, names, taken) = (&self.versions, &self.names, &self.taken);
+        let is_settling = |named: Named| {
+            let place = names.get(&named.name).and_then(|(place, _)| taken.get(place));
+            place.is_some_and(|taken| taken.settling > 0 && !taken.evicted)
+        };
         self.queue.retain_mut(|waiter| {
             let Some((id, entry)) = versions.get_key_value(&waiter.version) else {
                 return false;
             };
-            if waiter.patient {
+            if let Some(named) = waiter.named.filter(|_| waiter.patient) {
+                waiter.patient = is_settling(named);
+                has_ended |= !waiter.patient;
+            } else if waiter.patient {
                 let left = settling.entry(id).or_insert(entry.settling);
                 waiter.patient = *left > 0;
                 has_ended |= !waiter.patient;
@@ -34,8 +41,10 @@ impl<I, T> Places<I, T> {
     fn serve_from_rest(&mut self, consequences: &mut Consequences<I, T>) {
         let mut at = 0;
         while at < self.queue.len() {
-            let id = (!self.queue[at].patient).then(|| self.queue[at].version.clone());
-            let Some((instance, kind)) = id.and_then(|id| self.take_resting(&id)) else {
+            let waiter = &self.queue[at];
+            let (id, named) = (waiter.version.clone(), waiter.named);
+            let taken = (!waiter.patient).then(|| self.take_resting(&id, named));
+            let Some((instance, kind)) = taken.flatten() else {
                 at += 1;
                 continue;
             };
@@ -67,7 +76,7 @@ impl<I, T> Places<I, T> {
                 break;
             }
             if let Some(waiter) = self.queue.remove(next) {
-                let place = self.take(generation, expected);
+                let place = self.take(&waiter.version, generation, expected, waiter.named);
                 consequences.turns.push((waiter.sender, Grant::Start(place)));
             }
         }

@@ -1,5 +1,7 @@
 //! Tests of the places: each rule on its own, and all of them under arbitrary steps.
 
+mod named;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -75,7 +77,7 @@ impl World {
     }
 
     fn claim_with(&mut self, version: &str, patient: bool) -> Claim<Instance, Carried> {
-        let (claim, consequences) = self.places.claim(&id(version), patient);
+        let (claim, consequences) = self.places.claim(&id(version), None, patient);
         self.carry_out(consequences);
         claim
     }
@@ -199,7 +201,9 @@ fn the_longest_at_rest_gives_way_whatever_its_version() {
             frozen: 0,
             busy: 1,
             queued: 0,
-            memory_bytes: 30 * MIB
+            memory_bytes: 30 * MIB,
+            regular: 0,
+            emergency: 0,
         }
     );
     started(&mut world.claim("c"));
@@ -239,7 +243,7 @@ fn a_patient_call_waits_for_an_instance_that_has_answered() {
     let mut world = World::new(10, 1000);
     let instance = world.start("a");
     let generation = world.places.versions[&id("a")].generation;
-    world.places.settle(&id("a"), generation);
+    world.places.settle(&id("a"), generation, instance.place);
     let Claim::Queued {
         turn: mut patient,
         settling: true,
@@ -258,8 +262,9 @@ fn a_patient_call_waits_for_an_instance_that_has_answered() {
     started(&mut turn);
     started(&mut world.claim("a"));
     assert!(waits(&mut patient));
+    let place = instance.place;
     world.rest(instance, 10, false);
-    let consequences = world.places.unsettle(&id("a"), generation);
+    let consequences = world.places.unsettle(&id("a"), generation, (place, None));
     world.carry_out(consequences);
     assert!(matches!(patient.try_recv(), Ok(Grant::Use(_, StartKind::Warm))));
 }
@@ -270,7 +275,7 @@ fn patience_ends_with_what_was_waited_for() {
     let generation = world.places.versions[&id("a")].generation;
     for kind in [None, Some(StartKind::Armed)] {
         let instance = world.start("a");
-        world.places.settle(&id("a"), generation);
+        world.places.settle(&id("a"), generation, instance.place);
         if kind.is_some() {
             let armed = world.start("a");
             world.rest(armed, 10, true);
@@ -284,8 +289,9 @@ fn patience_ends_with_what_was_waited_for() {
             panic!()
         };
         assert!(waits(&mut patient));
+        let place = instance.place;
         world.leave(instance);
-        let consequences = world.places.unsettle(&id("a"), generation);
+        let consequences = world.places.unsettle(&id("a"), generation, (place, None));
         world.carry_out(consequences);
         let granted = match patient.try_recv() {
             Ok(Grant::Use(_, kind)) => Some(kind),

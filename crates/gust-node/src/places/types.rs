@@ -4,10 +4,16 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::api::{StartKind, VersionId};
+use crate::{
+    api::{StartKind, VersionId},
+    named::{InstanceName, Named},
+};
 
 /// Most calls that wait in the queue.
 pub(crate) const QUEUE_MAX: usize = 10_000;
+
+/// Most names of lost instances that are remembered until someone asks for them.
+pub(crate) const LOST_MAX: usize = 65_536;
 
 /// Bounds of a node.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +84,9 @@ pub(crate) struct Counts {
     pub busy: usize,
     pub queued: usize,
     pub memory_bytes: u64,
+    /// Of those that have names, by class.
+    pub regular: usize,
+    pub emergency: usize,
 }
 
 /// An instance that waits for a call.
@@ -89,6 +98,10 @@ pub(super) struct Resting<I> {
     /// Order in which instances came to rest, over all versions.
     pub(super) tick: u64,
     pub(super) cold: Cold,
+    /// The control plane's name for it.
+    pub(super) name: Option<InstanceName>,
+    /// How it serves its next call.
+    pub(super) kind: StartKind,
 }
 
 /// What is known of a version.
@@ -99,7 +112,7 @@ pub(super) struct Entry<I> {
     /// Last used is last.
     pub(super) idle: Vec<Resting<I>>,
     pub(super) armed: Vec<Resting<I>>,
-    /// Instances that have answered and are about to be idle.
+    /// Instances without a name that have answered and are about to be idle.
     pub(super) settling: usize,
     /// Armed instances in the making.
     pub(super) arming: usize,
@@ -113,6 +126,8 @@ pub(super) struct Waiter<T> {
     pub(super) sender: oneshot::Sender<T>,
     /// Waits for an instance that is about to be idle, and not for a place.
     pub(super) patient: bool,
+    /// The instance that it is to have.
+    pub(super) named: Option<Named>,
 }
 
 /// A place that is taken.
@@ -128,6 +143,12 @@ pub(super) struct Taken {
     pub(super) armed: bool,
     /// Its instance is not kept when it comes to rest.
     pub(super) evicted: bool,
+    /// What the control plane calls its instance.
+    pub(super) named: Option<Named>,
+    /// How often its instance, which has a name, has answered and is not known to rest yet.
+    pub(super) settling: u32,
+    /// The control plane has ended it, and need not be told of its end.
+    pub(super) is_told: bool,
 }
 
 impl<I> Entry<I> {

@@ -5,6 +5,7 @@ mod calls;
 mod capacity;
 #[path = "../../../gust-worker/tests/worker/guest.rs"]
 mod guest;
+mod named;
 mod snapshots;
 #[path = "../../../gust-worker/tests/worker/wild.rs"]
 #[expect(dead_code, reason = "its counts are for the worker's own tests")]
@@ -57,6 +58,12 @@ macro_rules! everywhere {
             capacity::a_call_that_is_given_up_runs_to_its_end,
             capacity::a_stop_lets_calls_finish,
             capacity::a_stop_ends_what_takes_too_long,
+            named::calls_are_served_by_the_instance_that_is_meant,
+            named::instances_are_made_ahead,
+            named::instances_end_when_they_are_told_to,
+            named::lost_instances_are_told_and_replaced,
+            named::only_the_nameless_go_for_their_age,
+            named::fresh_instances_keep_their_names,
         ]
     };
 }

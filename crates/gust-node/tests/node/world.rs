@@ -18,7 +18,7 @@ use bytes::Bytes;
 use gust_image::{Attributes, Tree, write};
 use gust_node::{
     Deployed, Invocation, InvokeError, InvokeResult, Isolation, MemoryMode, Node, NodeConfig, NodeError,
-    Outcome, PageSharing, StartKind, VersionId, VersionSpec,
+    Outcome, PageSharing, StartKind, VersionId, VersionSpec, Wanted,
 };
 use libtest_mimic::Failed;
 use tokio::sync::mpsc;
@@ -296,6 +296,7 @@ pub fn invocation(payload: &str, timeout: Duration, log: mpsc::Sender<Bytes>) ->
         client_context: None,
         trace_id: None,
         log,
+        wanted: Wanted::Any,
     }
 }
 
