@@ -5,6 +5,7 @@
 //! live run and a simulated one are compared on equal terms.
 
 mod record;
+pub mod sim;
 mod workload;
 
 pub use record::{Components, Ending, Record, Sample, Start};

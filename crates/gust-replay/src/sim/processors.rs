@@ -1,0 +1,148 @@
+//! The processors of a simulated node: shared fairly by what runs on them.
+//!
+//! With no more jobs than processors each job has one; with more, all get the same part. The node has a clock of its
+//! own that tells how much work a job that was always there would have got done; a job ends when that clock has gone on by its
+//! work. So a change costs the logarithm of the jobs, and not their number.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BinaryHeap,
+};
+
+/// Jobs that share processors. `J` names a job.
+#[derive(Debug)]
+pub(super) struct Processors<J> {
+    count: f64,
+    /// Work that a job that was always there would have got done, in nanoseconds.
+    served: f64,
+    /// When `served` was reckoned, in nanoseconds.
+    at_ns: u64,
+    jobs: BinaryHeap<Reverse<Job<J>>>,
+    order: u64,
+}
+
+#[derive(Debug)]
+struct Job<J> {
+    /// What `served` is when it ends.
+    ends: f64,
+    /// Those that end together end in the order in which they began.
+    order: u64,
+    name: J,
+}
+
+impl<J> Processors<J> {
+    pub(super) fn new(count: u32) -> Self {
+        Self {
+            count: f64::from(count.max(1)),
+            served: 0.0,
+            at_ns: 0,
+            jobs: BinaryHeap::new(),
+            order: 0,
+        }
+    }
+
+    /// Begins a job with this much work, in nanoseconds.
+    pub(super) fn begin(&mut self, now_ns: u64, work_ns: u64, name: J) {
+        self.go_on(now_ns);
+        self.order += 1;
+        self.jobs.push(Reverse(Job {
+            ends: self.served + work_ns as f64,
+            order: self.order,
+            name,
+        }));
+    }
+
+    /// When the next job ends if none begins before.
+    pub(super) fn next_end(&self) -> Option<u64> {
+        let Reverse(job) = self.jobs.peek()?;
+        let left = (job.ends - self.served).max(0.0) / self.rate();
+        Some(self.at_ns + left.ceil() as u64)
+    }
+
+    /// A job that has ended by now.
+    pub(super) fn ended(&mut self, now_ns: u64) -> Option<J> {
+        self.go_on(now_ns);
+        // The end was rounded up to a nanosecond, so it may lie a little behind.
+        let Reverse(job) = self.jobs.peek()?;
+        if job.ends > self.served + 0.5 {
+            return None;
+        }
+        self.jobs.pop().map(|Reverse(job)| job.name)
+    }
+
+    /// Work that is done for each job in a nanosecond.
+    fn rate(&self) -> f64 {
+        (self.count / self.jobs.len() as f64).min(1.0)
+    }
+
+    fn go_on(&mut self, now_ns: u64) {
+        let passed = now_ns.saturating_sub(self.at_ns);
+        self.at_ns = self.at_ns.max(now_ns);
+        match self.jobs.is_empty() {
+            // Small again, so that it stays exact.
+            true => self.served = 0.0,
+            false => self.served += passed as f64 * self.rate(),
+        }
+    }
+}
+
+impl<J> Ord for Job<J> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.ends
+            .total_cmp(&other.ends)
+            .then(self.order.cmp(&other.order))
+    }
+}
+
+impl<J> PartialOrd for Job<J> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<J> PartialEq for Job<J> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<J> Eq for Job<J> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs jobs, each `(begin, work)`, to their ends.
+    fn ends(count: u32, jobs: &[(u64, u64)]) -> Vec<(usize, u64)> {
+        let (mut processors, mut ends, mut next) = (Processors::new(count), Vec::new(), 0);
+        loop {
+            let begins = jobs.get(next).map(|job| job.0);
+            match (begins, processors.next_end()) {
+                (Some(begin), end) if end.is_none_or(|end| begin < end) => {
+                    processors.begin(begin, jobs[next].1, next);
+                    next += 1;
+                }
+                (_, Some(end)) => {
+                    while let Some(job) = processors.ended(end) {
+                        ends.push((job, end));
+                    }
+                }
+                (_, None) => return ends,
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_share_what_there_is() {
+        // Alone, each has a processor.
+        assert_eq!(ends(2, &[(0, 100), (0, 50)]), [(1, 50), (0, 100)]);
+        // Three on two: two thirds each, until one has ended.
+        assert_eq!(
+            ends(2, &[(0, 100), (0, 100), (0, 40)]),
+            [(2, 60), (0, 120), (1, 120)]
+        );
+        // One that comes later slows the other down from then on.
+        assert_eq!(ends(1, &[(0, 100), (50, 25)]), [(1, 100), (0, 125)]);
+        assert_eq!(ends(1, &[(5, 0)]), [(0, 5)]);
+    }
+}

@@ -1,0 +1,296 @@
+//! The simulator against queueing theory, and against itself.
+
+use std::collections::VecDeque;
+
+use gust_policy::{CallId, InstanceId, NodeId};
+use proptest::prelude::*;
+use rand_distr::{Distribution as _, Exp};
+use rand_pcg::Pcg64Mcg;
+
+use super::*;
+use crate::{Arrival, Ending, Function, Start};
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// A fixed number of instances, and one queue for them; or a restore for each call when there are none.
+struct Fixed {
+    instances: u64,
+    made: bool,
+    idle: Vec<InstanceId>,
+    queue: VecDeque<CallId>,
+    on: std::collections::HashMap<CallId, InstanceId>,
+    names: u64,
+}
+
+impl Fixed {
+    fn new(instances: u64) -> Self {
+        Self {
+            instances,
+            made: false,
+            idle: Vec::new(),
+            queue: VecDeque::new(),
+            on: std::collections::HashMap::new(),
+            names: 1000,
+        }
+    }
+
+    fn serve(&mut self, decisions: &mut Vec<Decision>) {
+        while let (Some(_), Some(_)) = (self.idle.last(), self.queue.front()) {
+            let (Some(instance), Some(call)) = (self.idle.pop(), self.queue.pop_front()) else {
+                return;
+            };
+            self.on.insert(call, instance);
+            decisions.push(Decision::Run {
+                call,
+                instance,
+                node: NodeId(0),
+            });
+        }
+    }
+}
+
+impl Policy for Fixed {
+    fn observe(&mut self, _: Time, observation: Observation, decisions: &mut Vec<Decision>) {
+        match observation {
+            Observation::Function(function, _) if !self.made => {
+                self.made = true;
+                decisions.extend((0..self.instances).map(|number| Decision::Create {
+                    instance: InstanceId(number),
+                    node: NodeId(0),
+                    function,
+                }));
+            }
+            Observation::Arrived(call, function) if self.instances == 0 => {
+                self.names += 1;
+                let instance = InstanceId(self.names);
+                self.on.insert(call, instance);
+                decisions.push(Decision::Restore {
+                    call,
+                    instance,
+                    node: NodeId(0),
+                    function,
+                });
+            }
+            Observation::Arrived(call, _) => self.queue.push_back(call),
+            Observation::Ready(instance) if self.instances > 0 => self.idle.push(instance),
+            Observation::Ended(call) => {
+                let instance = self.on.remove(&call).unwrap();
+                match self.instances {
+                    0 => decisions.push(Decision::Remove {
+                        instance,
+                        node: NodeId(0),
+                    }),
+                    _ => self.idle.push(instance),
+                }
+            }
+            _ => {}
+        }
+        self.serve(decisions);
+    }
+
+    fn tick(&mut self, _: Time, _: &mut Vec<Decision>) {}
+
+    fn next_tick(&self) -> Option<Time> {
+        None
+    }
+}
+
+fn config(processors: u32, costs: SimCosts) -> SimConfig {
+    SimConfig {
+        nodes: vec![SimNode {
+            spec: NodeSpec {
+                memory_bytes: 1 << 40,
+                instances_max: 1 << 20,
+                restores_max: 1 << 20,
+                region: 0,
+            },
+            processors,
+        }],
+        costs: vec![costs],
+        functions: SimFunctions::default(),
+        homes: Vec::new(),
+        between_regions_ns: 0,
+        seed: 1,
+        sample_every_ns: SECOND_NS,
+    }
+}
+
+/// Nothing takes any time but handlers.
+fn free() -> SimCosts {
+    SimCosts {
+        way: Delay::Constant(0),
+        call_cpu_ns: 0,
+        restore: Delay::Constant(0),
+        restore_cpu_ns: 0,
+        prepare_cpu_ns: 0,
+        end_cpu_ns: 0,
+        prepared: 1,
+        create_cpu_ns: 0,
+        ..SimCosts::default()
+    }
+}
+
+/// Poisson arrivals of calls with exponential durations, in calls a second.
+fn poisson(calls: usize, arrivals: f64, departures: f64, seed: u128) -> Workload {
+    let mut random = Pcg64Mcg::new(seed << 1 | 1);
+    let (between, lasts) = (Exp::new(arrivals).unwrap(), Exp::new(departures).unwrap());
+    let mut at = 0.0;
+    let mut draw = |distribution: Exp<f64>| distribution.sample(&mut random) * 1e9;
+    let arrivals = (0..calls).map(|_| {
+        at += draw(between);
+        Arrival {
+            at_ns: at as u64,
+            function: 0,
+            duration_ns: draw(lasts) as u64,
+        }
+    });
+    let arrivals: Vec<Arrival> = arrivals.collect();
+    Workload {
+        functions: vec![Function {
+            name: "f".to_owned(),
+            tenant: 0,
+            memory_mib: 128,
+        }],
+        length_ns: arrivals.last().map_or(0, |last| last.at_ns + 1),
+        arrivals,
+    }
+}
+
+fn mean(values: impl Iterator<Item = u64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| {
+        (sum + value as f64, count + 1.0)
+    });
+    sum / count
+}
+
+#[test]
+fn a_queue_waits_as_theory_says() {
+    // M/M/c: 3 instances, 2 calls a second, each of a second. Erlang's C formula: the part that waits is 4/9, and the mean
+    // wait 4/9 seconds.
+    let workload = poisson(1_000_000, 2.0, 1.0, 7);
+    let result = run(&workload, &config(64, free()), &mut Fixed::new(3)).unwrap();
+    let waited = mean(result.records.iter().map(|record| record.components.queue_ns)) / 1e9;
+    assert!((waited / (4.0 / 9.0) - 1.0).abs() < 0.05, "{waited}");
+    let waiting = result
+        .records
+        .iter()
+        .filter(|record| record.components.queue_ns > 0)
+        .count();
+    let part = waiting as f64 / result.records.len() as f64;
+    assert!((part / (4.0 / 9.0) - 1.0).abs() < 0.03, "{part}");
+    // Little's law: what is there on average is arrivals a second times the time that each is there.
+    let there = mean(
+        result
+            .samples
+            .iter()
+            .map(|sample| u64::from(sample.busy + sample.queued)),
+    );
+    let each = mean(
+        result
+            .records
+            .iter()
+            .map(|record| record.ended_ns - record.arrived_ns),
+    ) / 1e9;
+    assert!((there / (2.0 * each) - 1.0).abs() < 0.03, "{there} {each}");
+}
+
+#[test]
+fn a_shared_processor_slows_down_as_theory_says() {
+    // M/G/1 with its processor shared: a call of x seconds takes x / (1 - load), whatever the distribution.
+    let workload = poisson(200_000, 0.5, 1.0, 3);
+    let result = run(&workload, &config(1, free()), &mut Fixed::new(0)).unwrap();
+    let took = mean(
+        result
+            .records
+            .iter()
+            .map(|record| record.ended_ns - record.arrived_ns),
+    );
+    let asked = mean(result.records.iter().map(|record| record.requested_ns));
+    assert!((took / asked - 2.0).abs() < 0.1, "{}", took / asked);
+}
+
+#[test]
+fn a_restore_has_its_parts() {
+    let costs = SimCosts {
+        way: Delay::Constant(1),
+        call_cpu_ns: 2,
+        restore: Delay::Constant(4),
+        restore_cpu_ns: 8,
+        prepare_cpu_ns: 1000,
+        prepared: 1,
+        ..free()
+    };
+    let arrivals = [0, 100].map(|at_ns| Arrival {
+        at_ns,
+        function: 0,
+        duration_ns: 500,
+    });
+    let workload = Workload {
+        arrivals: arrivals.to_vec(),
+        ..poisson(1, 1.0, 1.0, 1)
+    };
+    let result = run(&workload, &config(8, costs), &mut Fixed::new(0)).unwrap();
+    let [first, second] = [result.records[0], result.records[1]];
+    assert_eq!((first.started_ns, first.ended_ns), (13, 515));
+    assert_eq!((first.start, first.ending), (Start::Restored, Ending::Answered));
+    // The one prepared worker is used: this one has its own made.
+    assert_eq!((second.started_ns, second.ended_ns), (1113, 1615));
+    assert_eq!(second.components.worker_ns, 1000);
+    let last = result.samples.last().unwrap();
+    // Two handlers with what goes around them, two restores, two workers prepared, one made.
+    assert_eq!(last.cpu_ns, 2 * 502 + 2 * 8 + 2 * 1000);
+    assert_eq!(last.overhead_cpu_ns, last.cpu_ns - 1000);
+}
+
+#[test]
+fn what_cannot_be_simulated_is_refused() {
+    let mut workload = poisson(3, 1.0, 1.0, 1);
+    let none = SimConfig {
+        nodes: Vec::new(),
+        ..config(1, free())
+    };
+    assert_eq!(run(&workload, &none, &mut Fixed::new(1)), Err(SimError::Nothing));
+    workload.arrivals.swap(0, 2);
+    let found = run(&workload, &config(1, free()), &mut Fixed::new(1));
+    assert_eq!(found, Err(SimError::Arrival { index: 1 }));
+    // A policy that answers nobody.
+    struct Silent;
+    impl Policy for Silent {
+        fn observe(&mut self, _: Time, _: Observation, _: &mut Vec<Decision>) {}
+        fn tick(&mut self, _: Time, _: &mut Vec<Decision>) {}
+        fn next_tick(&self) -> Option<Time> {
+            None
+        }
+    }
+    let found = run(&poisson(3, 1.0, 1.0, 1), &config(1, free()), &mut Silent);
+    assert!(matches!(found, Err(SimError::Policy(_))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Every call is answered once, after what it asked for, and a seed gives the same twice.
+    #[test]
+    fn runs_repeat_and_lose_nothing(seed in any::<u64>(), calls in 1usize..300, instances in 0u64..4, processors in 1u32..4) {
+        let workload = poisson(calls, 5.0, 2.0, u128::from(seed));
+        let costs = SimCosts {
+            way: Delay::LogNormal { mu: -6.0, sigma: 1.0 },
+            restore: Delay::Uniform(1000, 100_000),
+            manager: Delay::Quantiles(vec![5_000_000, 8_000_000, 50_000_000]),
+            ..SimCosts::default()
+        };
+        let config = SimConfig { seed, ..config(processors, costs) };
+        let result = run(&workload, &config, &mut Fixed::new(instances)).unwrap();
+        prop_assert_eq!(result.records.len(), calls);
+        for (record, arrival) in result.records.iter().zip(&workload.arrivals) {
+            prop_assert_eq!(record.ending, Ending::Answered);
+            prop_assert_eq!(record.arrived_ns, arrival.at_ns);
+            prop_assert!(record.started_ns >= record.arrived_ns);
+            // A nanosecond is lost where ends are rounded.
+            prop_assert!(record.ended_ns + 1 >= record.started_ns + record.requested_ns);
+        }
+        let last = result.samples.last().unwrap();
+        prop_assert_eq!((last.busy, last.queued, last.emergency), (0, 0, 0));
+        prop_assert_eq!(&run(&workload, &config, &mut Fixed::new(instances)).unwrap(), &result);
+    }
+}
