@@ -1,0 +1,173 @@
+//! What instances cost: the one place where memory, processor time and delay are held against each other.
+//!
+//! Everything is told in nanoseconds of processor time. Its parameters are measured (`gust bench sandbox`, `gust calibrate`)
+//! except for the prices, which are the operator's.
+
+use serde::{Deserialize, Serialize};
+
+/// Nanoseconds in a second.
+const SECOND_NS: f64 = 1e9;
+
+/// What an instance costs to make and to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CostModel {
+    /// Processor time to restore an emergency instance and end it, in nanoseconds.
+    pub restore_cpu_ns: u64,
+    /// Processor time to make a regular instance and end it, in nanoseconds.
+    pub create_cpu_ns: u64,
+    /// Processor time to lay out an armed instance ahead, in nanoseconds; the call that takes it saves it.
+    pub arm_cpu_ns: u64,
+    /// Processor time to freeze an idle instance and thaw it again, in nanoseconds.
+    pub thaw_cpu_ns: u64,
+    /// Delay of a restore into an armed instance, in nanoseconds.
+    pub restore_armed_ns: u64,
+    /// Delay of a restore into a worker that holds the runtime's base.
+    pub restore_shaped_ns: u64,
+    /// Delay of a restore into an empty worker.
+    pub restore_plain_ns: u64,
+    /// Delay of making a snapshot's pages known to a node that has none of them, in nanoseconds.
+    pub fetch_ns: u64,
+    /// Memory of an armed instance, all in, in bytes.
+    pub armed_bytes: u64,
+    /// Memory of a frozen instance, in bytes.
+    pub frozen_bytes: u64,
+    /// Least memory of an idle instance that has run a call, in bytes; functions that say more take more.
+    pub idle_bytes: u64,
+    /// Processor nanoseconds that a byte costs for a second.
+    pub memory_price: f64,
+    /// Processor nanoseconds that a nanosecond of a caller's delay is worth; 0 looks at cost alone.
+    pub delay_price: f64,
+}
+
+impl Default for CostModel {
+    /// As measured on two processors of a Xeon (`docs/bench.md`); prices are those of AWS Fargate in us-east-1, where a
+    /// vCPU's hour costs 9.107 times a gigabyte's (0.04048 and 0.004445 dollars).
+    fn default() -> CostModel {
+        CostModel {
+            restore_cpu_ns: 1_700_000,
+            create_cpu_ns: 30_000_000,
+            arm_cpu_ns: 1_700_000,
+            thaw_cpu_ns: 1_000_000,
+            restore_armed_ns: 300_000,
+            restore_shaped_ns: 500_000,
+            restore_plain_ns: 5_000_000,
+            fetch_ns: 50_000_000,
+            armed_bytes: 3_040_870,
+            frozen_bytes: 209_920,
+            idle_bytes: 15_204_352,
+            memory_price: SECOND_NS / 9.107e9,
+            delay_price: 1.0,
+        }
+    }
+}
+
+impl CostModel {
+    /// What one more restore costs, its delay priced in.
+    pub fn restore(&self) -> f64 {
+        self.restore_cpu_ns as f64 + self.delay_price * self.restore_shaped_ns as f64
+    }
+
+    /// What one more regular instance costs to make.
+    pub fn create(&self) -> f64 {
+        self.create_cpu_ns as f64
+    }
+
+    /// What an idle instance of a function costs for each nanosecond.
+    pub fn keep_per_ns(&self, function_bytes: u64) -> f64 {
+        self.memory_per_ns(function_bytes.max(self.idle_bytes))
+    }
+
+    /// What memory costs for each nanosecond.
+    pub fn memory_per_ns(&self, bytes: u64) -> f64 {
+        bytes as f64 * self.memory_price / SECOND_NS
+    }
+
+    /// How long an idle instance may be kept until that has cost as much as a restore: whoever keeps it so long, and no
+    /// longer, pays at most twice what one who knew the future would (ski rental; Karlin et al., Algorithmica 1988).
+    pub fn break_even_ns(&self, function_bytes: u64) -> u64 {
+        (self.restore() / self.keep_per_ns(function_bytes)) as u64
+    }
+
+    /// The cheapest way to wait for the next call that comes after a given time, with what it costs until then.
+    pub fn cheapest_rest(&self, gap_ns: u64, function_bytes: u64) -> (Rest, f64) {
+        let gap = gap_ns as f64;
+        let delay = |ns: u64| self.delay_price * ns as f64;
+        let ways = [
+            (Rest::Idle, gap * self.keep_per_ns(function_bytes)),
+            (
+                Rest::Armed,
+                gap * self.memory_per_ns(self.armed_bytes)
+                    + self.arm_cpu_ns as f64
+                    + delay(self.restore_armed_ns),
+            ),
+            (
+                Rest::Frozen,
+                gap * self.memory_per_ns(self.frozen_bytes)
+                    + self.thaw_cpu_ns as f64
+                    + delay(self.restore_plain_ns),
+            ),
+            (Rest::Gone, self.restore()),
+        ];
+        let mut best = ways[0];
+        for way in ways {
+            if way.1 < best.1 {
+                best = way;
+            }
+        }
+        best
+    }
+}
+
+/// How an instance can wait for its next call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rest {
+    /// As the last call left it.
+    Idle,
+    /// Laid out, and never run.
+    Armed,
+    /// Its memory compressed, its worker kept.
+    Frozen,
+    /// Not at all: the next call restores one.
+    Gone,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn keeping_until_the_break_even_costs_a_restore() {
+        let cost = CostModel::default();
+        for bytes in [0, 128 << 20, 4 << 30] {
+            let kept = cost.break_even_ns(bytes) as f64 * cost.keep_per_ns(bytes);
+            assert!((kept / cost.restore() - 1.0).abs() < 1e-6, "{bytes}: {kept}");
+        }
+        // What was measured: an instance of the least size is worth about a second and a third.
+        assert_eq!(cost.break_even_ns(0) / 1_000_000, 1317);
+    }
+
+    #[test]
+    fn short_gaps_stay_idle_and_long_ones_do_not() {
+        let cost = CostModel::default();
+        assert_eq!(cost.cheapest_rest(1_000_000, 0).0, Rest::Idle);
+        assert_eq!(cost.cheapest_rest(3_600_000_000_000, 0).0, Rest::Gone);
+        // Where delay is dear, an armed instance pays where an idle one does not.
+        let patient = CostModel {
+            delay_price: 1000.0,
+            ..cost
+        };
+        assert_eq!(patient.cheapest_rest(240_000_000_000, 0).0, Rest::Armed);
+    }
+
+    proptest! {
+        #[test]
+        fn no_rest_is_cheaper_than_the_cheapest(gap in 0u64..1 << 42, bytes in 0u64..1 << 34) {
+            let cost = CostModel::default();
+            let (_, best) = cost.cheapest_rest(gap, bytes);
+            prop_assert!(best <= gap as f64 * cost.keep_per_ns(bytes) && best <= cost.restore());
+        }
+    }
+}
