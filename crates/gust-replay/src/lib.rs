@@ -8,9 +8,12 @@ pub mod arrivals;
 pub mod random;
 mod record;
 pub mod sim;
+pub mod report;
+mod run;
 pub mod synthetic;
 pub mod trace;
 mod workload;
 
 pub use record::{Components, Ending, Record, Sample, Start};
+pub use run::{Origin, Run, RunError};
 pub use workload::{Arrival, Function, Workload};
