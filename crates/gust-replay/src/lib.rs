@@ -4,9 +4,16 @@
 //! [`Record`]s, one for each invocation, and [`Sample`]s of what was used meanwhile; reports are made from these alone, so a
 //! live run and a simulated one are compared on equal terms.
 
+pub mod arrivals;
+pub mod random;
 mod record;
 pub mod sim;
+pub mod report;
+mod run;
+pub mod synthetic;
+pub mod trace;
 mod workload;
 
 pub use record::{Components, Ending, Record, Sample, Start};
+pub use run::{Origin, Run, RunError};
 pub use workload::{Arrival, Function, Workload};
