@@ -7,9 +7,9 @@
 pub mod arrivals;
 pub mod random;
 mod record;
-pub mod sim;
 pub mod report;
 mod run;
+pub mod sim;
 pub mod synthetic;
 pub mod trace;
 mod workload;

@@ -18,7 +18,7 @@ mod processors;
 #[cfg(test)]
 mod tests;
 
-use gust_policy::{Decision, NodeSpec, Observation, Time};
+use gust_policy::{ConfigError, Decision, Fleet, FleetConfig, NodeSpec, Observation, Time};
 use serde::{Deserialize, Serialize};
 
 pub use costs::{CostsError, Delay, QUANTILES_MAX, SimCosts};
@@ -107,6 +107,9 @@ pub enum SimError {
     /// Costs that cannot be used.
     #[error(transparent)]
     Costs(#[from] CostsError),
+    /// A fleet that makes no sense.
+    #[error(transparent)]
+    Fleet(#[from] ConfigError),
     /// The policy did something that no cluster can do: a defect of it.
     #[error("the policy {0}")]
     Policy(&'static str),
@@ -129,4 +132,27 @@ pub fn run(workload: &Workload, config: &SimConfig, policy: &mut impl Policy) ->
         last = arrival.at_ns;
     }
     engine::Engine::new(workload, config, policy).run()
+}
+
+impl Policy for Fleet {
+    fn observe(&mut self, now: Time, observation: Observation, decisions: &mut Vec<Decision>) {
+        Fleet::observe(self, now, observation, decisions);
+    }
+
+    fn tick(&mut self, now: Time, decisions: &mut Vec<Decision>) {
+        Fleet::tick(self, now, decisions);
+    }
+
+    fn next_tick(&self) -> Option<Time> {
+        Fleet::next_tick(self)
+    }
+}
+
+/// Runs a workload to the end of its last call under the policies of the live control plane.
+///
+/// # Errors
+/// See [`SimError`].
+pub fn simulate(workload: &Workload, config: &SimConfig, fleet: FleetConfig) -> Result<SimResult, SimError> {
+    fleet.check()?;
+    run(workload, config, &mut Fleet::new(fleet))
 }
