@@ -83,6 +83,11 @@ impl Kernel {
             let listens = matches!(other.state, SocketState::Listening { .. });
             let apart = my_domain != other.domain
                 && (!Self::takes_both(other) || self.socket(number).is_ok_and(|me| !Self::takes_both(me)));
+            // `127.0.0.1` and `::1` are different hosts.
+            let own = Host::Loopback;
+            let both_own =
+                host == own && matches!(other.local, Address::Inet { host: theirs, .. } if theirs == own);
+            let apart = apart || my_domain != other.domain && both_own;
             let shared = i_share
                 && shares(other)
                 && (!listens || other.option_is_set(libc::SOL_SOCKET, libc::SO_REUSEPORT));
@@ -306,8 +311,8 @@ impl Kernel {
         };
         let peer = self.add_peer(Socket {
             state: SocketState::Connected(Some(number)),
-            // The port belongs to the listener: the accepted end only shows it.
-            local: Address::None,
+            // The port belongs to the listener: the accepted end only shows it, also when its client is gone.
+            local: seen.clone(),
             remote,
             options,
             peer_credentials,
@@ -473,12 +478,7 @@ pub(crate) fn sys_accept4(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> S
 pub(crate) fn sys_getsockname(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let (number, _) = k.socket_number(args[0])?;
     let socket = k.socket(number)?;
-    let local = match (&socket.local, &socket.state) {
-        // An accepted end shows what its client connected to.
-        (Address::None, SocketState::Connected(Some(peer))) => k.socket(*peer)?.remote.clone(),
-        (local, _) => local.clone(),
-    };
-    let raw = local.to_bytes(socket.domain);
+    let raw = socket.local.to_bytes(socket.domain);
     k.copy_out_address(cx, &raw, args[1], args[2])?;
     Ok(Flow::Done(0))
 }
@@ -487,6 +487,7 @@ pub(crate) fn sys_getpeername(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) 
     let (number, _) = k.socket_number(args[0])?;
     let socket = k.socket(number)?;
     match socket.state {
+        SocketState::Connected(_) if socket.has_left_peer() => return Err(ENOTCONN),
         SocketState::Connected(_) | SocketState::Service(_) | SocketState::Outside(_) => {}
         SocketState::Idle | SocketState::Listening { .. } | SocketState::Connecting(_) => {
             return Err(ENOTCONN);

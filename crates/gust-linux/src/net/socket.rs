@@ -203,9 +203,52 @@ impl Socket {
         let limit = if self.domain == Domain::Unix {
             limit
         } else {
-            STREAM_BYTES
+            // Over a network what is under way lies partly with the sender and partly with the receiver.
+            STREAM_BYTES.min(limit + self.receive_bytes_max())
         };
         limit.saturating_sub(self.received.len())
+    }
+
+    /// What it may hold for its reader, in bytes: what `SO_RCVBUF` says.
+    fn receive_bytes_max(&self) -> usize {
+        self.options
+            .get(&(libc::SOL_SOCKET, libc::SO_RCVBUF))
+            .map_or(STREAM_BYTES / 2, |raw| {
+                buffer_bytes(libc::SO_RCVBUF, u32_at(raw, 0) as i32) as usize
+            })
+    }
+
+    /// Whether closing it tells its peer that the connection is broken, instead of that no more comes: over a network
+    /// also when it was asked not to linger at all.
+    fn breaks_when_closed(&self) -> bool {
+        let lingers = self.options.get(&(libc::SOL_SOCKET, libc::SO_LINGER));
+        let breaks = lingers.is_some_and(|raw| u32_at(raw, 0) != 0 && u32_at(raw, 4) == 0);
+        self.has_data() || breaks && self.domain != Domain::Unix
+    }
+
+    /// Its peer is gone.
+    fn lose_peer(&mut self, gone: &Self) {
+        self.state = SocketState::Connected(None);
+        if gone.kind == SocketKind::Datagram {
+            return;
+        }
+        self.read_shut = true;
+        self.write_shut |= gone.domain == Domain::Unix;
+        if gone.breaks_when_closed() {
+            // Who has heard already that no more comes is told so when it goes on sending.
+            let finished = gone.domain != Domain::Unix && gone.write_shut;
+            self.error = Some(if finished { libc::EPIPE } else { libc::ECONNRESET });
+            self.write_shut = true;
+        }
+    }
+
+    /// Whether nothing is left of the connection of an internet stream: it has no peer any more, not even by name.
+    pub(crate) fn has_left_peer(&self) -> bool {
+        self.domain != Domain::Unix
+            && self.kind == SocketKind::Stream
+            && self.state == SocketState::Connected(None)
+            && self.read_shut
+            && self.write_shut
     }
 
     /// Adds bytes, and what they were sent with if that is told for this kind of socket.
@@ -337,15 +380,7 @@ impl Kernel {
             SocketState::Idle | SocketState::Connected(None) => {}
             SocketState::Connected(Some(peer)) => {
                 if let Some(peer_socket) = self.network.sockets.get_mut(peer) {
-                    peer_socket.state = SocketState::Connected(None);
-                    if socket.kind != SocketKind::Datagram {
-                        peer_socket.read_shut = true;
-                        peer_socket.write_shut |= socket.domain == Domain::Unix;
-                        // Unread data makes the close a reset.
-                        if socket.has_data() {
-                            peer_socket.error = Some(libc::ECONNRESET);
-                        }
-                    }
+                    peer_socket.lose_peer(&socket);
                     self.wake_socket(peer);
                 }
             }

@@ -268,7 +268,9 @@ impl Kernel {
     fn send_room(&mut self, number: u32) -> Result<usize, Errno> {
         let socket = self.socket_mut(number)?;
         if socket.write_shut {
-            return Err(EPIPE);
+            // Why the connection is broken is told before that it is.
+            let broken = socket.domain != Domain::Unix;
+            return Err(broken.then(|| socket.take_error()).flatten().unwrap_or(EPIPE));
         }
         match socket.state {
             SocketState::Idle | SocketState::Listening { .. } => Err(
