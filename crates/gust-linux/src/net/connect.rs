@@ -118,7 +118,7 @@ impl Kernel {
     /// Gives an unnamed internet socket a port, as sending and connecting do.
     pub(crate) fn ensure_port(&mut self, number: u32) -> Result<(), Errno> {
         let socket = self.socket(number)?;
-        if socket.domain != Domain::Unix && socket.local == Address::None {
+        if socket.domain.is_internet() && socket.local == Address::None {
             self.take_port(number, Host::Loopback, 0)?;
         }
         Ok(())
@@ -143,7 +143,7 @@ impl Kernel {
     /// Who listens under an address, for a client of this kind.
     fn find_target(&self, cx: &Cx<'_>, client: &Socket, address: &Address) -> Result<u32, Errno> {
         match address {
-            Address::None => Err(EINVAL),
+            Address::None | Address::Netlink { .. } => Err(EINVAL),
             Address::Inet {
                 host: Host::Elsewhere(_),
                 ..
@@ -249,7 +249,7 @@ impl Kernel {
         if socket.kind == SocketKind::Datagram {
             return self.connect_datagram(cx, number, address);
         }
-        let internet = socket.domain != Domain::Unix;
+        let internet = socket.domain.is_internet();
         if let Address::Inet {
             host: Host::Any | Host::Loopback,
             port,
@@ -307,7 +307,7 @@ impl Kernel {
                 host: Host::Loopback,
                 port: *port,
             },
-            Address::None | Address::Unix(_) => local,
+            Address::None | Address::Unix(_) | Address::Netlink { .. } => local,
         };
         let peer = self.add_peer(Socket {
             state: SocketState::Connected(Some(number)),
@@ -353,6 +353,8 @@ impl Kernel {
                 let target = self.datagram_target(cx, number, &address)?;
                 self.socket_mut(number)?.state = SocketState::Connected(Some(target));
             }
+            // All messages are the kernel's anyway.
+            Address::Netlink { .. } => self.socket_mut(number)?.state = SocketState::Connected(None),
             Address::None => self.socket_mut(number)?.state = SocketState::Idle,
         }
         self.socket_mut(number)?.remote = address;
@@ -374,6 +376,7 @@ pub(crate) fn sys_bind(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysR
         } => return Err(EADDRNOTAVAIL),
         Address::Inet { host, port } => k.take_port(number, host, port)?,
         Address::Unix(name) => k.bind_unix(cx, number, name)?,
+        Address::Netlink { port } => k.bind_netlink(number, port)?,
         Address::None => {
             // The kernel chooses an abstract name.
             let name = format!("\0{number:05x}").into_bytes();

@@ -55,6 +55,9 @@ impl Kernel {
         if data.len() > limit {
             return Err(EMSGSIZE);
         }
+        if socket.domain == Domain::Netlink {
+            return self.ask_netlink(number, &data);
+        }
         if socket.write_shut {
             return Err(EPIPE);
         }

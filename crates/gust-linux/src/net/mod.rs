@@ -1,7 +1,7 @@
 //! Sockets inside the sandbox.
 //!
 //! Internet sockets reach loopback, where delivery is a copy: a connection is made or refused at once, nothing is
-//! lost or reordered. UNIX sockets have names in the file tree or abstract ones. A *service* is a loopback port whose
+//! lost or reordered. UNIX sockets have names in the file tree or abstract ones. Netlink sockets tell of the interfaces. A *service* is a loopback port whose
 //! connections end outside the guest, in whoever runs it: the Lambda Runtime API is one. Other addresses are *outside*: there is a way to them only where
 //! whoever runs the guest opens one.
 
@@ -11,6 +11,7 @@ mod connect;
 mod datagram;
 mod interfaces;
 mod messages;
+mod netlink;
 mod option_values;
 mod options;
 mod outside;

@@ -42,6 +42,8 @@ pub(crate) enum Domain {
     Inet6,
     /// `AF_UNIX`
     Unix,
+    /// `AF_NETLINK`
+    Netlink,
 }
 
 impl Domain {
@@ -50,6 +52,15 @@ impl Domain {
             Self::Inet4 => libc::AF_INET,
             Self::Inet6 => libc::AF_INET6,
             Self::Unix => libc::AF_UNIX,
+            Self::Netlink => libc::AF_NETLINK,
+        }
+    }
+
+    /// Whether its addresses are those of the internet.
+    pub(crate) fn is_internet(self) -> bool {
+        match self {
+            Self::Inet4 | Self::Inet6 => true,
+            Self::Unix | Self::Netlink => false,
         }
     }
 }
@@ -411,7 +422,7 @@ impl Kernel {
                     self.network.names.remove(name);
                 }
             }
-            Address::None => {}
+            Address::None | Address::Netlink { .. } => {}
         }
     }
 
@@ -476,21 +487,25 @@ fn parse_kind(domain: u64, kind: u64, protocol: u64) -> Result<(Domain, SocketKi
         libc::AF_INET => Domain::Inet4,
         libc::AF_INET6 => Domain::Inet6,
         libc::AF_UNIX => Domain::Unix,
+        libc::AF_NETLINK => Domain::Netlink,
         _ => return Err(EAFNOSUPPORT),
     };
     let kind = kind as i32;
     let flags = kind & (libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
     let kind = match kind & !flags {
+        libc::SOCK_STREAM | libc::SOCK_SEQPACKET if domain == Domain::Netlink => return Err(ESOCKTNOSUPPORT),
         libc::SOCK_STREAM => SocketKind::Stream,
         libc::SOCK_DGRAM => SocketKind::Datagram,
-        // There is nothing below a UNIX socket to be raw.
-        libc::SOCK_RAW if domain == Domain::Unix => SocketKind::Datagram,
+        // There is nothing below a UNIX or a netlink socket to be raw.
+        libc::SOCK_RAW if !domain.is_internet() => SocketKind::Datagram,
         libc::SOCK_SEQPACKET if domain == Domain::Unix => SocketKind::Sequenced,
         libc::SOCK_RAW | libc::SOCK_SEQPACKET | libc::SOCK_RDM => return Err(ESOCKTNOSUPPORT),
         _ => return Err(EINVAL),
     };
     let known = match (domain, kind, protocol as i32) {
+        // Of netlink it is `NETLINK_ROUTE`.
         (_, _, 0) => true,
+        (Domain::Netlink, ..) => false,
         (Domain::Unix, _, protocol) => protocol == libc::PF_UNIX,
         (_, SocketKind::Stream, protocol) => protocol == libc::IPPROTO_TCP,
         (_, SocketKind::Datagram | SocketKind::Sequenced, protocol) => {

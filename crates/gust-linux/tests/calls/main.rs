@@ -8,6 +8,7 @@ mod guest;
 mod hostile;
 mod limits;
 mod memory;
+mod netlink;
 mod readiness;
 mod signals;
 mod sockets;

@@ -263,5 +263,9 @@ fn who_makes_calls_all_the_time_is_preempted() {
     }
     // In the 100 ms that have passed each had many turns, and each turn was long enough for many calls.
     assert!(turns.contains(&other));
-    assert!((10..CALLS_MAX / 10).contains(&turns.len()), "{} turns", turns.len());
+    assert!(
+        (10..CALLS_MAX / 10).contains(&turns.len()),
+        "{} turns",
+        turns.len()
+    );
 }
