@@ -24,7 +24,10 @@ GO_PACKAGES = ("os", "io", "sync", "net", "time")
 PYTHON_MODULES = (
     "json", "re", "ssl", "socket", "threading", "asyncio", "zipfile", "hashlib", "datetime", "tempfile",
 )  # fmt: skip
-# A run that takes longer has hung. Tests of net that look names up go on for minutes without a network, natively too.
+# Tests that ask name servers of the internet for so many names, each thrice in half a minute, that they alone take 15
+# minutes without a network. None passes natively then.
+GO_LEFT_OUT = {"net": ("TestLookupCNAME", "TestLookupNoData", "TestLookupNoSuchHost")}
+# A run that takes longer has hung.
 GO_TIMEOUT_S = 900
 PYTHON_TIMEOUT_S = 900
 
@@ -46,7 +49,7 @@ def python_program(module: str, extra: list[str]) -> Program:
 
 def compare_suite(kind: str, name: str) -> suites.Comparison:
     if kind == "go":
-        how = (partial(go_program, name), suites.read_go, suites.go_on_with_go)
+        how = (partial(go_program, name), suites.read_go, suites.go_on_with_go, GO_LEFT_OUT.get(name, ()))
     else:
         how = (partial(python_program, name), suites.read_unittest, suites.go_on_with_unittest)
     cached = COMPAT / "results" / f"native-{kind}-{name}.json"
