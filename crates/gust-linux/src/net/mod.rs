@@ -15,6 +15,7 @@ mod netlink;
 mod option_values;
 mod options;
 mod outside;
+mod packet;
 mod service;
 mod socket;
 mod stream;

@@ -69,6 +69,7 @@ fn rule(level: i32, name: i32) -> Option<Rule> {
             | libc::IPV6_RECVTCLASS
             | libc::IPV6_RECVHOPLIMIT
             | libc::IPV6_RECVPKTINFO
+            | libc::IPV6_RECVORIGDSTADDR
             | libc::IPV6_RECVERR,
         ) => Switch,
         (libc::IPPROTO_TCP, libc::TCP_NODELAY | libc::TCP_CORK | libc::TCP_QUICKACK) => Switch,

@@ -9,6 +9,7 @@ mod hostile;
 mod limits;
 mod memory;
 mod netlink;
+mod packet;
 mod readiness;
 mod signals;
 mod sockets;
