@@ -26,6 +26,8 @@ SECOND_PROCESS = re.compile(
 )
 # Go tests that start their own program anew to look at what it prints, and drop the error of starting it.
 SILENT_SECOND_PROCESS = {"TestMutexMisuse", "TestIssue76126"}
+# Tests of watching processes, which are skipped where there is no file that stands for one.
+WATCHES_PROCESSES = "operating system does not support pidfds"
 REFUSED = re.compile(r"[Ff]unction not implemented|Errno 38")
 
 
@@ -38,12 +40,14 @@ class Results:
 
     def add(self, test: str, outcome: str, detail: str = "") -> None:
         self.outcomes[test] = outcome
-        if outcome not in ("pass", "skip"):
+        if outcome != "pass":
             self.details[test] = detail[-DETAIL_MAX:]
 
     def needs_process(self, test: str) -> bool:
         detail = self.details.get(test, "")
-        return test in SILENT_SECOND_PROCESS or bool(SECOND_PROCESS.search(detail) and REFUSED.search(detail))
+        if test in SILENT_SECOND_PROCESS or detail == WATCHES_PROCESSES:
+            return True
+        return bool(SECOND_PROCESS.search(detail) and REFUSED.search(detail))
 
 
 @dataclass
