@@ -54,6 +54,7 @@ pub(crate) enum Text {
     OomScoreAdj,
     Io,
     MemInfo,
+    Igmp,
     CpuInfo,
     SystemStat,
     Uptime,
@@ -164,6 +165,13 @@ const TREE: &[(&str, Synthetic)] = &[
         )),
     ),
     ("proc/net/if_inet6", File(Empty)),
+    ("proc/net/igmp", File(Igmp)),
+    (
+        "proc/net/igmp6",
+        File(Fixed(
+            "1    lo              ff020000000000000000000000000001     1 0000000C 0\n2    eth0            ff020000000000000000000000000001     1 0000000C 0\n",
+        )),
+    ),
     (
         "proc/net/route",
         File(Fixed(

@@ -98,6 +98,12 @@ impl Interface {
         INTERFACES.iter().find(|one| one.index == index)
     }
 
+    /// The one that has an address.
+    pub(crate) fn with_address(address: IpAddr) -> Option<&'static Self> {
+        let has = |one: &&Self| one.addresses.iter().any(|own| own.address == address);
+        INTERFACES.iter().find(has)
+    }
+
     /// A `struct ifreq` with the name and this value.
     fn request(&self, value: &[u8]) -> Vec<u8> {
         Writer::with_capacity(REQUEST_BYTES)

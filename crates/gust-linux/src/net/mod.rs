@@ -9,6 +9,7 @@ mod address;
 mod ancillary;
 mod connect;
 mod datagram;
+mod groups;
 mod interfaces;
 mod life;
 mod messages;

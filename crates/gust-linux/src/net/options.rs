@@ -30,6 +30,10 @@ pub(crate) fn sys_setsockopt(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
     if level == libc::SOL_SOCKET && raw.len() < 4 {
         return Err(EINVAL);
     }
+    if level == libc::IPPROTO_IP && [libc::IP_ADD_MEMBERSHIP, libc::IP_DROP_MEMBERSHIP].contains(&name) {
+        k.socket_mut(number)?.change_groups(name, &raw)?;
+        return Ok(Flow::Done(0));
+    }
     let mut raw = option_values::accepted(k.socket(number)?, level, name, raw)?;
     let socket = k.socket_mut(number)?;
     if level == libc::SOL_SOCKET && (name == libc::SO_RCVTIMEO || name == libc::SO_SNDTIMEO) {

@@ -12,6 +12,7 @@ use crate::{
     net::{
         address::Address,
         ancillary::{Ancillary, Credentials, Mark},
+        groups::Membership,
         outside::Outside,
         service::Services,
     },
@@ -136,6 +137,8 @@ pub(crate) struct Socket {
     /// Time-outs in nanoseconds; zero is none.
     pub(crate) receive_timeout_ns: u64,
     pub(crate) send_timeout_ns: u64,
+    /// Multicast groups that it has joined.
+    pub(crate) groups: Vec<Membership>,
     /// Number of the way out of a datagram socket that has sent something there.
     pub(crate) datagrams_out: Option<u32>,
 }
@@ -161,6 +164,7 @@ impl Socket {
             peer_credentials: None,
             receive_timeout_ns: 0,
             send_timeout_ns: 0,
+            groups: Vec::new(),
             datagrams_out: None,
         }
     }

@@ -304,3 +304,35 @@ fn each_loopback_address_has_its_ports() {
     assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
     assert!(guest.done(libc::SYS_accept, &[four, 0, 0]) > 0);
 }
+
+/// Groups are joined once, left once, and told of in `/proc/net/igmp`.
+#[test]
+fn multicast_groups_are_joined_and_left() {
+    let mut guest = Guest::new();
+    let fd = guest.done(libc::SYS_socket, &[INET, libc::SOCK_DGRAM as u64, 0]) as u64;
+    let mut raw = [0; 8];
+    raw[..4].copy_from_slice(&[224, 0, 0, 254]);
+    raw[4..].copy_from_slice(&[127, 0, 0, 1]);
+    let at = guest.put(SCRATCH, &raw);
+    let change = |name: i32| [fd, libc::IPPROTO_IP as u64, name as u64, at, 8];
+    let (join, leave) = (change(libc::IP_ADD_MEMBERSHIP), change(libc::IP_DROP_MEMBERSHIP));
+    let listed = |guest: &mut Guest| {
+        let file = guest.open("/proc/net/igmp", libc::O_RDONLY) as u64;
+        let bytes = guest.done(libc::SYS_read, &[file, SCRATCH + 0x1000, 4096]) as usize;
+        let text = guest.get(SCRATCH + 0x1000, bytes);
+        String::from_utf8(text)
+            .unwrap()
+            .matches("FE0000E0     1 ")
+            .count()
+    };
+    assert_eq!(guest.fails(libc::SYS_setsockopt, &leave), libc::EADDRNOTAVAIL);
+    assert_eq!(guest.done(libc::SYS_setsockopt, &join), 0);
+    assert_eq!(guest.fails(libc::SYS_setsockopt, &join), libc::EADDRINUSE);
+    assert_eq!(listed(&mut guest), 1);
+    assert_eq!(guest.done(libc::SYS_setsockopt, &leave), 0);
+    assert_eq!(listed(&mut guest), 0);
+    for wrong in [[223, 0, 0, 1, 0, 0, 0, 0], [224, 0, 0, 9, 10, 0, 0, 1]] {
+        guest.put(SCRATCH, &wrong);
+        assert!(matches!(guest.call(libc::SYS_setsockopt, &join), Came::Back(..0)));
+    }
+}
