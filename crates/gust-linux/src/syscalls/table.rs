@@ -441,7 +441,7 @@ pub(super) const TABLE: &[SystemCall] = &[
         275,
         "splice",
         Refused("programs fall back to read and write"),
-        not_implemented,
+        sys_splice_refused,
     ),
     entry(
         276,
