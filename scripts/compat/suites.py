@@ -26,6 +26,8 @@ SECOND_PROCESS = re.compile(
 )
 # Go tests that start their own program anew to look at what it prints, and drop the error of starting it.
 SILENT_SECOND_PROCESS = {"TestMutexMisuse", "TestIssue76126"}
+# Tests of watching processes, which are skipped where there is no file that stands for one.
+WATCHES_PROCESSES = "operating system does not support pidfds"
 REFUSED = re.compile(r"[Ff]unction not implemented|Errno 38")
 
 
@@ -38,12 +40,14 @@ class Results:
 
     def add(self, test: str, outcome: str, detail: str = "") -> None:
         self.outcomes[test] = outcome
-        if outcome not in ("pass", "skip"):
+        if outcome != "pass":
             self.details[test] = detail[-DETAIL_MAX:]
 
     def needs_process(self, test: str) -> bool:
         detail = self.details.get(test, "")
-        return test in SILENT_SECOND_PROCESS or bool(SECOND_PROCESS.search(detail) and REFUSED.search(detail))
+        if test in SILENT_SECOND_PROCESS or detail == WATCHES_PROCESSES:
+            return True
+        return bool(SECOND_PROCESS.search(detail) and REFUSED.search(detail))
 
 
 @dataclass
@@ -56,10 +60,13 @@ class Pass:
 
 
 def run(place: Callable[[Program], Came], program: Callable[[list[str]], Program], read: Callable[[Came], Pass],
-        go_on: Callable[[str, Results], list[str]]) -> Results:
-    """Runs a suite to its end in a place. `go_on` gives the arguments that leave out what is known already."""
+        go_on: Callable[[str, Results], list[str]], left_out: tuple[str, ...] = ()) -> Results:
+    """Runs a suite to its end in a place. `go_on` gives the arguments that leave out what is known already, to begin with
+    the tests that are `left_out`."""
     known = Results()
-    extra: list[str] = []
+    for test in left_out:
+        known.add(test, "skip")
+    extra = go_on("", known) if left_out else []
     came = None
     for _ in range(RESUMES_MAX):
         came = place(program(extra))
@@ -71,7 +78,7 @@ def run(place: Callable[[Program], Came], program: Callable[[list[str]], Program
         how = "hang" if came.timed_out else "crash"
         known.add(told.open_test, how, came.text)
         extra = go_on(told.open_test, known)
-    if not known.outcomes:
+    if len(known.outcomes) == len(left_out):
         raise ToldNothing(came.text[-2000:] if came else "it was not started")
     return known
 

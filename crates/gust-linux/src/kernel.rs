@@ -177,6 +177,7 @@ impl Kernel {
             }
             let now = self.clock.monotonic_ns(host);
             self.expire(now);
+            self.queues.count_turn(now);
             let Some(slot) = self.queues.next_runnable() else {
                 return match self.next_deadline() {
                     Some(deadline) if deadline > now => Step::Sleep {
@@ -204,7 +205,10 @@ impl Kernel {
 
     /// How long the current thread may run before someone else must be looked after.
     fn quantum(&self, now: u64) -> Option<u64> {
-        let others = self.queues.others_runnable().then_some(QUANTUM_NS);
+        let others = self
+            .queues
+            .others_runnable()
+            .then(|| self.queues.turn_left(now, QUANTUM_NS).max(1));
         let timer = self
             .next_deadline()
             .map(|deadline| deadline.saturating_sub(now).max(1));
@@ -244,6 +248,8 @@ impl Kernel {
                     held: None,
                 });
                 self.execute(&mut cx);
+                let now = self.clock.monotonic_ns(cx.host);
+                self.queues.end_turn_if_due(now, QUANTUM_NS);
             }
             Exit::Exception {
                 vector,

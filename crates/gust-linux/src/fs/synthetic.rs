@@ -54,6 +54,7 @@ pub(crate) enum Text {
     OomScoreAdj,
     Io,
     MemInfo,
+    Igmp,
     CpuInfo,
     SystemStat,
     Uptime,
@@ -160,10 +161,17 @@ const TREE: &[(&str, Synthetic)] = &[
     (
         "proc/net/dev",
         File(Fixed(
-            "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n",
+            "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n  eth0:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n",
         )),
     ),
     ("proc/net/if_inet6", File(Empty)),
+    ("proc/net/igmp", File(Igmp)),
+    (
+        "proc/net/igmp6",
+        File(Fixed(
+            "1    lo              ff020000000000000000000000000001     1 0000000C 0\n2    eth0            ff020000000000000000000000000001     1 0000000C 0\n",
+        )),
+    ),
     (
         "proc/net/route",
         File(Fixed(

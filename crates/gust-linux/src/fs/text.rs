@@ -56,6 +56,7 @@ impl Kernel {
             Text::MemoryMax => format!("{}\n", self.mm.limit_bytes).into_bytes(),
             Text::MemoryCurrent => format!("{}\n", cx.vm.space().backed_bytes()).into_bytes(),
             Text::CpuMax => format!("{} 100000\n", u64::from(self.process.cpus) * 100_000).into_bytes(),
+            Text::Igmp => self.igmp_text().into_bytes(),
             Text::Empty => Vec::new(),
             Text::Fixed(text) => text.as_bytes().to_vec(),
         }

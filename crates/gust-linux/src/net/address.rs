@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    abi::{Writer, u16_at},
+    abi::{Writer, u16_at, u32_at},
     errno::{EAFNOSUPPORT, EINVAL, Errno},
     net::Domain,
 };
@@ -14,13 +14,15 @@ use crate::{
 pub(crate) const ADDRESS_BYTES_MAX: u64 = 128;
 /// Longest name of a UNIX socket.
 const UNIX_NAME_MAX: usize = 108;
+/// Bytes of `struct sockaddr_nl`.
+const NETLINK_BYTES: usize = 12;
 
 /// An internet address as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Host {
     /// `0.0.0.0` or `::`
     Any,
-    /// `127.0.0.0/8` or `::1`
+    /// `127.0.0.0/8`, `::1`, or another address of an interface of the guest
     Loopback,
     /// Anything else: outside. Never an IPv4 address in IPv6 clothes.
     Elsewhere(IpAddr),
@@ -40,6 +42,11 @@ pub(crate) enum Address {
     },
     /// A name in the file tree (without its zero), or an abstract one (with its leading zero).
     Unix(Vec<u8>),
+    /// Of a netlink socket.
+    Netlink {
+        /// Which socket; zero is the kernel.
+        port: u32,
+    },
 }
 
 impl Address {
@@ -55,7 +62,8 @@ impl Address {
             // Linux takes IPv4's addresses for datagrams of an IPv6 socket, and shows them mapped afterwards. Here
             // they are refused, as on a socket that is IPv6's alone, since programs (getaddrinfo) cope with that.
             Domain::Unix if family == libc::AF_UNIX => parse_unix(raw),
-            Domain::Unix => Err(EINVAL),
+            Domain::Netlink if family == libc::AF_NETLINK => parse_netlink(raw),
+            Domain::Unix | Domain::Netlink => Err(EINVAL),
             Domain::Inet4 | Domain::Inet6 => Err(EAFNOSUPPORT),
         }
     }
@@ -64,7 +72,7 @@ impl Address {
     pub(crate) fn to_bytes(&self, domain: Domain) -> Vec<u8> {
         let (host, port) = match self {
             Self::Inet { host, port } => (*host, *port),
-            Self::None | Self::Unix(_) => (Host::Any, 0),
+            Self::None | Self::Unix(_) | Self::Netlink { .. } => (Host::Any, 0),
         };
         match domain {
             Domain::Inet4 => {
@@ -100,8 +108,19 @@ impl Address {
                 match self {
                     Self::Unix(name) if name.first() == Some(&0) => out.bytes(name).done(),
                     Self::Unix(name) => out.bytes(name).u8(0).done(),
-                    Self::None | Self::Inet { .. } => out.done(),
+                    Self::None | Self::Inet { .. } | Self::Netlink { .. } => out.done(),
                 }
+            }
+            Domain::Netlink => {
+                let port = match self {
+                    Self::Netlink { port } => *port,
+                    Self::None | Self::Inet { .. } | Self::Unix(_) => 0,
+                };
+                Writer::with_capacity(NETLINK_BYTES)
+                    .u32(libc::AF_NETLINK as u32)
+                    .u32(port)
+                    .u32(0)
+                    .done()
             }
         }
     }
@@ -129,6 +148,14 @@ fn parse_v6(raw: &[u8]) -> Result<Address, Errno> {
         host: Host::of(Ipv6Addr::from(octets).into()),
         port: u16::from_be(u16_at(raw, 2)),
     })
+}
+
+/// Groups to listen to are not looked at: nothing is ever announced.
+fn parse_netlink(raw: &[u8]) -> Result<Address, Errno> {
+    if raw.len() < NETLINK_BYTES {
+        return Err(EINVAL);
+    }
+    Ok(Address::Netlink { port: u32_at(raw, 4) })
 }
 
 fn parse_unix(raw: &[u8]) -> Result<Address, Errno> {

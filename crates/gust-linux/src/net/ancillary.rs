@@ -1,4 +1,5 @@
-//! What travels beside the bytes of UNIX sockets: open files and credentials (`SCM_RIGHTS`, `SCM_CREDENTIALS`).
+//! What travels beside the bytes of UNIX sockets: open files and credentials (`SCM_RIGHTS`, `SCM_CREDENTIALS`). Of internet
+//! sockets see [`super::packet`].
 //!
 //! A file in flight is a reference to an open file; who receives it gets a descriptor for it. There is one process, so
 //! both ends are its own: threads and event loops hand files to each other this way.
@@ -9,7 +10,10 @@ use crate::{
     abi::{Writer, i32_at, u32_at, u64_at},
     errno::{EBADF, EINVAL, ENOBUFS, EPERM, Errno},
     kernel::{Cx, Kernel},
-    net::{Domain, Socket},
+    net::{
+        Domain, Socket,
+        packet::{Packet, Wishes, put_control},
+    },
 };
 
 /// Most bytes of control data that one message is sent with (`net.core.optmem_max`).
@@ -17,7 +21,7 @@ const CONTROL_BYTES_MAX: u64 = 128 << 10;
 /// Most files of one message (`SCM_MAX_FD`).
 const FILES_MAX: usize = 253;
 /// Bytes of `struct cmsghdr`.
-const HEADER_BYTES: usize = 16;
+pub(crate) const CONTROL_HEADER_BYTES: usize = 16;
 /// What an id that nobody has told is shown as (`overflowuid`).
 const NOBODY: u32 = 65_534;
 
@@ -46,6 +50,10 @@ pub(crate) struct Ancillary {
     /// Numbers of open files.
     pub(crate) files: Vec<u32>,
     pub(crate) credentials: Option<Credentials>,
+    /// Of an internet datagram: what its sender wants its headers to be.
+    pub(crate) wishes: Wishes,
+    /// Its headers, once it has been sent.
+    pub(crate) packet: Option<Packet>,
 }
 
 /// Bytes of a stream that were sent with the same.
@@ -63,6 +71,8 @@ pub(crate) struct Taken {
     pub(crate) credentials: Option<Option<Credentials>>,
     /// The files stay with the message, too.
     pub(crate) peeked: bool,
+    /// Headers of an internet datagram.
+    pub(crate) packet: Option<Packet>,
 }
 
 /// Where a receiver wants control data.
@@ -75,7 +85,7 @@ pub(crate) struct ControlRoom {
 }
 
 /// Bytes of a control message, padding included (`CMSG_ALIGN`).
-fn aligned(bytes: usize) -> usize {
+pub(crate) fn aligned(bytes: usize) -> usize {
     bytes.next_multiple_of(8)
 }
 
@@ -119,17 +129,22 @@ impl Kernel {
             return Err(ENOBUFS);
         }
         let raw = self.copy_in_vec(cx, at, bytes as usize)?;
-        let unix = self.socket(number)?.domain == Domain::Unix;
+        let domain = self.socket(number)?.domain;
+        let unix = domain == Domain::Unix;
         let mut at = 0;
-        while at + HEADER_BYTES <= raw.len() {
+        while at + CONTROL_HEADER_BYTES <= raw.len() {
             let length = u64_at(&raw, at);
-            if length < HEADER_BYTES as u64 || length > (raw.len() - at) as u64 {
+            if length < CONTROL_HEADER_BYTES as u64 || length > (raw.len() - at) as u64 {
                 return Err(EINVAL);
             }
             let length = length as usize;
-            let data = &raw[at + HEADER_BYTES..at + length];
-            if i32_at(&raw, at + 8) == libc::SOL_SOCKET {
-                match i32_at(&raw, at + 12) {
+            let data = &raw[at + CONTROL_HEADER_BYTES..at + length];
+            let (level, kind) = (i32_at(&raw, at + 8), i32_at(&raw, at + 12));
+            if [libc::IPPROTO_IP, libc::IPPROTO_IPV6].contains(&level) && domain.is_internet() {
+                ancillary.wishes.take(domain, level, kind, data)?;
+            }
+            if level == libc::SOL_SOCKET {
+                match kind {
                     libc::SCM_RIGHTS if unix => self.take_files(&mut ancillary, data)?,
                     libc::SCM_CREDENTIALS if unix => {
                         ancillary.credentials = Some(self.checked_credentials(data)?);
@@ -198,33 +213,38 @@ impl Kernel {
             room.bytes.min(CONTROL_BYTES_MAX) as usize
         };
         let (mut out, mut told) = (Vec::new(), 0);
+        if let Some(packet) = &taken.packet {
+            for (level, kind, data) in self.socket(number)?.told_of(packet) {
+                if put_control(&mut out, room_bytes, level, kind, &data) {
+                    told |= libc::MSG_CTRUNC;
+                }
+            }
+        }
         if let Some(credentials) = credentials {
             let credentials = credentials.unwrap_or(Credentials {
                 pid: 0,
                 uid: NOBODY,
                 gid: NOBODY,
             });
-            let full = HEADER_BYTES + 12;
-            if room_bytes < full {
+            let data = credentials.to_bytes();
+            if put_control(
+                &mut out,
+                room_bytes,
+                libc::SOL_SOCKET,
+                libc::SCM_CREDENTIALS,
+                &data,
+            ) {
                 told |= libc::MSG_CTRUNC;
             }
-            if room_bytes >= HEADER_BYTES {
-                let bytes = full.min(room_bytes);
-                let data = credentials.to_bytes();
-                out = header(bytes, libc::SCM_CREDENTIALS)
-                    .bytes(&data[..bytes - HEADER_BYTES])
-                    .done();
-                out.resize(aligned(full).min(room_bytes), 0);
-            }
         }
-        let fits = (room_bytes - out.len()).saturating_sub(HEADER_BYTES) / 4;
+        let fits = (room_bytes - out.len()).saturating_sub(CONTROL_HEADER_BYTES) / 4;
         let wanted = taken.files.len();
         let fds = self.install_files(&taken.files[..fits.min(wanted)], room.close_on_exec);
         if fds.len() < wanted {
             told |= libc::MSG_CTRUNC;
         }
         if !fds.is_empty() {
-            let bytes = HEADER_BYTES + 4 * fds.len();
+            let bytes = CONTROL_HEADER_BYTES + 4 * fds.len();
             let message = fds
                 .iter()
                 .fold(header(bytes, libc::SCM_RIGHTS), |out, fd| out.u32(*fd as u32))

@@ -55,6 +55,9 @@ impl Kernel {
         if data.len() > limit {
             return Err(EMSGSIZE);
         }
+        if socket.domain == Domain::Netlink {
+            return self.ask_netlink(number, &data);
+        }
         if socket.write_shut {
             return Err(EPIPE);
         }
@@ -95,6 +98,9 @@ impl Kernel {
         }
         self.may_send_files(ancillary.files.len())?;
         self.stamp(&mut ancillary, number, target);
+        if let Address::Inet { port, .. } = self.socket(target)?.local {
+            ancillary.packet = Some(self.socket(number)?.packet(ancillary.wishes, port));
+        }
         self.hold_files(&ancillary.files);
         self.socket_mut(target)?.datagrams.push_back(Datagram {
             from,
@@ -184,6 +190,7 @@ impl Kernel {
             files: message.ancillary.files,
             credentials: Some(message.ancillary.credentials),
             peeked: manner.peek,
+            packet: message.ancillary.packet,
         };
         if !manner.peek {
             let socket = self.socket_mut(number)?;

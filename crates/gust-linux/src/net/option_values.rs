@@ -69,6 +69,7 @@ fn rule(level: i32, name: i32) -> Option<Rule> {
             | libc::IPV6_RECVTCLASS
             | libc::IPV6_RECVHOPLIMIT
             | libc::IPV6_RECVPKTINFO
+            | libc::IPV6_RECVORIGDSTADDR
             | libc::IPV6_RECVERR,
         ) => Switch,
         (libc::IPPROTO_TCP, libc::TCP_NODELAY | libc::TCP_CORK | libc::TCP_QUICKACK) => Switch,
@@ -92,9 +93,6 @@ pub(crate) fn accepted(socket: &Socket, level: i32, name: i32, raw: Vec<u8>) -> 
         // No filter is ever attached.
         (libc::SOL_SOCKET, SO_DETACH_FILTER) => return Err(ENOENT),
         (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => return congestion_control(&raw),
-        (libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP | libc::IP_DROP_MEMBERSHIP) => {
-            return multicast_group(raw);
-        }
         _ => {}
     }
     let Some(rule) = rule(level, name) else {
@@ -135,15 +133,6 @@ fn congestion_control(raw: &[u8]) -> Result<Vec<u8>, Errno> {
     let mut kept = name.to_vec();
     kept.resize(NAME_BYTES, 0);
     Ok(kept)
-}
-
-/// Groups can be joined and left; nobody sends to one.
-fn multicast_group(raw: Vec<u8>) -> Result<Vec<u8>, Errno> {
-    const MULTICAST: std::ops::RangeInclusive<u8> = 224..=239;
-    if raw.len() < 8 || !MULTICAST.contains(&raw[0]) {
-        return Err(EINVAL);
-    }
-    Ok(raw)
 }
 
 /// What an option is before it has been set.

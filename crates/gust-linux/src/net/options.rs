@@ -30,6 +30,10 @@ pub(crate) fn sys_setsockopt(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -
     if level == libc::SOL_SOCKET && raw.len() < 4 {
         return Err(EINVAL);
     }
+    if level == libc::IPPROTO_IP && [libc::IP_ADD_MEMBERSHIP, libc::IP_DROP_MEMBERSHIP].contains(&name) {
+        k.socket_mut(number)?.change_groups(name, &raw)?;
+        return Ok(Flow::Done(0));
+    }
     let mut raw = option_values::accepted(k.socket(number)?, level, name, raw)?;
     let socket = k.socket_mut(number)?;
     if level == libc::SOL_SOCKET && (name == libc::SO_RCVTIMEO || name == libc::SO_SNDTIMEO) {
@@ -92,19 +96,20 @@ fn timeval_ns(raw: &[u8]) -> Result<u64, Errno> {
 fn check_level(socket: &Socket, level: i32) -> Result<(), Errno> {
     let known = match level {
         libc::SOL_SOCKET => true,
-        libc::IPPROTO_TCP => socket.domain != Domain::Unix && socket.kind == SocketKind::Stream,
-        libc::IPPROTO_UDP => socket.domain != Domain::Unix && socket.kind == SocketKind::Datagram,
+        libc::IPPROTO_TCP => socket.domain.is_internet() && socket.kind == SocketKind::Stream,
+        libc::IPPROTO_UDP => socket.domain.is_internet() && socket.kind == SocketKind::Datagram,
         libc::IPPROTO_UDPLITE => socket
             .options
             .contains_key(&(libc::SOL_SOCKET, libc::SO_PROTOCOL)),
-        libc::IPPROTO_IP => socket.domain != Domain::Unix,
+        libc::IPPROTO_IP => socket.domain.is_internet(),
+        libc::SOL_NETLINK => socket.domain == Domain::Netlink,
         libc::IPPROTO_IPV6 => socket.domain == Domain::Inet6,
         _ => false,
     };
     match (known, socket.domain) {
         (true, _) => Ok(()),
         (false, Domain::Unix) => Err(EOPNOTSUPP),
-        (false, Domain::Inet4 | Domain::Inet6) => Err(ENOPROTOOPT),
+        (false, Domain::Inet4 | Domain::Inet6 | Domain::Netlink) => Err(ENOPROTOOPT),
     }
 }
 
@@ -123,7 +128,7 @@ impl Kernel {
                         return Ok(other.clone());
                     }
                     return Ok(int(match (socket.domain, socket.kind) {
-                        (Domain::Unix, _) => 0,
+                        (Domain::Unix | Domain::Netlink, _) => 0,
                         (_, SocketKind::Stream) => libc::IPPROTO_TCP,
                         (_, SocketKind::Datagram | SocketKind::Sequenced) => libc::IPPROTO_UDP,
                     }));

@@ -26,6 +26,7 @@ use crate::{
         DATAGRAMS_MAX, Datagram, STREAM_BYTES, SocketKind, SocketState,
         address::{Address, Host},
         ancillary::Ancillary,
+        interfaces::is_own,
     },
 };
 
@@ -546,7 +547,7 @@ impl Host {
         let address = address.to_canonical();
         if address.is_unspecified() {
             Self::Any
-        } else if address.is_loopback() {
+        } else if is_own(address) {
             Self::Loopback
         } else {
             Self::Elsewhere(address)

@@ -5,7 +5,7 @@ use crate::{
     io::ObjectKey,
     kernel::{Cx, Flow, Kernel, OnSignal, SysResult, Wait},
     net::{
-        Domain, STREAM_BYTES, Socket, SocketKind, SocketState,
+        Domain, Socket, SocketKind, SocketState,
         ancillary::{Ancillary, Taken},
     },
     task::WaitKey,
@@ -26,6 +26,9 @@ pub(crate) struct Manner {
     /// Give the full size of a message that was cut off.
     pub(crate) full_size: bool,
 }
+
+/// Bytes that go over loopback in one piece.
+const SEGMENT_BYTES: usize = 65_483;
 
 impl Socket {
     /// How many bytes from the front may be received at once, given what has been taken already; `None`: no more.
@@ -268,7 +271,9 @@ impl Kernel {
     fn send_room(&mut self, number: u32) -> Result<usize, Errno> {
         let socket = self.socket_mut(number)?;
         if socket.write_shut {
-            return Err(EPIPE);
+            // Why the connection is broken is told before that it is.
+            let broken = socket.domain != Domain::Unix;
+            return Err(broken.then(|| socket.take_error()).flatten().unwrap_or(EPIPE));
         }
         match socket.state {
             SocketState::Idle | SocketState::Listening { .. } => Err(
@@ -283,7 +288,7 @@ impl Kernel {
                 Err(socket.take_error().unwrap_or(EPIPE))
             }
             // As over a network: the sender learns from the answer to what it sends that nobody is there.
-            SocketState::Connected(None) => Ok(STREAM_BYTES),
+            SocketState::Connected(None) => Ok(SEGMENT_BYTES.min(socket.send_bytes_max())),
             SocketState::Service(connection) => self.network.services.room(connection).ok_or(EPIPE),
             // Sending waits for the connection, as reading does.
             SocketState::Connecting(_) => Ok(0),

@@ -94,13 +94,13 @@ pub(super) const TABLE: &[SystemCall] = &[
     entry(
         46,
         "sendmsg",
-        Partial("control data of UNIX sockets only"),
+        Partial("control data of UNIX sockets and of internet datagrams; no time stamps"),
         sys_sendmsg,
     ),
     entry(
         47,
         "recvmsg",
-        Partial("control data of UNIX sockets only"),
+        Partial("control data of UNIX sockets and of internet datagrams; no time stamps"),
         sys_recvmsg,
     ),
     entry(48, "shutdown", Full, sys_shutdown),
@@ -441,7 +441,7 @@ pub(super) const TABLE: &[SystemCall] = &[
         275,
         "splice",
         Refused("programs fall back to read and write"),
-        not_implemented,
+        sys_splice_refused,
     ),
     entry(
         276,
@@ -494,7 +494,7 @@ pub(super) const TABLE: &[SystemCall] = &[
     entry(
         299,
         "recvmmsg",
-        Partial("control data of UNIX sockets only"),
+        Partial("control data of UNIX sockets and of internet datagrams; no time stamps"),
         sys_recvmmsg,
     ),
     entry(
@@ -532,7 +532,7 @@ pub(super) const TABLE: &[SystemCall] = &[
     entry(
         307,
         "sendmmsg",
-        Partial("control data of UNIX sockets only"),
+        Partial("control data of UNIX sockets and of internet datagrams; no time stamps"),
         sys_sendmmsg,
     ),
     entry(308, "setns", Refused("one set of namespaces"), not_permitted),

@@ -25,6 +25,16 @@ pub(crate) struct WaitQueues {
     runnable: RunQueue,
     waiting: BTreeMap<WaitKey, VecDeque<usize>>,
     deadlines: BTreeSet<(u64, usize)>,
+    /// Who is at the head of the run queue while others wait for their turn, and since when. A restored guest begins anew.
+    #[serde(skip)]
+    turn: Option<Turn>,
+}
+
+/// A turn that someone waits for the end of.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    slot: usize,
+    began_ns: u64,
 }
 
 impl WaitQueues {
@@ -47,6 +57,36 @@ impl WaitQueues {
     pub(crate) fn yield_current(&mut self) {
         if self.runnable.len() > 1 {
             self.runnable.rotate_left(1);
+        }
+    }
+
+    /// Notes whose turn it is, from the moment at which another thread could have one.
+    pub(crate) fn count_turn(&mut self, now_ns: u64) {
+        self.turn = match (self.turn, self.next_runnable()) {
+            (Some(turn), Some(slot)) if turn.slot == slot && self.others_runnable() => Some(turn),
+            (Some(_) | None, Some(slot)) if self.others_runnable() => Some(Turn {
+                slot,
+                began_ns: now_ns,
+            }),
+            (Some(_) | None, _) => None,
+        };
+    }
+
+    /// Ends the turn of a thread that has had the processor for `quantum_ns` while others could run, at the end of a call:
+    /// who makes calls all the time would otherwise never be preempted.
+    pub(crate) fn end_turn_if_due(&mut self, now_ns: u64, quantum_ns: u64) {
+        if self.others_runnable() && self.turn_left(now_ns, quantum_ns) == 0 {
+            self.yield_current();
+        }
+    }
+
+    /// Nanoseconds that the thread at the head may go on while others wait.
+    pub(crate) fn turn_left(&self, now_ns: u64, quantum_ns: u64) -> u64 {
+        match (self.turn, self.next_runnable()) {
+            (Some(turn), Some(slot)) if turn.slot == slot => {
+                quantum_ns.saturating_sub(now_ns.saturating_sub(turn.began_ns))
+            }
+            (Some(_) | None, _) => quantum_ns,
         }
     }
 

@@ -25,6 +25,11 @@ pub(crate) fn not_implemented(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6
     Err(ENOSYS)
 }
 
+/// `splice`. The error is Linux's for files that cannot be spliced: Go's `io.Copy` falls back from that one alone.
+pub(crate) fn sys_splice_refused(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
+    Err(EINVAL)
+}
+
 /// There are no children.
 pub(crate) fn sys_wait4(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
     Err(ECHILD)

@@ -175,18 +175,27 @@ fn files_in_flight_are_bounded() {
 }
 
 #[test]
-fn the_interface_is_there() {
+fn the_interfaces_are_there() {
     let mut guest = Guest::new();
     let (a, _) = pair(&mut guest, libc::SOCK_DGRAM);
-    guest.put(DATA, b"lo\0");
-    assert_eq!(guest.done(libc::SYS_ioctl, &[a, libc::SIOCGIFINDEX, DATA]), 0);
-    assert_eq!(guest.get(DATA + 16, 4), 1u32.to_le_bytes());
-    guest.put(DATA, b"eth0\0");
+    for (name, index) in [(b"lo\0\0\0", 1u32), (b"eth0\0", 2)] {
+        guest.put(DATA, name);
+        assert_eq!(guest.done(libc::SYS_ioctl, &[a, libc::SIOCGIFINDEX, DATA]), 0);
+        assert_eq!(guest.get(DATA + 16, 4), index.to_le_bytes());
+        assert_eq!(guest.done(libc::SYS_ioctl, &[a, libc::SIOCGIFNAME, DATA]), 0);
+        assert_eq!(guest.get(DATA, 5), name);
+    }
+    guest.put(DATA, b"eth1\0");
     assert_eq!(
         guest.fails(libc::SYS_ioctl, &[a, libc::SIOCGIFINDEX, DATA]),
         libc::ENODEV
     );
-    guest.put(DATA, &words(&[100, DATA + 0x100]));
-    assert_eq!(guest.done(libc::SYS_ioctl, &[a, libc::SIOCGIFCONF, DATA]), 0);
-    assert_eq!(guest.get(DATA, 4), 40u32.to_le_bytes());
+    guest.put(DATA, b"eth0\0");
+    assert_eq!(guest.done(libc::SYS_ioctl, &[a, libc::SIOCGIFNETMASK, DATA]), 0);
+    assert_eq!(guest.get(DATA + 20, 4), [255, 255, 255, 252]);
+    for (room, told) in [(79, 40u32), (100, 80)] {
+        guest.put(DATA, &words(&[room, DATA + 0x100]));
+        assert_eq!(guest.done(libc::SYS_ioctl, &[a, libc::SIOCGIFCONF, DATA]), 0);
+        assert_eq!(guest.get(DATA, 4), told.to_le_bytes());
+    }
 }

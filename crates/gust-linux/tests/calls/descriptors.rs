@@ -176,3 +176,12 @@ fn descriptors_tell_position_and_flags() {
     let text = String::from_utf8(guest.get(SCRATCH, bytes as usize)).unwrap();
     assert!(text.starts_with("pos:\t7\nflags:\t0100002\n"), "{text}");
 }
+
+/// Programs copy by hand where files cannot be spliced, and Go does so for this error alone.
+#[test]
+fn files_cannot_be_spliced() {
+    let mut guest = Guest::new();
+    let (read, write) = pipe(&mut guest);
+    let splice = [read, 0, write, 0, 4096, 0];
+    assert_eq!(guest.fails(libc::SYS_splice, &splice), libc::EINVAL);
+}

@@ -8,6 +8,8 @@ mod guest;
 mod hostile;
 mod limits;
 mod memory;
+mod netlink;
+mod packet;
 mod readiness;
 mod signals;
 mod sockets;

@@ -207,3 +207,132 @@ fn pairs_carry_messages_whole() {
     );
     assert_eq!(guest.get(SCRATCH + 0x100, 3), b"two");
 }
+
+/// A connection over loopback: listener, client, server.
+fn connection(guest: &mut Guest) -> (u64, u64, u64) {
+    let listener = listener(guest, 8080);
+    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(guest, [127, 0, 0, 1], 8080);
+    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
+    let server = guest.done(libc::SYS_accept4, &[listener, 0, 0, 0]) as u64;
+    (listener, client, server)
+}
+
+fn set_option(guest: &mut Guest, fd: u64, name: i32, value: &[u32]) {
+    let raw: Vec<u8> = value.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let at = guest.put(SCRATCH + 0x3000, &raw);
+    let (level, bytes) = (libc::SOL_SOCKET as u64, raw.len() as u64);
+    assert_eq!(
+        guest.done(libc::SYS_setsockopt, &[fd, level, name as u64, at, bytes]),
+        0
+    );
+}
+
+/// Programs make buffers small to see a sender held up.
+#[test]
+fn the_buffers_of_both_ends_bound_what_is_under_way() {
+    const ASKED: u32 = 4096;
+    let mut guest = Guest::new();
+    let (_, client, server) = connection(&mut guest);
+    set_option(&mut guest, client, libc::SO_SNDBUF, &[ASKED]);
+    set_option(&mut guest, server, libc::SO_RCVBUF, &[ASKED]);
+    let doubled = 2 * i64::from(ASKED);
+    let send = [client, SCRATCH, 300_000, libc::MSG_DONTWAIT as u64, 0, 0];
+    assert_eq!(guest.done(libc::SYS_sendto, &send), 2 * doubled);
+    assert_eq!(guest.fails(libc::SYS_sendto, &send), libc::EAGAIN);
+    assert_eq!(guest.done(libc::SYS_read, &[server, SCRATCH, 1000]), 1000);
+    assert_eq!(guest.done(libc::SYS_sendto, &send), 1000);
+}
+
+/// An end that is closed without lingering breaks the connection; what it had sent can still be read.
+#[test]
+fn a_connection_that_is_broken_has_no_peer() {
+    let mut guest = Guest::new();
+    let (_, client, server) = connection(&mut guest);
+    guest.put(SCRATCH, b"last words");
+    assert_eq!(guest.done(libc::SYS_write, &[client, SCRATCH, 10]), 10);
+    set_option(&mut guest, client, libc::SO_LINGER, &[1, 0]);
+    assert_eq!(guest.done(libc::SYS_close, &[client]), 0);
+    let length = guest.put(SCRATCH + 0x200, &16u32.to_le_bytes());
+    let name = [server, SCRATCH + 0x300, length];
+    assert_eq!(guest.fails(libc::SYS_getpeername, &name), libc::ENOTCONN);
+    assert_eq!(guest.done(libc::SYS_read, &[server, SCRATCH, 100]), 10);
+    assert_eq!(
+        guest.fails(libc::SYS_read, &[server, SCRATCH, 100]),
+        libc::ECONNRESET
+    );
+    assert_eq!(guest.done(libc::SYS_read, &[server, SCRATCH, 100]), 0);
+    let quiet = libc::MSG_NOSIGNAL as u64;
+    assert_eq!(
+        guest.fails(libc::SYS_sendto, &[server, SCRATCH, 1, quiet, 0, 0]),
+        libc::EPIPE
+    );
+}
+
+/// A peer that has said that no more comes is still there; an end's own name stays also when it is not.
+#[test]
+fn names_stay_as_long_as_there_is_a_connection() {
+    let mut guest = Guest::new();
+    let (_, client, server) = connection(&mut guest);
+    let length = guest.put(SCRATCH + 0x200, &16u32.to_le_bytes());
+    let name = [server, SCRATCH + 0x300, length];
+    assert_eq!(guest.done(libc::SYS_close, &[client]), 0);
+    assert_eq!(guest.done(libc::SYS_getpeername, &name), 0);
+    assert_eq!(guest.done(libc::SYS_getsockname, &name), 0);
+    assert_eq!(guest.get(SCRATCH + 0x302, 6), [0x1f, 0x90, 127, 0, 0, 1]);
+    assert_eq!(guest.done(libc::SYS_shutdown, &[server, libc::SHUT_WR as u64]), 0);
+    assert_eq!(guest.fails(libc::SYS_getpeername, &name), libc::ENOTCONN);
+}
+
+/// `127.0.0.1` and `::1` have ports of their own; `::` has those of both families.
+#[test]
+fn each_loopback_address_has_its_ports() {
+    let mut guest = Guest::new();
+    let four = listener(&mut guest, 8080);
+    let six = guest.done(libc::SYS_socket, &[libc::AF_INET6 as u64, STREAM, 0]) as u64;
+    let mut raw = [0; 28];
+    raw[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_le_bytes());
+    raw[2..4].copy_from_slice(&8080u16.to_be_bytes());
+    let any = guest.put(SCRATCH + 0x400, &raw);
+    assert_eq!(guest.fails(libc::SYS_bind, &[six, any, 28]), libc::EADDRINUSE);
+    raw[23] = 1;
+    let own = guest.put(SCRATCH + 0x400, &raw);
+    assert_eq!(guest.done(libc::SYS_bind, &[six, own, 28]), 0);
+    assert_eq!(guest.done(libc::SYS_listen, &[six, 5]), 0);
+    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(&mut guest, [127, 0, 0, 1], 8080);
+    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
+    assert!(guest.done(libc::SYS_accept, &[four, 0, 0]) > 0);
+}
+
+/// Groups are joined once, left once, and told of in `/proc/net/igmp`.
+#[test]
+fn multicast_groups_are_joined_and_left() {
+    let mut guest = Guest::new();
+    let fd = guest.done(libc::SYS_socket, &[INET, libc::SOCK_DGRAM as u64, 0]) as u64;
+    let mut raw = [0; 8];
+    raw[..4].copy_from_slice(&[224, 0, 0, 254]);
+    raw[4..].copy_from_slice(&[127, 0, 0, 1]);
+    let at = guest.put(SCRATCH, &raw);
+    let change = |name: i32| [fd, libc::IPPROTO_IP as u64, name as u64, at, 8];
+    let (join, leave) = (change(libc::IP_ADD_MEMBERSHIP), change(libc::IP_DROP_MEMBERSHIP));
+    let listed = |guest: &mut Guest| {
+        let file = guest.open("/proc/net/igmp", libc::O_RDONLY) as u64;
+        let bytes = guest.done(libc::SYS_read, &[file, SCRATCH + 0x1000, 4096]) as usize;
+        let text = guest.get(SCRATCH + 0x1000, bytes);
+        String::from_utf8(text)
+            .unwrap()
+            .matches("FE0000E0     1 ")
+            .count()
+    };
+    assert_eq!(guest.fails(libc::SYS_setsockopt, &leave), libc::EADDRNOTAVAIL);
+    assert_eq!(guest.done(libc::SYS_setsockopt, &join), 0);
+    assert_eq!(guest.fails(libc::SYS_setsockopt, &join), libc::EADDRINUSE);
+    assert_eq!(listed(&mut guest), 1);
+    assert_eq!(guest.done(libc::SYS_setsockopt, &leave), 0);
+    assert_eq!(listed(&mut guest), 0);
+    for wrong in [[223, 0, 0, 1, 0, 0, 0, 0], [224, 0, 0, 9, 10, 0, 0, 1]] {
+        guest.put(SCRATCH, &wrong);
+        assert!(matches!(guest.call(libc::SYS_setsockopt, &join), Came::Back(..0)));
+    }
+}

@@ -1,5 +1,8 @@
 //! What threads wait for: pipes, futexes, counters, timers, and several files at once.
 
+use gust_linux::Step;
+use gust_vmm::Exit;
+
 use crate::guest::{Came, Guest, SCRATCH, error};
 
 const PRIVATE: u64 = libc::FUTEX_PRIVATE_FLAG as u64;
@@ -234,4 +237,35 @@ fn clocks_do_not_pass_their_end() {
     assert_eq!(guest.done(libc::SYS_alarm, &[0]), 10);
     let longest = time(&mut guest, i64::MAX, 999_999_999);
     assert_eq!(guest.done(libc::SYS_nanosleep, &[longest, 0]), 0);
+}
+
+#[test]
+fn who_makes_calls_all_the_time_is_preempted() {
+    /// What the guest's program does between two calls.
+    const BETWEEN_CALLS_NS: u64 = 100_000;
+    const CALLS_MAX: usize = 1000;
+    let mut guest = Guest::new();
+    let other = guest.thread();
+    let mut turns = Vec::new();
+    for _ in 0..CALLS_MAX {
+        let Step::Run { slot, quantum_ns } = guest.kernel.schedule(&mut guest.vm, &mut guest.world) else {
+            panic!("two threads can run")
+        };
+        assert!(quantum_ns.is_some_and(|quantum| quantum > 0));
+        if turns.last() != Some(&slot) {
+            turns.push(slot);
+        }
+        guest.world.now_ns += BETWEEN_CALLS_NS;
+        guest.kernel.registers_mut(slot).rax = libc::SYS_getpid as u64;
+        guest
+            .kernel
+            .on_exit(&mut guest.vm, &mut guest.world, slot, Exit::Syscall);
+    }
+    // In the 100 ms that have passed each had many turns, and each turn was long enough for many calls.
+    assert!(turns.contains(&other));
+    assert!(
+        (10..CALLS_MAX / 10).contains(&turns.len()),
+        "{} turns",
+        turns.len()
+    );
 }

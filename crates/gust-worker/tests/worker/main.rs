@@ -265,6 +265,7 @@ fn the_guest_sees_its_own_world_only(who: As) -> Result<(), Failed> {
             "dev=fd,full,gust,null,random,shm,stderr,stdin,stdout,tty,urandom,zero",
             "pid=1",
             "processes=1",
+            "interfaces=lo,eth0",
         ],
         As::Root | As::Nobody => [
             "root=dev,etc,guest,lib,lib64,opt,proc,text,tmp,var",
@@ -273,12 +274,12 @@ fn the_guest_sees_its_own_world_only(who: As) -> Result<(), Failed> {
             "dev=fd,full,null,random,stderr,stdin,stdout,urandom,zero",
             "pid=2",
             "processes=1,2",
+            "interfaces=lo",
         ],
     };
     let both = [
         "task=app.txt",
         "user=993:990",
-        "interfaces=lo",
         "write-root=read-only",
         "write-task=read-only",
         "write-opt=read-only",

@@ -3,6 +3,7 @@
 use std::{
     arch::asm,
     sync::{
+        LazyLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
@@ -15,8 +16,20 @@ const CALLS_EACH: u64 = 24;
 /// How long the calls of one number are waited for: some wait for ever.
 const WAIT: Duration = Duration::from_millis(60);
 
-/// Memory that wild pointers lead to, so that some calls get further than their first check.
-static SCRATCH: [AtomicU64; 512] = [const { AtomicU64::new(0) }; 512];
+/// Memory that wild pointers lead to, so that some calls get further than their first check. Nothing can be written
+/// behind it: a call with a wild length that is told to fill it would overwrite this program's own state.
+static SCRATCH: LazyLock<&'static [AtomicU64; 512]> = LazyLock::new(|| {
+    const BYTES: usize = 4096;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping, of zeros, that is never given back; the array fills its first page.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), 2 * BYTES, libc::PROT_NONE, flags, -1, 0);
+        assert_ne!(at, libc::MAP_FAILED, "map scratch memory");
+        let open = libc::mprotect(at, BYTES, libc::PROT_READ | libc::PROT_WRITE);
+        assert_eq!(open, 0, "open scratch memory");
+        &*at.cast()
+    }
+});
 
 /// A stream of choices that follows from its seed.
 struct Choices(u64);
