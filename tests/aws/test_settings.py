@@ -113,8 +113,6 @@ def test_what_tools_ask_in_passing(client, name):
         ("create_function_url_config", {"FunctionName": "f", "AuthType": "NONE"}),
         ("create_event_source_mapping", {"FunctionName": "f"}),
         ("publish_layer_version", {"LayerName": "l", "Content": {"ZipFile": b"x"}}),
-        ("put_provisioned_concurrency_config",
-         {"FunctionName": "f", "Qualifier": "1", "ProvisionedConcurrentExecutions": 1}),
         ("invoke_with_response_stream", {"FunctionName": "f"}),
     ],
 )

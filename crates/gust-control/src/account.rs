@@ -10,7 +10,7 @@ use gust_store::{Batch, BlobId, Meta, StoreError};
 use crate::{
     error::{ControlError, Missing},
     ids::{FunctionName, Place, Qualifier, Target, VersionNumber},
-    model::{Function, Shared, Version},
+    model::{Function, Scaling, Shared, Version},
     routing,
 };
 
@@ -43,6 +43,7 @@ impl Account {
                 .or_default()
                 .insert(version.number, Arc::new(version));
         }
+        let mut scalings: BTreeMap<Vec<u8>, Scaling> = meta.scan::<Scaling>()?.into_iter().collect();
         let mut functions = BTreeMap::new();
         for (key, shared) in meta.scan::<Shared>()? {
             let mut published = versions.remove(&key).unwrap_or_default();
@@ -61,6 +62,7 @@ impl Account {
                 shared: Arc::new(shared),
                 latest,
                 published: published.collect(),
+                scaling: Arc::new(scalings.remove(&key).unwrap_or_default()),
             };
             functions.insert(name, Arc::new(function));
         }
@@ -144,6 +146,12 @@ pub(crate) fn batch(name: &FunctionName, old: Option<&Function>, new: Option<&Fu
         (_, Some(new)) => batch.put(function_key, &*new.shared),
         (Some(_), None) => batch.delete::<Shared>(function_key),
         (None, None) => {}
+    }
+    match (old, new) {
+        (Some(old), Some(new)) if Arc::ptr_eq(&old.scaling, &new.scaling) => {}
+        (_, Some(new)) if !new.scaling.provisioned.is_empty() => batch.put(function_key, &*new.scaling),
+        (Some(_), _) => batch.delete::<Scaling>(function_key),
+        (None, _) => {}
     }
     for version in new.into_iter().flat_map(Function::versions) {
         let before = old.and_then(|old| old.version(version.number));

@@ -3,7 +3,7 @@
 //! The account has a bound. A function with reserved concurrency has that much of it for itself, as its own bound;
 //! all other functions share what is left, of which at least [`UNRESERVED_MIN`] must stay when something is reserved.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use crate::ids::FunctionName;
 
@@ -19,6 +19,10 @@ pub enum ThrottleReason {
     Reserved,
     /// The node has no place for another instance.
     Node,
+    /// As many calls wait for an instance as may.
+    Queue,
+    /// The call has waited for an instance as long as it may.
+    Deadline,
     /// More asynchronous events wait than may.
     EventQueue,
 }
@@ -27,7 +31,7 @@ impl ThrottleReason {
     /// AWS Lambda's name for it.
     pub fn code(self) -> &'static str {
         match self {
-            Self::Account | Self::Node => "ConcurrentInvocationLimitExceeded",
+            Self::Account | Self::Node | Self::Queue | Self::Deadline => "ConcurrentInvocationLimitExceeded",
             Self::Reserved => "ReservedFunctionConcurrentInvocationLimitExceeded",
             Self::EventQueue => "FunctionInvocationRateLimitExceeded",
         }
@@ -38,10 +42,15 @@ impl ThrottleReason {
         match self {
             Self::Account | Self::Reserved => "Rate Exceeded.",
             Self::Node => "Rate Exceeded. The node has no capacity for another instance.",
+            Self::Queue => "Rate Exceeded. Too many calls wait for an instance.",
+            Self::Deadline => "Rate Exceeded. No instance came free in time.",
             Self::EventQueue => "Rate Exceeded. Too many asynchronous events are waiting.",
         }
     }
 }
+
+/// When trying again makes sense after a bound of this book: calls end all the time.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Calls that run now.
 #[derive(Debug)]
@@ -106,14 +115,9 @@ impl Book {
     /// # Errors
     /// The bound.
     pub fn acquire(&mut self, name: &FunctionName) -> Result<Ticket, ThrottleReason> {
-        let unreserved_max = self.unreserved_max();
-        let reserved = self.functions.get(name).and_then(|account| account.reserved);
-        let running = self.functions.get(name).map_or(0, |account| account.running);
-        match reserved {
-            Some(reserved) if running >= reserved => return Err(ThrottleReason::Reserved),
-            Some(_) => {}
-            None if self.unreserved_running >= unreserved_max => return Err(ThrottleReason::Account),
-            None => self.unreserved_running += 1,
+        let reserved = self.check(name)?;
+        if reserved.is_none() {
+            self.unreserved_running += 1;
         }
         let account = match self.functions.get_mut(name) {
             Some(account) => account,
@@ -124,6 +128,20 @@ impl Book {
             name: name.clone(),
             unreserved: reserved.is_none(),
         })
+    }
+
+    /// Says which bound a call would meet if it ran now; the function's reservation when none. A call that waits for an
+    /// instance is not counted before it has one: what waits must not keep others from running.
+    ///
+    /// # Errors
+    /// The bound.
+    pub fn check(&self, name: &FunctionName) -> Result<Option<u32>, ThrottleReason> {
+        let account = self.functions.get(name).copied().unwrap_or_default();
+        match account.reserved {
+            Some(reserved) if account.running >= reserved => Err(ThrottleReason::Reserved),
+            None if self.unreserved_running >= self.unreserved_max() => Err(ThrottleReason::Account),
+            reserved => Ok(reserved),
+        }
     }
 
     /// A call has ended.

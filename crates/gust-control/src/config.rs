@@ -14,6 +14,19 @@ pub const MEMORY_TAG: &str = "gust:memory";
 /// with spaces between them.
 pub const EGRESS_TAG: &str = "gust:egress";
 
+/// Tag that bounds the instances of each version of a function.
+pub const INSTANCES_TAG: &str = "gust:instances";
+
+/// Tag that says how many calls one instance takes at once.
+pub const CONCURRENCY_TAG: &str = "gust:concurrency";
+
+/// Tag that says who a function belongs to: under overload, tenants share what there is evenly, and the functions of each
+/// its share.
+pub const TENANT_TAG: &str = "gust:tenant";
+
+/// Most calls that an instance may be said to take at once.
+const PER_INSTANCE_MAX: u32 = 1000;
+
 /// Names that a function may not set, since the platform does.
 const RESERVED_VARIABLES: &[&str] = &[
     "_HANDLER",
@@ -169,6 +182,58 @@ pub(crate) fn memory_mode(
     }
 }
 
+/// Checks what tags say of a function's scaling. `runs_several` says that instances take several calls at once here.
+///
+/// # Errors
+/// [`ControlError::InvalidParameter`] when a tag says something that cannot be.
+pub(crate) fn check_scaling(tags: &BTreeMap<String, String>, runs_several: bool) -> Result<(), ControlError> {
+    instances_max(tags)?;
+    per_instance(tags, runs_several)?;
+    Ok(())
+}
+
+/// Most instances of each version; `None` for no bound of the function's own.
+///
+/// # Errors
+/// [`ControlError::InvalidParameter`] when the tag has no number.
+pub(crate) fn instances_max(tags: &BTreeMap<String, String>) -> Result<Option<u32>, ControlError> {
+    match tags.get(INSTANCES_TAG) {
+        None => Ok(None),
+        Some(text) => match text.parse() {
+            Ok(count) if count > 0 => Ok(Some(count)),
+            Ok(_) | Err(_) => Err(ControlError::InvalidParameter(format!(
+                "Value {text} of tag {INSTANCES_TAG} is no number of instances: it must be at least 1"
+            ))),
+        },
+    }
+}
+
+/// Calls that one instance takes at once.
+///
+/// # Errors
+/// [`ControlError::InvalidParameter`] when the tag has no number, or more than instances take here.
+pub(crate) fn per_instance(tags: &BTreeMap<String, String>, runs_several: bool) -> Result<u32, ControlError> {
+    let Some(text) = tags.get(CONCURRENCY_TAG) else {
+        return Ok(1);
+    };
+    match text.parse() {
+        Ok(1) => Ok(1),
+        Ok(2..=PER_INSTANCE_MAX) if !runs_several => Err(ControlError::InvalidParameter(format!(
+            "Value {text} of tag {CONCURRENCY_TAG} cannot be: an instance of every runtime here takes one event at a \
+             time, as in AWS Lambda"
+        ))),
+        Ok(count @ 2..=PER_INSTANCE_MAX) => Ok(count),
+        Ok(_) | Err(_) => Err(ControlError::InvalidParameter(format!(
+            "Value {text} of tag {CONCURRENCY_TAG} is no number of calls from 1 to {PER_INSTANCE_MAX}"
+        ))),
+    }
+}
+
+/// Who a function belongs to, if its tags say so.
+pub(crate) fn tenant(tags: &BTreeMap<String, String>) -> Option<&str> {
+    tags.get(TENANT_TAG).map(String::as_str)
+}
+
 /// Where tags allow a function to connect to; anywhere when they say nothing of it.
 ///
 /// # Errors
@@ -210,6 +275,27 @@ mod tests {
                 .ends_with("in this request: AWS_REGION")
         );
         assert!(check(&[("K", "a\0b")]).is_err());
+    }
+
+    #[test]
+    fn what_tags_say_of_scaling_is_checked() {
+        let tags = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        for (name, value, several, fine) in [
+            (INSTANCES_TAG, "3", false, true),
+            (INSTANCES_TAG, "0", false, false),
+            (INSTANCES_TAG, "many", false, false),
+            (CONCURRENCY_TAG, "1", false, true),
+            (CONCURRENCY_TAG, "2", false, false),
+            (CONCURRENCY_TAG, "2", true, true),
+            (CONCURRENCY_TAG, "0", true, false),
+            (CONCURRENCY_TAG, "1001", true, false),
+            (CONCURRENCY_TAG, "-1", true, false),
+        ] {
+            let checked = check_scaling(&tags(name, value), several);
+            assert_eq!(checked.is_ok(), fine, "{name}={value}");
+        }
+        assert_eq!(instances_max(&tags(INSTANCES_TAG, "7")).unwrap(), Some(7));
+        assert_eq!(per_instance(&tags(CONCURRENCY_TAG, "8"), true).unwrap(), 8);
     }
 
     #[test]

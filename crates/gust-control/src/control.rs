@@ -14,16 +14,19 @@ use std::{
     time::Duration,
 };
 
-use gust_node::{Node, NodeStats, VersionId};
+use gust_node::{NodeStats, VersionId};
+use gust_policy::{FunctionId, NodeId, NodeSpec, TenantId};
 use gust_store::{BlobKind, LogScope, Store, StoreError};
 use gust_worker::protocol::MemoryMode;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
     account::{Account, Resolved, batch},
+    agent::Agent,
     concurrency::Book,
     error::ControlError,
     events::EventQueue,
+    fleet::{LiveConfig, LiveCounts, LiveFleet},
     ids::{FunctionName, Place, Target, VersionNumber},
     limits::AccountLimits,
     model::{Function, LastUpdate, State, Version},
@@ -57,13 +60,24 @@ pub struct ControlConfig {
     pub retry_wait: Duration,
     /// Directory with the runtimes' images, each `<name>.img`.
     pub runtimes_dir: PathBuf,
+    /// How calls get their instances.
+    pub fleet: LiveConfig,
+    /// Room that the node of this process has.
+    pub node: NodeSpec,
+    /// Longest wait of a call for an instance.
+    pub queue_timeout: Duration,
 }
+
+/// The node of this process, as the fleet knows it.
+pub(crate) const OWN_NODE: NodeId = NodeId(0);
 
 /// A version as the node knows it.
 #[derive(Debug)]
 pub(crate) struct Runnable {
     pub(crate) id: VersionId,
     pub(crate) version: Arc<Version>,
+    /// The fleet's name for it.
+    pub(crate) function: FunctionId,
 }
 
 /// What readers see.
@@ -77,7 +91,9 @@ pub(crate) struct Published {
 pub(crate) struct Inner {
     pub(crate) config: ControlConfig,
     pub(crate) store: Store,
-    pub(crate) node: Node,
+    pub(crate) node: Agent,
+    pub(crate) fleet: LiveFleet,
+    tenants: Mutex<HashMap<String, TenantId>>,
     published: RwLock<Published>,
     /// Held while a change is computed, written and published.
     pub(crate) changing: tokio::sync::Mutex<()>,
@@ -113,6 +129,8 @@ pub struct ControlStats {
     pub code_bytes: u64,
     /// Asynchronous events that are accepted and not done with.
     pub events: usize,
+    /// What the fleet holds.
+    pub fleet: LiveCounts,
     /// What the node holds.
     pub node: NodeStats,
 }
@@ -123,7 +141,7 @@ impl Control {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn start(config: ControlConfig, store: Store, node: Node) -> Result<Self, StoreError> {
+    pub fn start(config: ControlConfig, store: Store, node: Agent) -> Result<Self, StoreError> {
         let account = Account::load(&store.meta)?;
         let mut book = Book::new(config.limits.concurrency);
         for function in account.functions() {
@@ -132,6 +150,7 @@ impl Control {
             }
         }
         let events = EventQueue::load(&store.meta)?;
+        let fleet = LiveFleet::start(config.fleet.clone());
         let control = Self(Arc::new(Inner {
             published: RwLock::new(Published {
                 account,
@@ -148,8 +167,12 @@ impl Control {
             config,
             store,
             node,
+            fleet,
+            tenants: Mutex::default(),
         }));
         control.register_all();
+        let (spec, agent) = (control.0.config.node, control.0.node.clone());
+        control.0.fleet.add_node(OWN_NODE, spec, agent);
         control.spawn_sweep();
         control.spawn_dispatcher();
         Ok(control)
@@ -172,6 +195,7 @@ impl Control {
             functions,
             code_bytes,
             events: self.0.events.len(),
+            fleet: self.0.fleet.counts(),
             node: self.0.node.stats(),
         }
     }
@@ -181,6 +205,7 @@ impl Control {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.stop.send_replace(true);
         self.0.node.stop(grace).await;
+        self.0.fleet.stop();
         let left = self.0.tasks.drained(DRAIN).await;
         if left > 0 {
             tracing::warn!(left, "work was cut short");
@@ -208,6 +233,10 @@ impl Control {
 
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
         self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tenants(&self) -> MutexGuard<'_, HashMap<String, TenantId>> {
+        self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Finds a function and the version that a target names.
@@ -242,7 +271,7 @@ impl Control {
         })?;
         let new = match next {
             Next::Same => return Ok((old, value)),
-            Next::Put(function) => Some(Arc::new(function)),
+            Next::Put(function) => Some(Arc::new(function.pruned())),
             Next::Gone => None,
         };
         self.0
@@ -251,6 +280,7 @@ impl Control {
             .commit(batch(name, old.as_deref(), new.as_deref()))
             .await?;
         self.write(|published| published.account.set(name, new.clone()));
+        self.tell_fleet_of(name);
         if let Some(old) = old {
             self.forget(name, &old, new.as_deref()).await;
         }
@@ -271,6 +301,7 @@ impl Control {
             gone
         });
         for runnable in gone {
+            self.0.fleet.remove_function(&runnable.id);
             self.0.node.remove(&runnable.id).await;
         }
         let needed = self.read(|published| published.account.code_blobs());

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     clock,
-    concurrency::ThrottleReason,
+    concurrency::{RETRY_AFTER, ThrottleReason},
     control::Control,
     error::ControlError,
     events::{Event, Payload, Queued},
@@ -52,6 +52,7 @@ impl Control {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(ControlError::Throttled {
                 reason: ThrottleReason::EventQueue,
+                retry_after: RETRY_AFTER,
             }),
             Ok(Err(error)) => Err(error.into()),
             Err(panic) => Err(ControlError::Service(format!(
@@ -147,7 +148,7 @@ impl Control {
             trace_id: event.trace_id.clone(),
             want_tail: false,
         };
-        let reply = self.run(request).await?;
+        let reply = Box::pin(self.run(request)).await?;
         Ok(if reply.is_error {
             Delivery::Failed
         } else {

@@ -15,7 +15,7 @@ use crate::{
     calllog::CallLog,
     clock,
     config::{egress, memory_mode},
-    control::{CODE, CODE_IMAGES, Control, Next, Runnable, log_scope},
+    control::{CODE, CODE_IMAGES, Control, Next, OWN_NODE, Runnable, log_scope},
     environment,
     error::ControlError,
     fault::Run,
@@ -62,7 +62,7 @@ impl Control {
 
     /// Refuses a runtime that has not been built here.
     pub(crate) fn check_runtime(&self, runtime: &str) -> Result<(), ControlError> {
-        if self.runtime_image(runtime).is_file() {
+        if self.runtime_image(runtime).is_file() || !self.0.node.needs_runtimes() {
             return Ok(());
         }
         Err(ControlError::InvalidParameter(format!(
@@ -158,11 +158,10 @@ impl Control {
     pub(crate) fn register(&self, function: &Function, version: &Arc<Version>) {
         match self.spec(function, version) {
             Ok(spec) => {
-                let runnable = Runnable {
-                    id: spec.id.clone(),
-                    version: Arc::clone(version),
-                };
+                let id = spec.id.clone();
                 self.0.node.register(spec);
+                let runnable = self.runnable_of(id, function, version);
+                self.0.fleet.snapshot(OWN_NODE, runnable.function, true);
                 drop(self.set_runnable(&function.shared.name, runnable));
             }
             Err(error) => {
@@ -235,14 +234,17 @@ impl Control {
         // Runs before it is said to be active, so that whoever waits for that can call it at once.
         let mut replaced = None;
         if let Ok(id) = &result {
-            let runnable = Runnable {
-                id: id.clone(),
-                version: Arc::clone(&version),
-            };
+            let runnable = self.runnable_of(id.clone(), &function, &version);
+            self.0.fleet.snapshot(OWN_NODE, runnable.function, true);
             match self.set_runnable(name, runnable) {
                 Placed::Instead(old) => replaced = old.filter(|old| old.id != *id),
-                Placed::Stale => return self.0.node.remove(id).await,
+                Placed::Stale => {
+                    self.0.fleet.remove_function(id);
+                    return self.0.node.remove(id).await;
+                }
             }
+            // How it is to be scaled may have been changed while it was deployed.
+            self.tell_fleet_of(name);
         }
         let step_name = name.clone();
         let change = self.change(name, move |account| {
@@ -256,6 +258,7 @@ impl Control {
             tracing::error!(function = %name, version = %number, %error, "the end of a deployment was not stored");
         }
         if let Some(old) = replaced {
+            self.0.fleet.remove_function(&old.id);
             self.0.node.remove(&old.id).await;
         }
     }

@@ -1,5 +1,7 @@
 //! Why something was not done, in the domain's own words; the gateway maps each to a code and a status.
 
+use std::time::Duration;
+
 use gust_store::StoreError;
 
 use crate::concurrency::ThrottleReason;
@@ -70,6 +72,8 @@ pub enum ControlError {
     Throttled {
         /// Which one.
         reason: ThrottleReason,
+        /// When trying again makes sense.
+        retry_after: Duration,
     },
     /// The code or the platform could not answer.
     #[error("{0}")]
@@ -91,6 +95,8 @@ pub enum Missing {
     Alias,
     /// Settings of asynchronous events.
     EventConfig,
+    /// Provisioned concurrency.
+    Provisioned,
 }
 
 impl std::fmt::Display for Missing {
@@ -99,6 +105,7 @@ impl std::fmt::Display for Missing {
             Self::Function => "Function",
             Self::Alias => "Alias",
             Self::EventConfig => "EventInvokeConfig",
+            Self::Provisioned => "ProvisionedConcurrencyConfig",
         })
     }
 }

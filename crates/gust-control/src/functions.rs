@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     account::Account,
     clock,
-    config::{ConfigChange, EGRESS_TAG, MEMORY_TAG, egress, memory_mode},
+    config::{ConfigChange, EGRESS_TAG, MEMORY_TAG, check_scaling, egress, memory_mode},
     control::{Control, Next},
     error::ControlError,
     ids::{FunctionName, Target},
@@ -69,6 +69,7 @@ impl Control {
         check_tags(&tags)?;
         memory_mode(&tags, self.config().memory_mode)?;
         egress(&tags)?;
+        check_scaling(&tags, self.runs_several())?;
         self.check_runtime(&config.runtime)?;
         // Before the package is unpacked, which is expensive; and again when the function is entered.
         self.read(|published| check_free(&published.account, &name))?;
@@ -251,6 +252,7 @@ impl Control {
         removed: Vec<String>,
     ) -> Result<(), ControlError> {
         let default = self.config().memory_mode;
+        let runs_several = self.runs_several();
         let touches =
             |tag: &str| set.contains_key(tag) || removed.iter().any(|removed_key| removed_key == tag);
         let (touches_memory, touches_egress) = (touches(MEMORY_TAG), touches(EGRESS_TAG));
@@ -259,6 +261,7 @@ impl Control {
             tags.retain(|key, _| !removed.contains(key));
             tags.extend(set);
             check_tags(&tags)?;
+            check_scaling(&tags, runs_several)?;
             let before = memory_mode(&function.shared.tags, default)?;
             let after = memory_mode(&tags, default)?;
             let network_changes = egress(&function.shared.tags)? != egress(&tags)?;
@@ -270,6 +273,12 @@ impl Control {
             Ok((next, version))
         };
         self.change_and_deploy(name, step).await.map(drop)
+    }
+
+    /// Whether an instance takes several calls at once here. Every runtime's bootstrap asks for one event and answers it
+    /// before it asks for the next.
+    fn runs_several(&self) -> bool {
+        !self.0.node.needs_runtimes()
     }
 
     fn check_running(&self) -> Result<(), ControlError> {

@@ -8,17 +8,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use gust_node::{Invocation, InvokeError, Outcome, StartKind, Wanted};
-use tokio::sync::mpsc;
+use gust_node::{Invocation, InvokeError, Outcome, StartKind};
+use gust_policy::Class;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{
     calllog::CallLog,
     clock,
-    concurrency::{ThrottleReason, Ticket},
+    concurrency::{RETRY_AFTER, ThrottleReason, Ticket},
     control::{Control, Runnable, log_scope},
     error::ControlError,
     fault::{Answer, Run},
+    fleet::{Ending, Placed},
     ids::{FunctionName, Target, VersionNumber},
     limits,
     lines::{self, Report, StartPhase},
@@ -149,16 +151,24 @@ impl Control {
         if self.is_stopping() {
             return Err(ControlError::Stopping);
         }
-        let (runnable, version) = self.runnable(&request.target)?;
         let name = &request.target.name;
-        let ticket = self
-            .book()
-            .acquire(name)
-            .map_err(|reason| ControlError::Throttled { reason })?;
-        let _counted = Counted {
-            control: self.clone(),
-            ticket: Some(ticket),
+        // A function that there is not is told before any bound is.
+        self.runnable(&request.target)?;
+        self.book().check(name).map_err(throttled)?;
+        let (runnable, version, placed) = self.place(&request.target).await?;
+        let waited = began.elapsed();
+        let counted = self.book().acquire(name);
+        let _counted = match counted {
+            Ok(ticket) => Counted {
+                control: self.clone(),
+                ticket: Some(ticket),
+            },
+            Err(reason) => {
+                placed.end(Ending::NotSent);
+                return Err(throttled(reason));
+            }
         };
+        let class = placed.class();
 
         let request_id = request.request_id.to_string();
         let stream = format!("[{}]{request_id}", version.number);
@@ -173,9 +183,10 @@ impl Control {
             client_context: request.client_context,
             trace_id: request.trace_id.clone(),
             log: output,
-            wanted: Wanted::Any,
+            wanted: placed.wanted(),
+            delivered: None,
         };
-        let invoking = self.0.node.invoke(&runnable.id, invocation);
+        let invoking = send(placed, &runnable, invocation);
         let outcome = match take_output(invoking, pieces, &mut log).await {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -195,7 +206,8 @@ impl Control {
             ended_unix_ms: clock::unix_ms(),
         };
         let answer = run.answer(outcome.result.clone());
-        let call = call(&request_id, &version, &outcome, &answer, began.elapsed());
+        let mut call = call(&request_id, &version, &outcome, class, &answer, began.elapsed());
+        call.timings.queue_ns += u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
         let ending = ending(
             &request_id,
             request.trace_id.as_deref(),
@@ -244,13 +256,63 @@ async fn take_output(
     outcome
 }
 
-fn call(request_id: &str, version: &Version, outcome: &Outcome, answer: &Answer, total: Duration) -> Call {
+/// Sends a call to its instance, and tells the fleet as soon as it is over.
+async fn send(
+    placed: Placed,
+    runnable: &Runnable,
+    mut invocation: Invocation,
+) -> Result<Outcome, InvokeError> {
+    let agent = placed.agent().clone();
+    let delivered = placed.is_restored().then(|| {
+        let (sender, delivered) = oneshot::channel();
+        invocation.delivered = Some(sender);
+        delivered
+    });
+    // On the heap: what a node does for a call is much, and is not to be moved about on the stack.
+    let mut invoking = Box::pin(agent.invoke(&runnable.id, invocation));
+    let outcome = match delivered {
+        None => invoking.await,
+        Some(delivered) => tokio::select! {
+            biased;
+            outcome = &mut invoking => outcome,
+            Ok(()) = delivered => {
+                placed.delivered();
+                invoking.await
+            }
+        },
+    };
+    let ending = match &outcome {
+        Ok(outcome) if outcome.kept => Ending::Kept {
+            memory_bytes: outcome.memory_bytes_max,
+        },
+        Ok(_) | Err(_) => Ending::Gone,
+    };
+    placed.end(ending);
+    outcome
+}
+
+fn throttled(reason: ThrottleReason) -> ControlError {
+    ControlError::Throttled {
+        reason,
+        retry_after: RETRY_AFTER,
+    }
+}
+
+fn call(
+    request_id: &str,
+    version: &Version,
+    outcome: &Outcome,
+    class: Class,
+    answer: &Answer,
+    total: Duration,
+) -> Call {
     Call {
         request_id: request_id.to_owned(),
         unix_ms: clock::unix_ms().saturating_sub(u64::try_from(total.as_millis()).unwrap_or(0)),
         version: version.number,
         instance_id: outcome.instance_id.clone(),
         start: outcome.start,
+        class,
         duration: outcome.duration,
         total,
         memory_bytes_max: outcome.memory_bytes_max,
@@ -306,9 +368,7 @@ fn refused(error: InvokeError) -> ControlError {
         InvokeError::Stopping => ControlError::Stopping,
         InvokeError::NoCapacity { reason } => {
             tracing::warn!(reason, "a call found no place");
-            ControlError::Throttled {
-                reason: ThrottleReason::Node,
-            }
+            throttled(ThrottleReason::Node)
         }
         error @ (InvokeError::UnknownVersion(_) | InvokeError::WorkerLost { .. } | InvokeError::Node(_)) => {
             tracing::error!(%error, cause = ?std::error::Error::source(&error), "a call failed");

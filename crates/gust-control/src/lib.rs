@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod agent;
 mod calllog;
 pub mod clock;
 pub mod concurrency;
@@ -20,7 +21,9 @@ mod deploy;
 mod environment;
 mod error;
 mod events;
+pub mod fake;
 pub mod fault;
+pub mod fleet;
 mod functions;
 pub mod ids;
 mod invoke;
@@ -29,17 +32,20 @@ pub mod lines;
 mod logs;
 pub mod model;
 mod ops;
+mod placing;
+mod provisioned;
 mod recent;
 pub mod retry;
 pub mod routing;
 mod settings;
 mod tasks;
 
-pub use config::{ConfigChange, MEMORY_TAG};
+pub use config::{CONCURRENCY_TAG, ConfigChange, INSTANCES_TAG, MEMORY_TAG, TENANT_TAG};
 pub use control::{Control, ControlConfig, ControlStats};
 pub use environment::default_log_group;
 pub use error::{ControlError, Missing};
 pub use functions::{Base64, NewCode, NewFunction};
 pub use invoke::{Reply, Request};
 pub use ops::{AliasChange, EventConfigChange, PublishRequest};
+pub use provisioned::ProvisionedStatus;
 pub use recent::Call;

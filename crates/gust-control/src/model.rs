@@ -128,6 +128,21 @@ pub struct Alias {
     pub revision_id: Uuid,
 }
 
+impl Alias {
+    /// How many of `count` are for a version: all for the only one, as the weight says for two.
+    fn share_of(&self, count: u32, number: VersionNumber) -> u32 {
+        let Some((second, weight)) = self.additional else {
+            return if self.version == number { count } else { 0 };
+        };
+        let for_second = (f64::from(count) * weight).round() as u32;
+        match number {
+            VersionNumber::Published(published) if published == second => for_second,
+            _ if number == self.version => count.saturating_sub(for_second),
+            VersionNumber::Latest | VersionNumber::Published(_) => 0,
+        }
+    }
+}
+
 /// How asynchronous events of a qualifier are retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventConfig {
@@ -156,6 +171,22 @@ pub struct Shared {
     pub event_configs: BTreeMap<Qualifier, EventConfig>,
 }
 
+/// Instances that a version or alias is to have at all times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provisioned {
+    /// How many calls they can take at once.
+    pub requested: u32,
+    /// Last change, in milliseconds of the Unix epoch.
+    pub modified_unix_ms: u64,
+}
+
+/// How many instances a function is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Scaling {
+    /// Provisioned concurrency, by version or alias.
+    pub provisioned: BTreeMap<Qualifier, Provisioned>,
+}
+
 /// A function with all its versions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Function {
@@ -165,9 +196,39 @@ pub struct Function {
     pub latest: Arc<Version>,
     /// Published versions.
     pub published: BTreeMap<u64, Arc<Version>>,
+    /// How many instances it is to have.
+    pub scaling: Arc<Scaling>,
 }
 
 impl Function {
+    /// Concurrency that is provisioned for a version: for itself, and its share of what is for aliases that name it.
+    pub fn provisioned_for(&self, number: VersionNumber) -> u32 {
+        let share = |(qualifier, provisioned): (&Qualifier, &Provisioned)| match qualifier {
+            Qualifier::Version(version) if *version == number => provisioned.requested,
+            Qualifier::Version(_) => 0,
+            Qualifier::Alias(name) => self
+                .shared
+                .aliases
+                .get(name)
+                .map_or(0, |alias| alias.share_of(provisioned.requested, number)),
+        };
+        self.scaling.provisioned.iter().map(share).sum()
+    }
+
+    /// The function without settings of what it has no more.
+    pub(crate) fn pruned(mut self) -> Self {
+        let is_there = |qualifier: &Qualifier| match qualifier {
+            Qualifier::Version(number) => self.version(*number).is_some(),
+            Qualifier::Alias(name) => self.shared.aliases.contains_key(name),
+        };
+        if !self.scaling.provisioned.keys().all(is_there) {
+            let mut scaling = (*self.scaling).clone();
+            scaling.provisioned.retain(|qualifier, _| is_there(qualifier));
+            self.scaling = Arc::new(scaling);
+        }
+        self
+    }
+
     /// A version by its number.
     pub fn version(&self, number: VersionNumber) -> Option<&Arc<Version>> {
         match number {
@@ -196,6 +257,12 @@ impl Record for Shared {
 impl Record for Version {
     const TABLE: &'static str = "versions";
     const KIND: u8 = 2;
+    const VERSION: u8 = 1;
+}
+
+impl Record for Scaling {
+    const TABLE: &'static str = "scaling";
+    const KIND: u8 = 5;
     const VERSION: u8 = 1;
 }
 
@@ -252,6 +319,37 @@ pub(crate) mod tests {
         let bytes = encode(&version);
         assert_eq!(hex(&bytes), include_str!("../tests/golden/version-1.hex").trim());
         assert_eq!(decode::<Version>(&bytes).unwrap(), version);
+    }
+
+    #[test]
+    fn the_encoding_of_what_is_provisioned_is_pinned() {
+        let provisioned = Provisioned {
+            requested: 3,
+            modified_unix_ms: 9,
+        };
+        let live = Qualifier::Alias(AliasName::new("live").unwrap());
+        let scaling = Scaling {
+            provisioned: BTreeMap::from([(live, provisioned)]),
+        };
+        let bytes = encode(&scaling);
+        assert_eq!(hex(&bytes), include_str!("../tests/golden/scaling-1.hex").trim());
+        assert_eq!(decode::<Scaling>(&bytes).unwrap(), scaling);
+    }
+
+    #[test]
+    fn what_is_provisioned_for_an_alias_is_shared_by_its_versions() {
+        let [one, two] = [1, 2].map(VersionNumber::Published);
+        let alias = |additional| Alias {
+            version: one,
+            description: String::new(),
+            additional,
+            revision_id: Uuid::nil(),
+        };
+        let shares =
+            |alias: Alias| [one, two, VersionNumber::Latest].map(|number| alias.share_of(10, number));
+        assert_eq!(shares(alias(None)), [10, 0, 0]);
+        assert_eq!(shares(alias(Some((2, 0.25)))), [7, 3, 0]);
+        assert_eq!(shares(alias(Some((2, 1.0)))), [0, 10, 0]);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use uuid::Uuid;
 use crate::{
     error::{ControlError, Missing},
     ids::{AliasName, FunctionName, Place, Qualifier, Target, VersionNumber},
-    model::{Alias, Broken, Code, Config, EventConfig, Function, LastUpdate, Shared, State, Version},
+    model::{
+        Alias, Broken, Code, Config, EventConfig, Function, LastUpdate, Provisioned, Shared, State, Version,
+    },
 };
 
 /// A change of an alias; what is `None` stays as it is.
@@ -75,6 +77,7 @@ pub(crate) fn create(
         shared: Arc::new(shared),
         latest: Arc::new(latest),
         published: BTreeMap::new(),
+        scaling: Arc::default(),
     }
 }
 
@@ -138,6 +141,7 @@ pub(crate) fn redeploy_all(function: &Function) -> Function {
             .iter()
             .map(|(number, version)| (*number, anew(version)))
             .collect(),
+        scaling: Arc::clone(&function.scaling),
     }
 }
 
@@ -369,6 +373,21 @@ pub(crate) fn set_event_config(
     with_shared(function, |shared| {
         shared.event_configs.insert(qualifier.clone(), config);
     })
+}
+
+/// Sets or lifts what is provisioned for a qualifier.
+pub(crate) fn set_provisioned(
+    function: &Function,
+    qualifier: &Qualifier,
+    provisioned: Option<Provisioned>,
+) -> Function {
+    let mut next = function.clone();
+    let scaling = Arc::make_mut(&mut next.scaling);
+    match provisioned {
+        Some(provisioned) => drop(scaling.provisioned.insert(qualifier.clone(), provisioned)),
+        None => drop(scaling.provisioned.remove(qualifier)),
+    }
+    next
 }
 
 /// The function with something changed that belongs to it as a whole.

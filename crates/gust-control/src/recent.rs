@@ -7,6 +7,7 @@ use std::{
 };
 
 use gust_node::{StartKind, Timings};
+use gust_policy::Class;
 
 use crate::ids::{FunctionName, VersionNumber};
 
@@ -29,6 +30,8 @@ pub struct Call {
     pub instance_id: String,
     /// How the instance came to be.
     pub start: StartKind,
+    /// Which track made it.
+    pub class: Class,
     /// Duration of the run.
     pub duration: Duration,
     /// From the call's arrival in the control plane to its answer.

@@ -19,6 +19,8 @@ pub struct ApiError {
     pub message: String,
     /// Which bound was met, for throttled calls.
     pub reason: Option<&'static str>,
+    /// When trying again makes sense, in seconds, for throttled calls.
+    pub retry_after_s: Option<u64>,
 }
 
 impl ApiError {
@@ -28,6 +30,7 @@ impl ApiError {
             status,
             message: message.into(),
             reason: None,
+            retry_after_s: None,
         }
     }
 
@@ -138,8 +141,8 @@ impl ApiError {
         let headers = response.headers_mut();
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         headers.insert("x-amzn-errortype", HeaderValue::from_static(self.code));
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
-            headers.insert("retry-after", HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert("retry-after", HeaderValue::from(seconds));
         }
         response
     }
@@ -174,6 +177,14 @@ impl From<ControlError> for ApiError {
                 kind: Missing::EventConfig,
                 arn,
             } => Self::not_found(format!("The function {arn} doesn't have an EventInvokeConfig")),
+            ControlError::NotFound {
+                kind: Missing::Provisioned,
+                ..
+            } => Self::new(
+                "ProvisionedConcurrencyConfigNotFoundException",
+                StatusCode::NOT_FOUND,
+                "No Provisioned Concurrency Config found for this function",
+            ),
             ControlError::Exists { .. }
             | ControlError::UpdateInProgress { .. }
             | ControlError::NotReady { .. }
@@ -190,8 +201,10 @@ impl From<ControlError> for ApiError {
             }
             ControlError::InvalidContent(_) => bad("InvalidRequestContentException"),
             ControlError::CodeStorageExceeded => bad("CodeStorageExceededException"),
-            ControlError::Throttled { reason } => Self {
+            ControlError::Throttled { reason, retry_after } => Self {
                 reason: Some(reason.code()),
+                // Whole seconds, as HTTP has it; none would mean at once.
+                retry_after_s: Some(retry_after.as_secs_f64().ceil().max(1.0) as u64),
                 ..Self::new("TooManyRequestsException", StatusCode::TOO_MANY_REQUESTS, message)
             },
             ControlError::Service(_) => Self::internal(message),

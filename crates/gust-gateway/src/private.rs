@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET health` | 200 as soon as calls are taken; needs no signature |
-//! | `GET stats` | functions, waiting events, what the node holds |
+//! | `GET stats` | functions, waiting events, what the fleet and the node hold |
 //! | `GET functions/{name}` | configuration, and the last calls with the parts of their time |
 //! | `GET functions/{name}/logs?tail=N&since=MS&follow=1` | lines of the log, one JSON object each; with `follow` for ever |
 //! | `POST functions/{name}/evict?armed=keep` | ends idle instances (armed ones too, unless kept): the next call is a cold start |
@@ -105,6 +105,14 @@ fn stats(control: &Control) -> Answer {
             "functions": stats.functions,
             "code_bytes": stats.code_bytes,
             "events_waiting": stats.events,
+            "fleet": {
+                "functions": stats.fleet.functions,
+                "nodes": stats.fleet.nodes,
+                "regular": stats.fleet.regular,
+                "emergency": stats.fleet.emergency,
+                "waiting": stats.fleet.waiting,
+                "running": stats.fleet.running,
+            },
             "node": {
                 "pooled": stats.node.pooled,
                 "shaped": stats.node.shaped,
@@ -112,6 +120,8 @@ fn stats(control: &Control) -> Answer {
                 "idle": stats.node.idle,
                 "frozen": stats.node.frozen,
                 "busy": stats.node.busy,
+                "regular": stats.node.regular,
+                "emergency": stats.node.emergency,
                 "queued": stats.node.queued,
                 "snapshots_on_disk": stats.node.snapshots_on_disk,
                 "instances_started": stats.node.instances_started,

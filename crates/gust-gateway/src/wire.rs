@@ -164,6 +164,13 @@ pub struct PutConcurrency {
     pub reserved_concurrent_executions: Option<i64>,
 }
 
+/// `PutProvisionedConcurrencyConfig`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PutProvisionedConcurrency {
+    pub provisioned_concurrent_executions: Option<i64>,
+}
+
 /// `PutFunctionEventInvokeConfig` and `UpdateFunctionEventInvokeConfig`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]

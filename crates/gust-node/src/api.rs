@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gust_worker::protocol::{GuestExit, MemoryMode};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     egress::EgressPolicy,
@@ -136,6 +136,8 @@ pub struct Invocation {
     pub log: mpsc::Sender<Bytes>,
     /// What is to serve it.
     pub wanted: Wanted,
+    /// Told when the event has been handed to its instance: what starts there has been started then, or is part of the run.
+    pub delivered: Option<oneshot::Sender<()>>,
 }
 
 /// What became of an event that reached an instance.

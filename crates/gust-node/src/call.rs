@@ -85,9 +85,10 @@ impl Inner {
         self: &Arc<Self>,
         instance: Box<Instance>,
         restoring: Option<&Restoring>,
-        invocation: &Invocation,
+        invocation: &mut Invocation,
         log: &mut LogSink,
     ) -> Result<Ran, CallError> {
+        let delivered = invocation.delivered.take();
         let start = Instant::now();
         let deadline = start + invocation.timeout;
         let command = invoke_command(invocation);
@@ -121,6 +122,10 @@ impl Inner {
                 let limits = current.version.limits();
                 let limited = current.worker.limit(limits);
                 limited.map_err(|error| CallError::Lost(WorkerError::Bounds(error)))?;
+            }
+            if let Some(delivered) = delivered {
+                // Whoever has stopped listening need not be told.
+                let _ = delivered.send(());
             }
             hear(current, log).await.map_err(CallError::Lost)
         };

@@ -229,7 +229,11 @@ impl Inner {
         }
     }
 
-    async fn serve(self: &Arc<Self>, id: &VersionId, invocation: Invocation) -> Result<Outcome, InvokeError> {
+    async fn serve(
+        self: &Arc<Self>,
+        id: &VersionId,
+        mut invocation: Invocation,
+    ) -> Result<Outcome, InvokeError> {
         let version = self
             .versions()
             .get(id)
@@ -281,7 +285,7 @@ impl Inner {
             } = ready;
             let (instance_id, is_armed) = (instance.id.clone(), kind == StartKind::Armed);
             let ran = self
-                .call(instance, restoring.as_ref(), &invocation, &mut log)
+                .call(instance, restoring.as_ref(), &mut invocation, &mut log)
                 .await;
             if is_armed || restoring.is_some() {
                 self.arm(&version);

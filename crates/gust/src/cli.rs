@@ -105,6 +105,23 @@ pub enum IsolationChoice {
     Kvm,
     /// A process in namespaces of its own
     Process,
+    /// None: a start and a call are only waited for, to measure the control plane
+    #[value(hide = true)]
+    Fake,
+}
+
+/// How calls get their instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModeChoice {
+    /// Kept by an autoscaler for sustained traffic, restored by the node at once for the rest
+    Dual,
+    /// Made by the cluster manager when a call finds none, as on Lambda-like platforms
+    Sync,
+    /// Made by an autoscaler alone, while calls wait, as Knative does
+    Async,
+    /// As async, by a cluster manager without delay, as Dirigent does
+    Dirigent,
 }
 
 /// What becomes of memory between calls.
@@ -163,9 +180,26 @@ pub struct UpArgs {
     /// Whose instances may share pages of memory, through which they can tell what the others use [default: runtime]
     #[arg(long, env = "GUST_PAGE_SHARING", value_enum)]
     pub page_sharing: Option<SharingChoice>,
-    /// Seconds that an idle instance is kept [default: 300]
+    /// Seconds that an idle instance is kept, where its mode keeps it for a fixed time (sync), and one that nothing has used
+    /// yet [default: 300]
     #[arg(long, env = "GUST_IDLE_TIMEOUT")]
     pub idle_timeout: Option<u64>,
+    /// How calls get their instances [default: dual]
+    #[arg(long, env = "GUST_MODE", value_enum)]
+    pub mode: Option<ModeChoice>,
+    /// Milliseconds that the cluster manager takes to answer, or MIN-MAX: for comparison with conventional ones [default: 0]
+    #[arg(long, env = "GUST_MANAGER_DELAY")]
+    pub manager_delay: Option<String>,
+    /// What a gigabyte of memory costs beside a processor, for the same time: the dearer it is, the shorter instances are kept
+    /// [default: 0.11]
+    #[arg(long, env = "GUST_MEMORY_PRICE")]
+    pub memory_price: Option<f64>,
+    /// Seconds that a call waits for an instance at most, before it is answered with 429 [default: 10]
+    #[arg(long, env = "GUST_QUEUE_TIMEOUT")]
+    pub queue_timeout: Option<u64>,
+    /// Milliseconds that a start takes with --isolation fake [default: 40]
+    #[arg(long, env = "GUST_FAKE_START_MS", hide = true)]
+    pub fake_start_ms: Option<u64>,
     /// What becomes of memory between calls, unless a function's tag gust:memory says otherwise [default: reuse]
     #[arg(long, env = "GUST_MEMORY", value_enum)]
     pub memory: Option<MemoryChoice>,

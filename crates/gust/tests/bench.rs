@@ -17,23 +17,19 @@ fn has_kvm() -> bool {
 
 /// Runs a part, and takes its report.
 fn report(part: &str, arguments: &[&str]) -> Value {
+    report_of("sandbox", part, arguments)
+}
+
+fn report_of(bench: &str, part: &str, arguments: &[&str]) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let output = gust()
-        .args([
-            "bench",
-            "sandbox",
-            "--output",
-            "json",
-            "--part",
-            part,
-            "--report-dir",
-        ])
+        .args(["bench", bench, "--output", "json", "--part", part, "--report-dir"])
         .arg(dir.path())
         .args(arguments)
         .output()
         .unwrap();
     assert!(output.status.success(), "{part}: {}", text(&output.stderr));
-    let written = fs::read_to_string(dir.path().join(format!("bench-sandbox-{part}.json"))).unwrap();
+    let written = fs::read_to_string(dir.path().join(format!("bench-{bench}-{part}.json"))).unwrap();
     let report: Value = serde_json::from_str(&written).unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), report);
     report
@@ -110,6 +106,54 @@ fn every_layout_answers() {
     };
     // Zero where KVM does not count them.
     assert!(faults("unprepared") <= faults("no layout") && faults("armed") <= faults("unprepared"));
+}
+
+#[test]
+fn a_fleet_of_many_functions_and_nodes_is_measured() {
+    let size = [
+        "--scale-functions",
+        "50",
+        "--scale-nodes",
+        "5",
+        "--scale-rate",
+        "200",
+    ];
+    let report = report_of("control", "scale", &[&["--seconds", "1"], &size[..]].concat());
+    let decisions = row(&report, "a decision (the policies and their lock)");
+    assert!(
+        decisions["latency"]["count"].as_u64().unwrap() > 100,
+        "{decisions}"
+    );
+    let line = &report["tables"][0]["lines"][0];
+    assert_eq!(line["refused"], 0.0, "{line}");
+    assert!(
+        line["emergency"].as_f64().unwrap() + line["regular"].as_f64().unwrap() > 0.0,
+        "{line}"
+    );
+}
+
+#[test]
+fn cold_starts_are_offered_at_a_rate() {
+    let Some(runtimes) = runtimes() else { return };
+    let data_dir = runtimes.parent().unwrap().to_str().unwrap();
+    let size = [
+        "--seconds",
+        "1",
+        "--functions",
+        "5",
+        "--rates",
+        "20",
+        "--data-dir",
+        data_dir,
+    ];
+    let report = report_of("control", "cold", &size);
+    let offered = row(&report, "20 a second");
+    assert_eq!(offered["extra"]["failed"], 0.0, "{offered}");
+    assert_eq!(offered["extra"]["cold_percent"], 100.0, "{offered}");
+    assert!(
+        offered["latency"]["min_us"].as_f64().unwrap() >= 40_000.0,
+        "{offered}"
+    );
 }
 
 #[test]

@@ -137,6 +137,7 @@ pub(crate) fn timings(call: &gust_control::Call) -> Value {
     let parts = &call.timings;
     json!({
         "start": call.start_label(),
+        "class": call.class,
         "instance": call.instance_id,
         "duration_ns": nanos(call.duration),
         "total_ns": nanos(call.total),

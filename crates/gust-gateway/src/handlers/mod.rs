@@ -3,6 +3,7 @@
 mod configuration;
 mod functions;
 mod invoke;
+mod provisioned;
 mod settings;
 mod versions;
 
@@ -90,8 +91,9 @@ pub(crate) async fn handle(operation: Operation, request: Request<'_>) -> Answer
         Op::ListEventSourceMappings => settings::empty_list("EventSourceMappings"),
         Op::ListLayers => settings::empty_list("Layers"),
         Op::ListFunctionUrlConfigs => settings::empty_list_of(&request, "FunctionUrlConfigs"),
-        Op::ListProvisionedConcurrencyConfigs => {
-            settings::empty_list_of(&request, "ProvisionedConcurrencyConfigs")
-        }
+        Op::PutProvisionedConcurrencyConfig => provisioned::put(&request).await,
+        Op::GetProvisionedConcurrencyConfig => provisioned::get(&request),
+        Op::DeleteProvisionedConcurrencyConfig => provisioned::delete(&request).await,
+        Op::ListProvisionedConcurrencyConfigs => provisioned::list(&request),
     }
 }

@@ -297,6 +297,7 @@ pub fn invocation(payload: &str, timeout: Duration, log: mpsc::Sender<Bytes>) ->
         trace_id: None,
         log,
         wanted: Wanted::Any,
+        delivered: None,
     }
 }
 

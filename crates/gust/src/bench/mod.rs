@@ -11,6 +11,7 @@ mod burst;
 mod calls;
 mod children;
 mod coldstart;
+mod control;
 mod figures;
 mod handlers;
 mod machine;
@@ -56,6 +57,8 @@ enum BenchCommand {
     Warm(warm::WarmArgs),
     /// Many requests at once for a function with nothing running
     Burst(burst::BurstArgs),
+    /// The control plane: cold starts a second, overhead of a call, thousands of functions and nodes, fairness
+    Control(control::ControlArgs),
     /// Speed and density of the sandbox itself, each figure beside its peer
     Sandbox(sandbox::SandboxArgs),
     /// What two sandboxes beside each other can signal through a cache or memory, with shared pages and without
@@ -75,6 +78,10 @@ pub async fn run(arguments: BenchArgs) -> Result<ExitCode> {
         BenchCommand::Sandbox(sandbox) => {
             let mut show = |report: &Report| show(&arguments, report);
             return sandbox::run(sandbox, &mut show).await.map(|()| ExitCode::SUCCESS);
+        }
+        BenchCommand::Control(control) => {
+            let mut show = |report: &Report| show(&arguments, report);
+            return control::run(control, &mut show).await.map(|()| ExitCode::SUCCESS);
         }
         BenchCommand::Sidechannel(sidechannel) => sandbox::sidechannel::run(sidechannel.clone()).await?,
         BenchCommand::Calls(calls) => calls::run(calls, server).await?,

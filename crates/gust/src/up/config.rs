@@ -3,14 +3,15 @@
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use gust_control::{ids::Place, limits::AccountLimits};
+use gust_control::{fleet::ManagerConfig, ids::Place, limits::AccountLimits};
 use gust_gateway::AuthConfig;
 use gust_node::{EgressPolicy, PageSharing};
+use gust_policy::Mode;
 use gust_worker::protocol::MemoryMode;
 use serde::Deserialize;
 
 use crate::{
-    cli::{IsolationChoice, MemoryChoice, SharingChoice, UpArgs},
+    cli::{IsolationChoice, MemoryChoice, ModeChoice, SharingChoice, UpArgs},
     paths,
 };
 
@@ -19,6 +20,18 @@ const POOL_MAX: usize = 256;
 
 /// How long an instance is idle before it is frozen, in seconds, unless someone says otherwise.
 const FREEZE_AFTER_S: u64 = 30;
+
+/// Longest wait of a call for an instance, in seconds, unless someone says otherwise.
+const QUEUE_TIMEOUT_S: u64 = 10;
+
+/// Longest wait of a call for an instance that can be set.
+const QUEUE_TIMEOUT_MAX: Duration = Duration::from_secs(900);
+
+/// Longest delay of the cluster manager.
+const MANAGER_DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// What a start takes where sandboxes are none, in milliseconds, unless someone says otherwise: as in Dirigent's test.
+const FAKE_START_MS: u64 = 40;
 
 /// Part of the memory budget that snapshots may take unless someone says otherwise.
 const SNAPSHOTS_PART: u64 = 4;
@@ -38,6 +51,11 @@ struct File {
     freeze_after: Option<u64>,
     page_sharing: Option<SharingChoice>,
     idle_timeout: Option<u64>,
+    mode: Option<ModeChoice>,
+    manager_delay: Option<String>,
+    memory_price: Option<f64>,
+    queue_timeout: Option<u64>,
+    fake_start_ms: Option<u64>,
     egress: Option<Vec<String>>,
     memory: Option<MemoryChoice>,
     region: Option<String>,
@@ -77,6 +95,16 @@ pub struct UpConfig {
     pub page_sharing: PageSharing,
     /// How long an idle instance is kept.
     pub idle_timeout: Duration,
+    /// How calls get their instances.
+    pub mode: Mode,
+    /// What the cluster manager takes to answer.
+    pub manager: ManagerConfig,
+    /// What a gigabyte costs beside a processor; the policies' own price when `None`.
+    pub memory_price: Option<f64>,
+    /// Longest wait of a call for an instance.
+    pub queue_timeout: Duration,
+    /// What a start takes where sandboxes are none.
+    pub fake_start: Duration,
     /// What becomes of memory between calls.
     pub memory_mode: MemoryMode,
     /// Where functions may connect to.
@@ -163,6 +191,29 @@ impl UpConfig {
                 Some(SharingChoice::Runtime) | None => PageSharing::Runtime,
             },
             idle_timeout: Duration::from_secs(arguments.idle_timeout.or(file.idle_timeout).unwrap_or(300)),
+            mode: match arguments.mode.or(file.mode) {
+                Some(ModeChoice::Dual) | None => Mode::Dual,
+                Some(ModeChoice::Sync) => Mode::Sync,
+                Some(ModeChoice::Async) => Mode::Async,
+                Some(ModeChoice::Dirigent) => Mode::Dirigent,
+            },
+            manager: match arguments.manager_delay.or(file.manager_delay) {
+                Some(text) => manager(&text)?,
+                None => ManagerConfig::default(),
+            },
+            memory_price: arguments.memory_price.or(file.memory_price),
+            queue_timeout: Duration::from_secs(
+                arguments
+                    .queue_timeout
+                    .or(file.queue_timeout)
+                    .unwrap_or(QUEUE_TIMEOUT_S),
+            ),
+            fake_start: Duration::from_millis(
+                arguments
+                    .fake_start_ms
+                    .or(file.fake_start_ms)
+                    .unwrap_or(FAKE_START_MS),
+            ),
             memory_mode: match memory {
                 MemoryChoice::Reuse => MemoryMode::Reuse,
                 MemoryChoice::Fresh => MemoryMode::Fresh,
@@ -220,10 +271,41 @@ impl UpConfig {
         if self.instances == 0 || self.limits.concurrency == 0 {
             bail!("with no instance and no concurrency nothing could ever run");
         }
+        if self.queue_timeout > QUEUE_TIMEOUT_MAX {
+            bail!(
+                "the queue timeout of {} s is longer than {} s",
+                self.queue_timeout.as_secs(),
+                QUEUE_TIMEOUT_MAX.as_secs()
+            );
+        }
+        if self
+            .memory_price
+            .is_some_and(|price| !price.is_finite() || price <= 0.0)
+        {
+            bail!("the price of memory must be above 0");
+        }
+        if self.mode == Mode::Dirigent && self.manager != ManagerConfig::default() {
+            bail!("in the mode dirigent no cluster manager is asked, so that it can have no delay");
+        }
         if self.auth.require && self.auth.keys.is_empty() {
             bail!("a signature is required of everyone, but no access key is set: nobody could call");
         }
         Ok(())
+    }
+}
+
+/// A delay in milliseconds, `5`, or a range of them, `5-50`.
+fn manager(text: &str) -> Result<ManagerConfig> {
+    let (least, most) = text.split_once('-').unwrap_or((text, text));
+    let milliseconds = |part: &str| part.parse().map(Duration::from_millis);
+    match (milliseconds(least), milliseconds(most)) {
+        (Ok(delay_min), Ok(delay_max)) if delay_min <= delay_max && delay_max <= MANAGER_DELAY_MAX => {
+            Ok(ManagerConfig { delay_min, delay_max })
+        }
+        _ => bail!(
+            "the cluster manager's delay {text:?} is neither a number of milliseconds nor MIN-MAX, up to {}",
+            MANAGER_DELAY_MAX.as_millis()
+        ),
     }
 }
 
@@ -275,6 +357,11 @@ mod tests {
         assert_eq!(config.page_sharing, PageSharing::Runtime);
         let config = combine(&[], "page_sharing = 'version'").unwrap();
         assert_eq!(config.page_sharing, PageSharing::Version);
+        let config = combine(&["--manager-delay", "5-50"], "mode = 'async'").unwrap();
+        assert_eq!(
+            (config.mode, config.manager.delay_max.as_millis()),
+            (Mode::Async, 50)
+        );
         let config = combine(&["--page-sharing", "runtime"], "page_sharing = 'version'").unwrap();
         assert_eq!(config.page_sharing, PageSharing::Runtime);
     }
@@ -287,6 +374,13 @@ mod tests {
             (&["--require-auth"], ""),
             (&["--access-keys", "nosecret"], ""),
             (&["--pool", "100000"], ""),
+            (&["--mode", "dirigent", "--manager-delay", "5"], ""),
+            (&["--manager-delay", "50-5"], ""),
+            (&["--manager-delay", "soon"], ""),
+            (&["--queue-timeout", "100000"], ""),
+            (&["--memory-price", "0"], ""),
+            (&["--memory-price", "NaN"], ""),
+            (&[], "mode = 'none'"),
             (&["--egress", "everywhere"], ""),
             (&[], "egress = ['10.0.0.1/8']"),
             (&["--concurrency", "0"], ""),

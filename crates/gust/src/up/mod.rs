@@ -19,9 +19,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use gust_control::{Control, ControlConfig};
+use gust_control::{Control, ControlConfig, agent::Agent, fake::FakeNode, fleet::LiveConfig};
 use gust_gateway::GatewayConfig;
 use gust_node::{Isolation, Node, NodeConfig};
+use gust_policy::{FleetConfig, NodeSpec};
 use gust_store::{Store, StoreConfig, StoreError};
 use tokio::{
     net::TcpListener,
@@ -48,8 +49,11 @@ const BLOCKING_THREADS_MAX: usize = 32;
 /// How long an idle blocking thread stays.
 const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(2);
 
-/// Longest wait for a place when every instance is busy.
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Instances that a node restores at the same time, for each processor: more would only take it from each other.
+const RESTORES_PER_CPU: usize = 4;
+
+/// Restores at the same time where they take no processor.
+const FAKE_RESTORES: u32 = 10_000;
 
 /// Exit code after a second signal.
 const INTERRUPTED: i32 = 130;
@@ -90,9 +94,12 @@ async fn serve(config: UpConfig, began: Instant, quiet: bool) -> Result<()> {
     let listener = bind(&config).await?;
     let address = listener.local_addr().context("read the listener's address")?;
     let store = open_store(&config)?;
-    let (isolation, remark) = isolation(&config)?;
-    let node = start_node(&config, isolation).await?;
-    let control = Control::start(control_config(&config), store, node).context("read the metadata")?;
+    let (wall, remark) = wall(&config)?;
+    let agent = match wall {
+        Wall::Sandbox(isolation) => Agent::Local(start_node(&config, isolation).await?),
+        Wall::Fake => Agent::Fake(FakeNode::new(config.fake_start, config.instances)),
+    };
+    let control = Control::start(control_config(&config, wall), store, agent).context("read the metadata")?;
     let gateway = GatewayConfig {
         auth: config.auth.clone(),
         grace: config.grace,
@@ -100,7 +107,7 @@ async fn serve(config: UpConfig, began: Instant, quiet: bool) -> Result<()> {
     announce(
         &config,
         address,
-        isolation,
+        wall,
         remark.as_deref(),
         &control,
         began.elapsed(),
@@ -175,18 +182,30 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What is around instances.
+#[derive(Debug, Clone, Copy)]
+enum Wall {
+    Sandbox(Isolation),
+    /// There are no instances.
+    Fake,
+}
+
 /// The wall around instances, and what the user must know about it.
-fn isolation(config: &UpConfig) -> Result<(Isolation, Option<String>)> {
+fn wall(config: &UpConfig) -> Result<(Wall, Option<String>)> {
     let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
     match (config.isolation, kvm) {
-        (IsolationChoice::Process, _) => Ok((Isolation::Process, None)),
-        (IsolationChoice::Auto | IsolationChoice::Kvm, Ok(_)) => Ok((Isolation::Kvm, None)),
+        (IsolationChoice::Fake, _) => Ok((
+            Wall::Fake,
+            Some("no function runs: starts and calls are only waited for".to_owned()),
+        )),
+        (IsolationChoice::Process, _) => Ok((Wall::Sandbox(Isolation::Process), None)),
+        (IsolationChoice::Auto | IsolationChoice::Kvm, Ok(_)) => Ok((Wall::Sandbox(Isolation::Kvm), None)),
         (IsolationChoice::Auto, Err(error)) => {
             let remark = format!(
                 "/dev/kvm cannot be opened ({error}): functions run as processes in namespaces, without micro-VMs \
                  and without snapshots. gust doctor says how to mend that."
             );
-            Ok((Isolation::Process, Some(remark)))
+            Ok((Wall::Sandbox(Isolation::Process), Some(remark)))
         }
         (IsolationChoice::Kvm, Err(error)) => Err(Hinted {
             message: format!("cannot open /dev/kvm: {error}"),
@@ -225,15 +244,45 @@ async fn start_node(config: &UpConfig, isolation: Isolation) -> Result<Node> {
         freeze_after: config.freeze_after,
         page_sharing: config.page_sharing,
         idle_timeout: config.idle_timeout,
-        queue_timeout: QUEUE_TIMEOUT,
+        queue_timeout: config.queue_timeout,
         egress: Arc::clone(&config.egress),
         worker_program: None,
     };
     Node::start(node).await.context("start the node")
 }
 
-fn control_config(config: &UpConfig) -> ControlConfig {
+/// The policies, with what the operator has a say in.
+fn policy(config: &UpConfig) -> FleetConfig {
+    let mut policy = FleetConfig::new(config.mode);
+    policy.keep_alive_ns = u64::try_from(config.idle_timeout.as_nanos()).unwrap_or(u64::MAX);
+    if let Some(price) = config.memory_price {
+        // A gigabyte's second in processor seconds becomes a byte's second in processor nanoseconds.
+        policy.cost.memory_price = price;
+    }
+    policy
+}
+
+fn control_config(config: &UpConfig, wall: Wall) -> ControlConfig {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let node = NodeSpec {
+        memory_bytes: match wall {
+            Wall::Sandbox(_) => config.memory_budget_bytes,
+            Wall::Fake => u64::MAX >> 1,
+        },
+        instances_max: u32::try_from(config.instances).unwrap_or(u32::MAX),
+        restores_max: match wall {
+            Wall::Sandbox(_) => u32::try_from(cpus * RESTORES_PER_CPU).unwrap_or(u32::MAX),
+            Wall::Fake => FAKE_RESTORES,
+        },
+        region: 0,
+    };
     ControlConfig {
+        fleet: LiveConfig {
+            policy: policy(config),
+            manager: config.manager,
+        },
+        node,
+        queue_timeout: config.queue_timeout,
         place: config.place.clone(),
         limits: config.limits,
         memory_mode: config.memory_mode,
@@ -245,7 +294,7 @@ fn control_config(config: &UpConfig) -> ControlConfig {
 fn announce(
     config: &UpConfig,
     address: std::net::SocketAddr,
-    isolation: Isolation,
+    wall: Wall,
     remark: Option<&str>,
     control: &Control,
     took: Duration,
@@ -257,9 +306,10 @@ fn announce(
     );
     if !quiet {
         let stats = control.stats();
-        let wall = match isolation {
-            Isolation::Kvm => "a KVM micro-VM for each instance",
-            Isolation::Process => "a process in namespaces for each instance (no KVM)",
+        let wall = match wall {
+            Wall::Sandbox(Isolation::Kvm) => "a KVM micro-VM for each instance",
+            Wall::Sandbox(Isolation::Process) => "a process in namespaces for each instance (no KVM)",
+            Wall::Fake => "none: nothing is run",
         };
         let runtimes = crate::commands::runtime::built(&paths::runtimes_dir(&config.data_dir));
         text.push_str(&format!("  after      {:.1} ms\n", took.as_secs_f64() * 1000.0));
