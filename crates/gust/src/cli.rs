@@ -5,7 +5,11 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::{bench, commands::run::RunArgs, exit, paths};
+use crate::{
+    bench,
+    commands::{replay, run::RunArgs},
+    exit, paths,
+};
 
 /// Runs AWS-Lambda-compatible functions, each in its own KVM micro-VM.
 #[derive(Debug, Parser)]
@@ -41,6 +45,12 @@ pub enum Command {
     Dev(DevArgs),
     /// Measure a deployed function
     Bench(bench::BenchArgs),
+    /// Show, draw and make traces of functions
+    Trace(replay::TraceArgs),
+    /// Replay a trace against a server, and report what came of it
+    Replay(Box<replay::ReplayArgs>),
+    /// Make a report of runs that were kept
+    Report(replay::ReportArgs),
     /// Check what this machine has, and say how to mend what it lacks
     Doctor(DoctorArgs),
     /// Print a completion script

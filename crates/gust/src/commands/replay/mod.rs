@@ -1,0 +1,17 @@
+//! Traces, replays, simulations and their reports: `gust trace`, `gust replay`, `gust report`.
+//!
+//! A trace becomes a workload ([`workload`]); a replay makes functions for it on a server ([`target`]), calls them when the
+//! workload says ([`driver`]) and looks at the server meanwhile ([`sampler`]). What came of it is a run, which is kept, and from which
+//! reports are made.
+
+mod driver;
+mod live;
+mod report;
+mod sampler;
+mod target;
+mod trace;
+mod workload;
+
+pub use live::{ReplayArgs, run as replay};
+pub use report::{ReportArgs, run as report};
+pub use trace::{TraceArgs, run as trace};
