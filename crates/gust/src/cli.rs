@@ -49,6 +49,13 @@ pub enum Command {
     Trace(replay::TraceArgs),
     /// Replay a trace against a server, and report what came of it
     Replay(Box<replay::ReplayArgs>),
+    /// Run a trace in the simulator, under the same policies
+    Simulate(Box<replay::SimulateArgs>),
+    /// Run a workload live and simulated, and say how far the two are apart
+    #[command(name = "validate-sim")]
+    ValidateSim(Box<replay::ValidateArgs>),
+    /// Measure what the simulator has to know of this machine
+    Calibrate(replay::CalibrateArgs),
     /// Make a report of runs that were kept
     Report(replay::ReportArgs),
     /// Check what this machine has, and say how to mend what it lacks

@@ -8,7 +8,7 @@
 //! they start ends with them.
 
 mod burst;
-mod calls;
+pub mod calls;
 mod children;
 mod coldstart;
 mod figures;

@@ -37,6 +37,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Bench(arguments) => block_on(bench::run(arguments)),
         Command::Trace(arguments) => replay::trace(arguments),
         Command::Replay(arguments) => block_on(replay::replay(*arguments)),
+        Command::Simulate(arguments) => replay::simulate(*arguments),
+        Command::ValidateSim(arguments) => block_on(replay::validate(*arguments)),
+        Command::Calibrate(arguments) => block_on(replay::calibrate(arguments)),
         Command::Report(arguments) => replay::report(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completion { shell } => {

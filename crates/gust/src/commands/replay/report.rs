@@ -1,6 +1,9 @@
 //! `gust report`: reports of runs that were kept.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -42,7 +45,7 @@ pub fn run(arguments: ReportArgs) -> Result<ExitCode> {
 }
 
 /// Writes the report of some runs into a directory and prints its tables.
-pub(super) fn show(runs: &[Run], out: &std::path::Path, csv: bool, output: Output) -> Result<()> {
+pub(super) fn show(runs: &[Run], out: &Path, csv: bool, output: Output) -> Result<()> {
     let report = Report::of(runs)?;
     let page = report.write(out)?;
     if csv {
@@ -60,6 +63,13 @@ pub(super) fn show(runs: &[Run], out: &std::path::Path, csv: bool, output: Outpu
             print(&format!("{json}\n"))?;
         }
     }
+    Ok(())
+}
+
+/// Writes the report of some runs into a directory, without printing it.
+pub(super) fn write(runs: &[Run], out: &Path) -> Result<()> {
+    let page = Report::of(runs)?.write(out)?;
+    eprintln!("the page is {}", page.display());
     Ok(())
 }
 
