@@ -5,7 +5,11 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::{bench, commands::run::RunArgs, exit, paths};
+use crate::{
+    bench,
+    commands::{replay, run::RunArgs},
+    exit, paths,
+};
 
 /// Runs AWS-Lambda-compatible functions, each in its own KVM micro-VM.
 #[derive(Debug, Parser)]
@@ -41,6 +45,19 @@ pub enum Command {
     Dev(DevArgs),
     /// Measure a deployed function
     Bench(bench::BenchArgs),
+    /// Show, draw and make traces of functions
+    Trace(replay::TraceArgs),
+    /// Replay a trace against a server, and report what came of it
+    Replay(Box<replay::ReplayArgs>),
+    /// Run a trace in the simulator, under the same policies
+    Simulate(Box<replay::SimulateArgs>),
+    /// Run a workload live and simulated, and say how far the two are apart
+    #[command(name = "validate-sim")]
+    ValidateSim(Box<replay::ValidateArgs>),
+    /// Measure what the simulator has to know of this machine
+    Calibrate(replay::CalibrateArgs),
+    /// Make a report of runs that were kept
+    Report(replay::ReportArgs),
     /// Check what this machine has, and say how to mend what it lacks
     Doctor(DoctorArgs),
     /// Print a completion script

@@ -271,6 +271,11 @@ impl Client {
 }
 
 impl Connection {
+    /// Whether the server has not closed it yet, as far as is known.
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
     /// Sends a request and receives the whole answer; one that is an error becomes one here.
     pub async fn send(
         &mut self,

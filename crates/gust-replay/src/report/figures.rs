@@ -22,6 +22,9 @@ const NS_PER_S: f64 = 1e9;
 /// Shortest requested time that a slowdown is taken against, in nanoseconds: a millisecond, as InVitro's traces have it at least.
 const REQUESTED_NS_MIN: u64 = 1_000_000;
 
+/// Shortest wait that counts as one, in nanoseconds: passing through an empty queue is none.
+const QUEUED_NS_MIN: u64 = 1_000_000;
+
 /// Figures of many values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
@@ -161,6 +164,8 @@ pub struct Figures {
     pub slowdown_by_function: Spread,
     /// Scheduling delays, in milliseconds.
     pub scheduling_ms: Spread,
+    /// Waits in a queue, in milliseconds, of those answered invocations that waited for a millisecond or longer.
+    pub queued_ms: Spread,
     /// How instances came to be.
     pub starts: Starts,
     /// Part of the answered invocations that ran on regular instances.
@@ -220,6 +225,14 @@ impl Figures {
                     .collect(),
             ),
             scheduling_ms: spread(&|r| scheduling_ns(r) as f64 / NS_PER_MS),
+            queued_ms: Spread::of(
+                answered
+                    .iter()
+                    .map(|r| r.components.queue_ns)
+                    .filter(|ns| *ns >= QUEUED_NS_MIN)
+                    .map(|ns| ns as f64 / NS_PER_MS)
+                    .collect(),
+            ),
             starts: starts(&answered),
             regular_part: part_of(regular, answered.len()),
             cold_ms: Spread::of(cold.iter().map(|r| scheduling_ns(r) as f64 / NS_PER_MS).collect()),

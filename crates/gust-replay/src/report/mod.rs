@@ -203,6 +203,7 @@ pub(crate) mod tests {
         );
         near(figures.regular_part, 0.75);
         near(figures.cold_ms.mean, 10.0);
+        assert_eq!((figures.queued_ms.count, figures.queued_ms.max), (2, 1.0));
         near(figures.lateness_ms.max, 3.0);
     }
 

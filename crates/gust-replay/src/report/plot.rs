@@ -58,6 +58,16 @@ struct Curve {
     points: Vec<(f64, f64)>,
 }
 
+/// A number without zeros at its end.
+fn short(value: f64) -> String {
+    let text = number(value);
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
+}
+
 fn colour(at: usize) -> RGBColor {
     COLOURS[at % COLOURS.len()]
 }
@@ -231,7 +241,7 @@ where
     X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
     let mut svg = String::new();
-    let mut drawn = || -> Result<(), Box<dyn std::error::Error>> {
+    let drawn = || -> Result<(), Box<dyn std::error::Error>> {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .margin(12)
@@ -242,8 +252,8 @@ where
             .configure_mesh()
             .x_desc(x_unit)
             .y_desc(y_unit)
-            .x_label_formatter(&|value| number(*value))
-            .y_label_formatter(&|value| number(*value))
+            .x_label_formatter(&|value| short(*value))
+            .y_label_formatter(&|value| short(*value))
             .axis_style(GREY)
             .bold_line_style(GREY.mix(0.25))
             .light_line_style(TRANSPARENT)
@@ -284,7 +294,8 @@ fn components(figures: &[Figures]) -> Result<Plot, PlotError> {
             .collect()
     };
     let longest = figures.iter().map(|f| parts(f).iter().map(|p| p.1).sum::<f64>());
-    let high = longest.fold(0.001, f64::max) * 1.05;
+    // Room for the legend at the right.
+    let high = longest.fold(0.001, f64::max) * 1.3;
     let mut svg = String::new();
     let mut drawn = || -> Result<(), Box<dyn std::error::Error>> {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -298,7 +309,7 @@ fn components(figures: &[Figures]) -> Result<Plot, PlotError> {
             .disable_y_mesh()
             .y_labels(0)
             .x_desc("milliseconds")
-            .x_label_formatter(&|value| number(*value))
+            .x_label_formatter(&|value| short(*value))
             .axis_style(GREY)
             .bold_line_style(GREY.mix(0.25))
             .light_line_style(TRANSPARENT)

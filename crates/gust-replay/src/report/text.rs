@@ -41,6 +41,10 @@ pub(super) fn sections(runs: &[Figures]) -> Vec<Section> {
     times.extend(spread("slowdown", "", &|f| f.slowdown));
     times.extend(spread("slowdown by function", "", &|f| f.slowdown_by_function));
     times.extend(spread("scheduling delay", " (ms)", &|f| f.scheduling_ms));
+    times.push(line("waited in a queue for 1 ms or more", &|f| {
+        f.queued_ms.count.to_string()
+    }));
+    times.extend(spread("their wait", " (ms)", &|f| f.queued_ms));
     let mut cold = vec![
         line("warm", &|f| f.starts.warm.to_string()),
         line("armed", &|f| f.starts.armed.to_string()),

@@ -9,10 +9,7 @@ use std::{
     path::Path,
 };
 
-use super::{
-    FUNCTIONS_MAX, INVOCATIONS_MAX, TraceError,
-    table::{self, Table},
-};
+use super::{FUNCTIONS_MAX, INVOCATIONS_MAX, TraceError, table::Table};
 use crate::{Arrival, Function, Workload};
 
 /// Memory of a function where the trace does not say, in MiB: as InVitro assumes for this trace.
@@ -26,11 +23,8 @@ const SECONDS_MAX: f64 = 8_640_000.0;
 
 const NS_PER_S: f64 = 1e9;
 
-pub(super) fn read(path: &Path) -> Result<Workload, TraceError> {
-    parse(table::open(path)?)
-}
-
-fn parse<R: Read>(mut table: Table<R>) -> Result<Workload, TraceError> {
+/// Reads a table of invocations.
+pub(super) fn parse<R: Read>(mut table: Table<R>) -> Result<Workload, TraceError> {
     let app = table.column(&["app"])?;
     let func = table.column(&["func"])?;
     let end = table.column(&["end_timestamp"])?;
@@ -164,6 +158,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::trace::table;
 
     fn read_text(text: &[u8]) -> Result<Workload, TraceError> {
         parse(Table::new(Path::new("t.csv"), text)?)
@@ -209,7 +204,7 @@ mod tests {
         for name in ["w.csv", "w.csv.gz"] {
             let path = dir.path().join(name);
             write(&workload, &path).unwrap();
-            let again = read(&path).unwrap();
+            let again = parse(table::open(&path).unwrap()).unwrap();
             assert_eq!(again.arrivals, workload.arrivals, "{name}");
             assert_eq!(again.functions[1].memory_mib, 300);
             assert_eq!(again.functions[0].name, "tenant-0/f");

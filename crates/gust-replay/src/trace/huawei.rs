@@ -1,12 +1,9 @@
 //! Huawei's cold-start records (Joosen et al., "Serverless Cold Starts and Where to Find Them", EuroSys'25): where the time of each
 //! cold start went.
 
-use std::{io::Read, path::Path};
+use std::io::Read;
 
-use super::{
-    TraceError,
-    table::{self, Table},
-};
+use super::{TraceError, table::Table};
 
 /// Most records that are read.
 const RECORDS_MAX: usize = 30_000_000;
@@ -26,16 +23,17 @@ pub struct ColdStart {
     pub scheduling: f64,
 }
 
-/// Reads a file of records.
-///
-/// # Errors
-/// When the file cannot be read or has anything in it that does not belong there; names file, line and column.
-pub fn read(path: &Path) -> Result<Vec<ColdStart>, TraceError> {
-    parse(table::open(path)?)
+/// The column of the whole time, by which such a file is known.
+const TOTAL: &[&str] = &["totalCost_cold_start", "totalCost"];
+
+/// Whether a table has such records.
+pub(super) fn is_it<R: Read>(table: &Table<R>) -> bool {
+    table.column_if_any(TOTAL).is_some()
 }
 
-fn parse<R: Read>(mut table: Table<R>) -> Result<Vec<ColdStart>, TraceError> {
-    let total = table.column(&["totalCost_cold_start", "totalCost"])?;
+/// Reads a table of records.
+pub(super) fn parse<R: Read>(mut table: Table<R>) -> Result<Vec<ColdStart>, TraceError> {
+    let total = table.column(TOTAL)?;
     let allocation = table.column(&["podAllocationCost"])?;
     let code = table.column(&["deployCodeCost"])?;
     let dependencies = table.column(&["deployDependencyCost"])?;
@@ -58,6 +56,8 @@ fn parse<R: Read>(mut table: Table<R>) -> Result<Vec<ColdStart>, TraceError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use proptest::prelude::*;
 
     use super::*;

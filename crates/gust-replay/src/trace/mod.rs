@@ -14,7 +14,7 @@ mod table;
 use std::path::Path;
 
 pub use azure2021::write as write_invocations;
-pub use huawei::{ColdStart, read as read_cold_starts};
+pub use huawei::ColdStart;
 pub use quantiles::Quantiles;
 pub use table::TraceError;
 
@@ -66,9 +66,12 @@ pub enum Source {
     Counts(Trace),
     /// Single invocations.
     Invocations(Workload),
+    /// Where the time of cold starts went: nothing to be replayed, but to stand beside.
+    ColdStarts(Vec<ColdStart>),
 }
 
-/// Reads a trace: a directory in InVitro's layout, or a file of single invocations in the layout of Azure's trace of 2021.
+/// Reads a trace: a directory in InVitro's layout, a file of single invocations in the layout of Azure's trace of 2021, or
+/// Huawei's records of cold starts, which are known by their columns.
 ///
 /// # Errors
 /// When a file cannot be read or has anything in it that does not belong there; names file, line and column.
@@ -76,6 +79,11 @@ pub fn read(path: &Path) -> Result<Source, TraceError> {
     if path.is_dir() {
         azure2019::read(path).map(Source::Counts)
     } else {
-        azure2021::read(path).map(Source::Invocations)
+        let table = table::open(path)?;
+        if huawei::is_it(&table) {
+            huawei::parse(table).map(Source::ColdStarts)
+        } else {
+            azure2021::parse(table).map(Source::Invocations)
+        }
     }
 }

@@ -14,7 +14,8 @@ pub fn of_tree(root: u64) -> Result<u64> {
     Ok(processes::tree(root)?.into_iter().filter_map(of_process).sum())
 }
 
-fn of_process(pid: u64) -> Option<u64> {
+/// Proportional set size of one process, in bytes; `None` when it is not there.
+pub fn of_process(pid: u64) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -8,18 +8,18 @@
 //! they start ends with them.
 
 mod burst;
-mod calls;
+pub mod calls;
 mod children;
 mod coldstart;
 mod control;
 mod figures;
 mod handlers;
-mod machine;
-mod memory;
-mod own;
+pub mod machine;
+pub mod memory;
+pub mod own;
 mod peers;
 mod plot;
-mod processes;
+pub mod processes;
 mod report;
 mod sandbox;
 mod stats;

@@ -83,9 +83,14 @@ impl Server {
     /// The server that the command line names, or one that is started.
     pub async fn named_or_started(server: &ServerArgs, data_dir: &Path) -> Result<Self> {
         match &server.endpoint {
-            Some(_) => Self::running(Client::new(server)?, None).await,
+            Some(_) => Self::named(server).await,
             None => Self::start(data_dir, "auto").await,
         }
+    }
+
+    /// The server that the command line names, or the usual one.
+    pub async fn named(server: &ServerArgs) -> Result<Self> {
+        Self::running(Client::new(server)?, None).await
     }
 
     /// Starts a server with the runtimes of another data directory.

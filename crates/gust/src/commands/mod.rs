@@ -6,6 +6,7 @@ mod doctor;
 mod functions;
 mod invoke;
 mod logs;
+pub mod replay;
 pub mod run;
 pub mod runtime;
 
@@ -34,6 +35,12 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Runtime(arguments) => runtime::run(arguments),
         Command::Dev(arguments) => block_on(dev::run(arguments)),
         Command::Bench(arguments) => block_on(bench::run(arguments)),
+        Command::Trace(arguments) => replay::trace(arguments),
+        Command::Replay(arguments) => block_on(replay::replay(*arguments)),
+        Command::Simulate(arguments) => replay::simulate(*arguments),
+        Command::ValidateSim(arguments) => block_on(replay::validate(*arguments)),
+        Command::Calibrate(arguments) => block_on(replay::calibrate(arguments)),
+        Command::Report(arguments) => replay::report(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completion { shell } => {
             let mut out = Vec::new();

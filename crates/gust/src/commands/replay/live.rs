@@ -1,0 +1,197 @@
+//! `gust replay`: a trace on a live server.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use gust_replay::{Origin, Run, Workload};
+use tokio::sync::watch;
+
+use super::{
+    driver::Driver,
+    report,
+    sampler::Sampler,
+    target::{self, FunctionsChoice, Targets, Work},
+    workload::WorkloadArgs,
+};
+use crate::{
+    bench::{machine::Machine, own::Server},
+    cli::{OutputArgs, ServerArgs},
+    output::progress,
+    paths,
+};
+
+/// Calls in flight that a user may ask for.
+const IN_FLIGHT_MAX: usize = 20_000;
+
+/// Part of calls that may be later than [`LATE_MS`] before the report warns.
+const LATE_PART: f64 = 0.01;
+const LATE_MS: f64 = 10.0;
+
+/// How a workload is run on a server.
+#[derive(Debug, Clone, Args)]
+pub struct LiveArgs {
+    /// Functions that are made
+    #[arg(long, value_enum, default_value = "own")]
+    pub functions: FunctionsChoice,
+    /// What handlers do
+    #[arg(long, value_enum, default_value = "spin")]
+    pub work: Work,
+    /// Most calls in flight; what comes beyond is not sent, and counted
+    #[arg(long, default_value_t = 1000)]
+    pub in_flight: usize,
+    /// Start a server for the run, with the runtimes of the data directory, and end it afterwards
+    #[arg(long, conflicts_with = "endpoint")]
+    pub up: bool,
+    /// Option for gust up, such as --up-arg=--pool=8; can be given several times
+    #[arg(long, requires = "up", allow_hyphen_values = true)]
+    pub up_arg: Vec<String>,
+    /// The wall around instances of a server that is started
+    #[arg(long, default_value = "auto")]
+    pub isolation: String,
+    /// Data directory with the runtimes
+    #[arg(long, env = paths::DATA_DIR_VARIABLE)]
+    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// `gust replay`
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    #[command(flatten)]
+    workload: WorkloadArgs,
+    #[command(flatten)]
+    live: LiveArgs,
+    /// Modes of the control plane, one run each: dual, sync, async, dirigent
+    #[arg(long, requires = "up", value_delimiter = ',')]
+    mode: Vec<String>,
+    /// Name of the run [default: its mode, or "live"]
+    #[arg(long, conflicts_with = "mode")]
+    name: Option<String>,
+    /// Directory for the runs and their report
+    #[arg(long, default_value = "replay-results")]
+    out: PathBuf,
+    /// Write the records too, in InVitro's columns
+    #[arg(long)]
+    csv: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Replays.
+pub async fn run(arguments: ReplayArgs) -> Result<ExitCode> {
+    let workload = arguments.workload.workload()?;
+    let method = arguments.workload.describe(&workload);
+    std::fs::create_dir_all(&arguments.out)
+        .with_context(|| format!("make directory {}", arguments.out.display()))?;
+    let modes: Vec<Option<&str>> = match arguments.mode.as_slice() {
+        [] => vec![None],
+        modes => modes.iter().map(|mode| Some(mode.as_str())).collect(),
+    };
+    let mut runs = Vec::new();
+    for mode in modes {
+        let name = mode.or(arguments.name.as_deref()).unwrap_or("live");
+        let run = arguments.live.replay(name, mode, &workload, &method).await?;
+        run.write(&arguments.out.join(format!("{}.run", report::file_name(name))))?;
+        runs.push(run);
+    }
+    report::show(&runs, &arguments.out, arguments.csv, arguments.output.output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl LiveArgs {
+    /// Runs a workload once.
+    pub async fn replay(
+        &self,
+        name: &str,
+        mode: Option<&str>,
+        workload: &Workload,
+        method: &str,
+    ) -> Result<Run> {
+        ensure!(
+            (1..=IN_FLIGHT_MAX).contains(&self.in_flight),
+            "between 1 and {IN_FLIGHT_MAX} calls can be in flight"
+        );
+        let machine = Machine::this().line();
+        let server = if self.up {
+            let mut options: Vec<&str> = self.up_arg.iter().map(String::as_str).collect();
+            options.extend(mode.into_iter().flat_map(|mode| ["--mode", mode]));
+            let data_dir = self.data_dir.clone().unwrap_or_else(paths::data_dir);
+            Server::start_with(&data_dir, &self.isolation, &options).await?
+        } else {
+            Server::named(&self.server).await?
+        };
+        let client = server.client().clone();
+        let targets = Targets::deploy(&client, workload, self.functions, self.work).await?;
+        let targets = Arc::new(targets);
+        if self.up {
+            // What deployments have left behind, and the measurement of the work's speed, are not part of the run.
+            server.quiet().await?;
+        }
+        let handlers_ns = Arc::new(AtomicU64::new(0));
+        let began = Instant::now();
+        let sampler = Sampler::new(client.clone(), began, Arc::clone(&handlers_ns)).await?;
+        let mut remarks = Vec::new();
+        if !sampler.reads_processes() {
+            remarks.push("the server runs elsewhere: its memory and processor time are not known".to_owned());
+        }
+        let (stop, stopped) = watch::channel(false);
+        let sampling = tokio::spawn(sampler.run(stopped));
+        let bar = progress(format!("replaying {name}"), workload.arrivals.len());
+        let driver = Driver {
+            client: client.clone(),
+            targets: Arc::clone(&targets),
+            work: self.work,
+            in_flight_max: self.in_flight,
+            began,
+            handlers_ns,
+        };
+        let driven = driver
+            .drive(workload, |seen| bar.set_position(seen as u64))
+            .await?;
+        bar.finish_and_clear();
+        stop.send_replace(true);
+        let samples = sampling.await.context("look at the server")??;
+        if !self.up {
+            target::delete(&client, &targets).await?;
+        }
+        if let Some(error) = driven.first_error {
+            remarks.push(format!("the first call that was not answered: {error}"));
+        }
+        remarks.extend(lateness_remark(&driven.lateness_ns));
+        Ok(Run {
+            name: name.to_owned(),
+            origin: Origin::Live,
+            method: format!("{method}; work: {:?}, functions: {:?}", self.work, self.functions),
+            machine,
+            functions: workload.functions.clone(),
+            length_ns: workload.length_ns,
+            records: driven.records,
+            samples,
+            lateness_ns: driven.lateness_ns,
+            unsent: driven.unsent,
+            remarks,
+        })
+    }
+}
+
+/// A generator that is late does not make the workload that it should.
+fn lateness_remark(lateness_ns: &[u64]) -> Option<String> {
+    let late = lateness_ns
+        .iter()
+        .filter(|ns| **ns as f64 > LATE_MS * 1e6)
+        .count();
+    let part = late as f64 / lateness_ns.len().max(1) as f64;
+    (part > LATE_PART).then(|| {
+        format!(
+            "{:.1} % of the calls were sent more than {LATE_MS} ms late: this machine is too busy for the generator",
+            part * 100.0
+        )
+    })
+}

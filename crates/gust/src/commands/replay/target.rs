@@ -1,0 +1,241 @@
+//! The functions that a replay calls, on a server.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use gust_replay::Workload;
+use hyper::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+
+use crate::{
+    client::{Client, Connection, segment},
+    commands::deploy,
+    output::progress,
+    package::{self, Package},
+    project::Project,
+};
+
+/// Deployments at once: each boots a function and makes its snapshot.
+const DEPLOYMENTS_AT_ONCE: usize = 2;
+
+/// Functions of a replay at most.
+const FUNCTIONS_MAX: usize = 10_000;
+
+/// Memory that a function gets beyond what its events ask for, in MiB: its runtime's.
+const RUNTIME_MIB: u32 = 64;
+
+/// Least and most memory of a function, in MiB: AWS Lambda's.
+const MEMORY_MIB: (u32, u32) = (128, 10_240);
+
+/// Longest run of a function, in seconds: twice the longest duration of a trace, for a busy machine.
+const TIMEOUT_S: u32 = 120;
+
+/// Rounds of work whose time is taken, and how often; the quickest counts, because everything else only makes it slower.
+const MEASURED_ROUNDS: u64 = 400_000;
+const MEASUREMENTS: usize = 7;
+
+/// The Python function of a replay.
+const SOURCE: &str = include_str!("trace_function.py");
+
+/// Which functions are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FunctionsChoice {
+    /// One for each of the trace
+    Own,
+    /// One for each memory size; less to deploy, but cold starts are not the trace's
+    Shared,
+}
+
+/// What handlers do for the time that they are asked to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Work {
+    /// A fixed amount of work, measured before on the quiet server: takes longer where processors are shared
+    Spin,
+    /// Work until the time has passed, however much that was
+    Wall,
+    /// Nothing: waits, as for another service
+    Wait,
+}
+
+impl Work {
+    /// What an event calls it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Spin => "spin",
+            Self::Wall => "wall",
+            Self::Wait => "wait",
+        }
+    }
+
+    /// Whether it uses a processor.
+    pub fn is_busy(self) -> bool {
+        match self {
+            Self::Spin | Self::Wall => true,
+            Self::Wait => false,
+        }
+    }
+}
+
+/// Functions of a workload on a server.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    /// Path of each function's invocations, by index; empty for one that is never called.
+    paths: Vec<String>,
+    /// Memory that is asked for, in MiB, by index.
+    memory_mib: Vec<u32>,
+    work: Work,
+    /// Rounds of work in a nanosecond.
+    rounds_per_ns: f64,
+}
+
+impl Targets {
+    /// Deploys the functions that the workload calls, and measures the speed of their work.
+    pub async fn deploy(
+        client: &Client,
+        workload: &Workload,
+        choice: FunctionsChoice,
+        work: Work,
+    ) -> Result<Self> {
+        let mut called = vec![false; workload.functions.len()];
+        for arrival in &workload.arrivals {
+            called[arrival.function as usize] = true;
+        }
+        let mut names: BTreeMap<String, u32> = BTreeMap::new();
+        let mut paths = Vec::with_capacity(called.len());
+        for (number, function) in workload.functions.iter().enumerate() {
+            if !called[number] {
+                paths.push(String::new());
+                continue;
+            }
+            let size = (function.memory_mib + RUNTIME_MIB).clamp(MEMORY_MIB.0, MEMORY_MIB.1);
+            let (name, size) = match choice {
+                FunctionsChoice::Own => (format!("replay-{number}"), size),
+                FunctionsChoice::Shared => {
+                    let size = size.next_power_of_two().min(MEMORY_MIB.1);
+                    (format!("replay-shared-{size}"), size)
+                }
+            };
+            paths.push(format!("/2015-03-31/functions/{}/invocations", segment(&name)));
+            names.insert(name, size);
+        }
+        ensure!(
+            names.len() <= FUNCTIONS_MAX,
+            "{} functions are more than {FUNCTIONS_MAX}; use --functions shared or a smaller --scale",
+            names.len()
+        );
+        deploy_all(client, names).await?;
+        let mut targets = Self {
+            memory_mib: workload.functions.iter().map(|f| f.memory_mib).collect(),
+            paths,
+            work,
+            rounds_per_ns: 0.0,
+        };
+        if work == Work::Spin
+            && let Some(path) = targets.paths.iter().find(|path| !path.is_empty())
+        {
+            targets.rounds_per_ns = speed(&mut client.connect().await?, path).await?;
+        }
+        Ok(targets)
+    }
+
+    /// Path of a function's invocations.
+    pub fn path(&self, function: u32) -> &str {
+        &self.paths[function as usize]
+    }
+
+    /// The event of an invocation.
+    pub fn event(&self, function: u32, duration_ns: u64) -> String {
+        event(
+            self.work,
+            duration_ns,
+            (duration_ns as f64 * self.rounds_per_ns) as u64,
+            self.memory_mib[function as usize],
+        )
+    }
+}
+
+fn event(work: Work, ns: u64, rounds: u64, memory_mib: u32) -> String {
+    json!({ "work": work.word(), "ns": ns, "rounds": rounds, "memory_mib": memory_mib }).to_string()
+}
+
+async fn deploy_all(client: &Client, names: BTreeMap<String, u32>) -> Result<()> {
+    let dir = TempDir::with_prefix("gust-replay-").context("make a directory for code")?;
+    let package = Arc::new(package(dir.path())?);
+    let bar = progress("deploying", names.len());
+    let slots = Arc::new(Semaphore::new(DEPLOYMENTS_AT_ONCE));
+    let mut running = tokio::task::JoinSet::new();
+    for (name, memory_mib) in names {
+        let (client, package, slots) = (client.clone(), Arc::clone(&package), Arc::clone(&slots));
+        running.spawn(async move {
+            let _slot = slots.acquire().await.context("wait for a deployment")?;
+            deploy::deploy(&client, &project(&name, memory_mib), &package)
+                .await
+                .with_context(|| format!("deploy {name}"))
+        });
+    }
+    while let Some(deployed) = running.join_next().await {
+        deployed.context("a deployment was cut short")??;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn package(dir: &Path) -> Result<Package> {
+    let path = dir.join("app.py");
+    std::fs::write(&path, SOURCE).with_context(|| format!("write {}", path.display()))?;
+    package::build(dir)
+}
+
+fn project(name: &str, memory_mib: u32) -> Project {
+    Project {
+        name: name.to_owned(),
+        handler: "app.handler".to_owned(),
+        runtime: "python3.11".to_owned(),
+        memory: Some(memory_mib),
+        timeout: Some(TIMEOUT_S),
+        description: None,
+        environment: BTreeMap::new(),
+        tags: BTreeMap::new(),
+    }
+}
+
+/// Rounds of work in a nanosecond on this server while nothing else runs there.
+async fn speed(connection: &mut Connection, path: &str) -> Result<f64> {
+    // So long that nothing is left out for what memory has cost: none is asked for.
+    let asked = event(Work::Spin, u64::MAX >> 1, MEASURED_ROUNDS, 0);
+    let mut quickest = f64::INFINITY;
+    for _ in 0..MEASUREMENTS {
+        let answer = connection
+            .send(Method::POST, path, &[], asked.clone().into())
+            .await
+            .context("measure the speed of the function's work")?;
+        let took = answer.json()?["ns"].as_f64();
+        quickest = quickest.min(took.filter(|ns| *ns > 0.0).with_context(|| {
+            let body = String::from_utf8_lossy(&answer.body).into_owned();
+            format!("measure the speed of the function's work: it answered {body}")
+        })?);
+    }
+    Ok(MEASURED_ROUNDS as f64 / quickest)
+}
+
+/// Deletes the functions of a replay.
+pub async fn delete(client: &Client, targets: &Targets) -> Result<()> {
+    let mut paths: Vec<&str> = targets
+        .paths
+        .iter()
+        .filter_map(|path| path.strip_suffix("/invocations"))
+        .collect();
+    paths.sort_unstable();
+    paths.dedup();
+    for path in paths {
+        client
+            .send(Method::DELETE, path, &[], Value::Null.to_string())
+            .await
+            .with_context(|| format!("delete {path}"))?;
+    }
+    Ok(())
+}

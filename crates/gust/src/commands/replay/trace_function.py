@@ -1,0 +1,45 @@
+"""The function of a replay: takes as long and touches as much memory as its event asks for.
+
+What memory costs is part of the time asked for. It is kept between calls: an instance that is used again has it already.
+"""
+
+import itertools
+import time
+
+PAGE = 4096
+
+memory = bytearray()
+
+
+def touch(mib):
+    """Has this much memory, every page of it written."""
+    global memory
+    size = mib << 20
+    if len(memory) < size:
+        memory = bytearray(size)
+        memory[::PAGE] = b"\1" * (size // PAGE)
+
+
+def spin(rounds):
+    """A fixed amount of work."""
+    value = 1
+    for _ in itertools.repeat(None, rounds):
+        value = (value * 1103515245 + 12345) & 0x7FFFFFFF
+    return value
+
+
+def handler(event, context):
+    began = time.perf_counter_ns()
+    wanted = event["ns"]
+    touch(event["memory_mib"])
+    if event["work"] == "spin":
+        spent = time.perf_counter_ns() - began
+        spin(max(0, int(event["rounds"] * (1 - spent / wanted))))
+    elif event["work"] == "wall":
+        while time.perf_counter_ns() - began < wanted:
+            spin(100)
+    elif event["work"] == "wait":
+        time.sleep(max(0, wanted - (time.perf_counter_ns() - began)) / 1e9)
+    else:
+        raise ValueError(f"there is no work {event['work']!r}")
+    return {"ns": time.perf_counter_ns() - began}
