@@ -64,7 +64,7 @@ impl Fleet {
             return;
         }
         self.enqueue(call);
-        if self.from_zero(f) {
+        if self.is_at_zero(f) {
             self.rescale(now, f);
         }
         self.pursue(now, f, out);

@@ -1,7 +1,7 @@
 //! The way of a function: there, changed, gone, forgotten.
 
 use super::Fleet;
-use super::state::Function;
+use super::state::{Function, Room};
 use crate::demand::{Demand, Prices};
 use crate::slab::{List, Slot};
 use crate::window::Window;
@@ -40,7 +40,7 @@ impl Fleet {
             .reserve(f, spec.reserved, self.functions[f].demand.calls());
         self.fairness.add(f, spec.tenant);
         self.remeasure(now, f);
-        self.shrink(f, out);
+        self.shrink(now, f, out);
         self.pursue(now, f, out);
     }
 
@@ -77,11 +77,9 @@ impl Fleet {
         self.functions[f].gone = true;
         self.functions[f].target = 0;
         self.expire(now, f, Some(Refusal::UnknownFunction), out);
-        while let Some(instance) = self.functions.get(f).and_then(Function::with_room) {
-            self.withhold(instance);
-            let it = &self.instances[instance];
-            if it.calls.is_empty() {
-                let node = it.node;
+        for room in [Room::IdleRegular, Room::IdleEmergency] {
+            while let Some(instance) = self.functions[f].room[room as usize].first() {
+                let node = self.instances[instance].node;
                 self.dismiss(instance, out);
                 self.feed(now, node, out);
             }

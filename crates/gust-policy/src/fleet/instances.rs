@@ -29,7 +29,7 @@ impl Fleet {
             Phase::Restoring => {
                 self.regions.learn(self.nodes[node].spec.region, took);
                 self.restored(slot);
-                if self.instances[slot].calls.len() < self.functions[f].concurrency() {
+                if self.instances[slot].has_room() {
                     self.vacated(now, slot, out);
                 }
                 self.feed(now, node, out);
@@ -101,7 +101,7 @@ impl Fleet {
         self.vacated(now, slot, out);
     }
 
-    /// Whether an instance takes no more calls.
+    /// Whether an instance goes as soon as it has no call.
     fn is_doomed(&self, slot: Slot) -> bool {
         let it = &self.instances[slot];
         self.functions[it.function].gone || self.nodes[it.node].draining
@@ -116,10 +116,13 @@ impl Fleet {
             if self.instances[slot].calls.is_empty() {
                 self.dismiss(slot, out);
                 self.pursue(now, f, out);
+                self.feed(now, node, out);
+            } else {
+                self.offer(now, slot);
             }
             return;
         }
-        while self.instances[slot].calls.len() < self.functions[f].concurrency() {
+        while self.instances[slot].has_room() {
             if self.functions[f].queue.is_empty() {
                 break;
             }
@@ -159,15 +162,12 @@ impl Fleet {
         }
     }
 
-    /// Offers an instance to calls, if it has room.
+    /// Offers an instance to calls, if it has room. That its function is gone does not matter: no call comes, unless the
+    /// function is there again.
     pub(super) fn offer(&mut self, now: Time, slot: Slot) {
         let it = &self.instances[slot];
         let (f, node) = (it.function, it.node);
-        if it.room.is_some()
-            || it.phase != Phase::Ready
-            || it.calls.len() >= self.functions[f].concurrency()
-            || self.is_doomed(slot)
-        {
+        if it.room.is_some() || it.phase != Phase::Ready || !it.has_room() || self.nodes[node].draining {
             return;
         }
         let room = Room::of(it.class, it.calls.len());

@@ -16,7 +16,12 @@ impl Fleet {
                     self.nodes[slot].place = self.placement.add(slot, spec.region);
                 }
                 self.nodes[slot].spec = spec;
-                self.nodes[slot].draining = false;
+                if std::mem::take(&mut self.nodes[slot].draining) {
+                    let instances = self.instances_of(slot);
+                    instances.iter().for_each(|instance| self.offer(now, *instance));
+                    let functions = self.functions_of(&instances);
+                    functions.into_iter().for_each(|f| self.pursue(now, f, out));
+                }
                 slot
             }
             None => self.node_joins(id, spec),

@@ -52,6 +52,7 @@ impl Fleet {
             return false;
         };
         self.restore_on(now, call, node, out);
+        self.feed(now, node, out);
         true
     }
 
@@ -121,6 +122,7 @@ impl Fleet {
             node,
             class,
             phase,
+            concurrency: self.functions[f].concurrency(),
             calls: List::default(),
             uses: 0,
             memory_bytes: bytes,
@@ -202,15 +204,18 @@ impl Fleet {
         if on.potential_bytes() < need {
             return false;
         }
-        let mut free = on.spec.memory_bytes.saturating_sub(on.used_bytes);
+        // A node may have become smaller than what is on it.
+        let mut used = on.used_bytes + need;
         let mut victims = Vec::new();
         for (_, victim) in on.evictable.iter().take(VICTIMS_MAX) {
             if !self.may_evict(now, f, class, *victim) {
                 continue;
             }
-            free += self.instances[*victim].memory_bytes;
+            used -= self.instances[*victim].memory_bytes;
             victims.push(*victim);
-            if free >= need && on.instances.len() - (victims.len() as u32) < on.spec.instances_max {
+            if used <= on.spec.memory_bytes
+                && on.instances.len() - (victims.len() as u32) < on.spec.instances_max
+            {
                 for victim in victims {
                     if let Some(priority) = self.instances[victim].priority {
                         self.nodes[node].eviction.evicted(priority);
@@ -286,9 +291,9 @@ impl Fleet {
             Class::Regular => self.create_on(now, f, node, out),
         }
         if self.need(now, f).is_some() {
-            self.fairness.join(f)
+            self.fairness.join(f);
         } else {
-            self.fairness.leave(f)
+            self.fairness.leave(f);
         }
         true
     }
@@ -343,11 +348,14 @@ impl Fleet {
             };
             match class {
                 Class::Emergency => {
-                    let Some(call) = self.dequeue(f) else { break };
-                    self.restore_on(now, call, node, out);
+                    if let Some(call) = self.dequeue(f) {
+                        self.restore_on(now, call, node, out);
+                    }
                 }
                 Class::Regular => self.create_on(now, f, node, out),
             }
+            // What was evicted may have left more room than was needed.
+            self.feed(now, node, out);
         }
         self.settle(now, f);
     }

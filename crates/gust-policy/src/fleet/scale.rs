@@ -14,7 +14,7 @@ impl Fleet {
         self.cool(now, f, out);
         if self.functions[f].scale_at.is_some_and(|at| at <= now) {
             self.rescale(now, f);
-            self.shrink(f, out);
+            self.shrink(now, f, out);
         }
         self.pursue(now, f, out);
     }
@@ -45,7 +45,7 @@ impl Fleet {
     }
 
     /// Whether a function has nothing at all, so that its autoscaler is asked at once (Knative's activator does that).
-    pub(super) fn from_zero(&self, f: Slot) -> bool {
+    pub(super) fn is_at_zero(&self, f: Slot) -> bool {
         match self.config.mode {
             Mode::Sync | Mode::Dual => false,
             Mode::Async | Mode::Dirigent => self.functions[f].regular == 0,
@@ -83,11 +83,13 @@ impl Fleet {
     }
 
     /// Ends idle regular instances that are not wanted, those that are longest idle first.
-    pub(super) fn shrink(&mut self, f: Slot, out: &mut Vec<Decision>) {
+    pub(super) fn shrink(&mut self, now: Time, f: Slot, out: &mut Vec<Decision>) {
         while self.is_surplus(f)
             && let Some(instance) = self.functions[f].room[Room::IdleRegular as usize].first()
         {
+            let node = self.instances[instance].node;
             self.dismiss(instance, out);
+            self.feed(now, node, out);
         }
     }
 

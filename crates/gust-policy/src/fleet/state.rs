@@ -185,6 +185,8 @@ pub(super) struct Instance {
     pub(super) node: Slot,
     pub(super) class: Class,
     pub(super) phase: Phase,
+    /// Calls that it takes at once, as its function had it when it was made.
+    pub(super) concurrency: u32,
     /// Calls on it.
     pub(super) calls: List<Together>,
     /// Calls that it has taken.
@@ -198,6 +200,13 @@ pub(super) struct Instance {
     pub(super) priority: Option<Priority>,
     pub(super) of_node: Link,
     pub(super) with_room: Link,
+}
+
+impl Instance {
+    /// Whether it could take another call were it ready.
+    pub(super) fn has_room(&self) -> bool {
+        self.calls.len() < self.concurrency
+    }
 }
 
 impl Linked<OfNode> for Instance {
