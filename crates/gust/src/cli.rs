@@ -211,6 +211,9 @@ pub struct UpArgs {
     /// [default: 0.11]
     #[arg(long, env = "GUST_MEMORY_PRICE")]
     pub memory_price: Option<f64>,
+    /// Seconds between two decisions of the autoscaler about a function [default: 2]
+    #[arg(long, env = "GUST_AUTOSCALE_PERIOD")]
+    pub autoscale_period: Option<u64>,
     /// Seconds that a call waits for an instance at most, before it is answered with 429 [default: 10]
     #[arg(long, env = "GUST_QUEUE_TIMEOUT")]
     pub queue_timeout: Option<u64>,

@@ -29,6 +29,10 @@ use crate::{
 /// The runtime of the measured functions.
 const RUNTIME: &str = "python3.11";
 
+/// Options for a server whose instances come and go as a measurement has it: its calls would look like sustained traffic,
+/// and instances would be made for that.
+pub const UNSCALED: &[&str] = &["--autoscale-period", "86400"];
+
 /// Time that a server gets to become quiet before a sample, in pauses of [`QUIET_PAUSE`].
 const QUIET_PAUSES_MAX: usize = 2000;
 
@@ -95,7 +99,7 @@ impl Server {
 
     /// Starts a server with the runtimes of another data directory.
     pub async fn start(data_dir: &Path, isolation: &str) -> Result<Self> {
-        Self::start_with(data_dir, isolation, &[]).await
+        Self::start_with(data_dir, isolation, UNSCALED).await
     }
 
     /// The same with further options of `gust up`.

@@ -54,6 +54,7 @@ struct File {
     mode: Option<ModeChoice>,
     manager_delay: Option<String>,
     memory_price: Option<f64>,
+    autoscale_period: Option<u64>,
     queue_timeout: Option<u64>,
     fake_start_ms: Option<u64>,
     egress: Option<Vec<String>>,
@@ -101,6 +102,8 @@ pub struct UpConfig {
     pub manager: ManagerConfig,
     /// What a gigabyte costs beside a processor; the policies' own price when `None`.
     pub memory_price: Option<f64>,
+    /// Time between two decisions of the autoscaler; the policies' own when `None`.
+    pub autoscale_period: Option<Duration>,
     /// Longest wait of a call for an instance.
     pub queue_timeout: Duration,
     /// What a start takes where sandboxes are none.
@@ -202,6 +205,10 @@ impl UpConfig {
                 None => ManagerConfig::default(),
             },
             memory_price: arguments.memory_price.or(file.memory_price),
+            autoscale_period: arguments
+                .autoscale_period
+                .or(file.autoscale_period)
+                .map(Duration::from_secs),
             queue_timeout: Duration::from_secs(
                 arguments
                     .queue_timeout
@@ -283,6 +290,9 @@ impl UpConfig {
             .is_some_and(|price| !price.is_finite() || price <= 0.0)
         {
             bail!("the price of memory must be above 0");
+        }
+        if self.autoscale_period == Some(Duration::ZERO) {
+            bail!("the autoscaler's period must be above 0");
         }
         if self.mode == Mode::Dirigent && self.manager != ManagerConfig::default() {
             bail!("in the mode dirigent no cluster manager is asked, so that it can have no delay");
@@ -379,6 +389,7 @@ mod tests {
             (&["--manager-delay", "soon"], ""),
             (&["--queue-timeout", "100000"], ""),
             (&["--memory-price", "0"], ""),
+            (&["--autoscale-period", "0"], ""),
             (&["--memory-price", "NaN"], ""),
             (&[], "mode = 'none'"),
             (&["--egress", "everywhere"], ""),

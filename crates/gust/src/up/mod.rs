@@ -256,8 +256,11 @@ fn policy(config: &UpConfig) -> FleetConfig {
     let mut policy = FleetConfig::new(config.mode);
     policy.keep_alive_ns = u64::try_from(config.idle_timeout.as_nanos()).unwrap_or(u64::MAX);
     if let Some(price) = config.memory_price {
-        // A gigabyte's second in processor seconds becomes a byte's second in processor nanoseconds.
+        // A gigabyte's second in processor seconds is the same number as a byte's second in processor nanoseconds.
         policy.cost.memory_price = price;
+    }
+    if let Some(period) = config.autoscale_period {
+        policy.autoscaler.period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
     }
     policy
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 
 use super::{
-    Settings, deploy,
+    AMPLE, Settings, deploy,
     load::{self, CONNECTIONS, Load, Taken},
 };
 use crate::bench::{
@@ -61,7 +61,7 @@ struct Rate {
 /// With sandboxes that are only waited for.
 pub async fn fake(settings: &Settings) -> Result<Report> {
     let machine = Machine::this();
-    let server = settings.fake(&["--memory-price", DEAR]).await?;
+    let server = settings.fake(AMPLE, &["--memory-price", DEAR]).await?;
     let event = Bytes::from_static(b"{}");
     let rates = measure(settings, &server, &settings.rates, (event, FAKE_P99_MAX)).await?;
     let best = rates.iter().rev().find(|rate| rate.is_sustained);

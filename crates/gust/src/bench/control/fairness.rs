@@ -36,7 +36,7 @@ const MOVED_MAX: f64 = 1.2;
 /// Measures.
 pub async fn run(settings: &Settings) -> Result<Report> {
     let machine = Machine::this();
-    let server = settings.fake(&["--instances", ROOM]).await?;
+    let server = settings.fake(ROOM, &[]).await?;
     let names = deploy(&server, 2).await?;
     let [flood, bystander] = [&names[0], &names[1]].map(|name| Load {
         names: vec![name.clone()],

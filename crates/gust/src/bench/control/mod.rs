@@ -33,6 +33,9 @@ const SECONDS_MAX: u64 = 3600;
 /// Most functions.
 const FUNCTIONS_MAX: usize = 100_000;
 
+/// Room for more instances than any rate needs.
+const AMPLE: &str = "1000000";
+
 /// Functions that are made at the same time.
 const DEPLOYING: usize = 16;
 
@@ -91,11 +94,11 @@ struct Settings {
 }
 
 impl Settings {
-    /// A server whose sandboxes are only waited for.
-    async fn fake(&self, options: &[&str]) -> Result<Server> {
+    /// A server whose sandboxes are only waited for, with room for so many instances.
+    async fn fake(&self, instances: &str, options: &[&str]) -> Result<Server> {
         let mut all = vec!["--fake-start-ms", "40", "--mode", &self.mode];
         // What is measured is not to be refused for its number.
-        all.extend(["--concurrency", "1000000", "--instances", "1000000"]);
+        all.extend(["--concurrency", "1000000", "--instances", instances]);
         all.extend(options);
         Server::start_with(&self.data_dir, "fake", &all).await
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 
-use super::{Settings, deploy};
+use super::{AMPLE, Settings, deploy};
 use crate::bench::{
     calls,
     machine::Machine,
@@ -26,7 +26,7 @@ const OVERHEAD: (Duration, Duration) = (Duration::from_millis(1), Duration::from
 /// Measures.
 pub async fn run(settings: &Settings) -> Result<Report> {
     let machine = Machine::this();
-    let server = settings.fake(&[]).await?;
+    let server = settings.fake(AMPLE, &[]).await?;
     let names = deploy(&server, 1).await?;
     let event = Bytes::from_static(b"{}");
     let mut connection = server.client().connect().await?;

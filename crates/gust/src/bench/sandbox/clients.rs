@@ -21,7 +21,7 @@ use crate::{
         figures::Table,
         handlers::{self, PLAIN},
         machine::Machine,
-        own::{Server, Start},
+        own::{Server, Start, UNSCALED},
         processes,
         report::{Report, Row},
         targets::Target,
@@ -72,7 +72,8 @@ pub async fn run(settings: &Settings) -> Result<Report> {
     let code = dir.path().join("code");
     PLAIN.write(&code)?;
     // As many instances may be idle as there are clients; none is to wait for another's place.
-    let server = Server::start_with(&settings.data_dir, "kvm", &["--concurrency", "1000"]).await?;
+    let options = [&["--concurrency", "1000"], UNSCALED].concat();
+    let server = Server::start_with(&settings.data_dir, "kvm", &options).await?;
     let event = Bytes::from(handlers::event().to_string());
     let most = CLIENTS.into_iter().max().unwrap_or(1);
     let names: Vec<String> = (0..most).map(|n| format!("{}-{n}", PLAIN.name)).collect();

@@ -17,7 +17,7 @@ use crate::{
     bench::{
         calls::{self, Sample},
         memory,
-        own::Server,
+        own::{Server, UNSCALED},
         sandbox::{Settings, leave_out},
     },
     output::progress,
@@ -67,8 +67,11 @@ async fn server(settings: &Settings, clones: u32, armed: u32, code: &Path) -> Re
         ["--concurrency", "20000"],
         ["--memory-budget", BUDGET_MIB],
         ["--idle-timeout", "86400"],
+        // They stay, whatever they cost.
+        ["--memory-price", "0.000000001"],
     ];
-    let server = Server::start_with(&settings.data_dir, "kvm", options.as_flattened()).await?;
+    let options = [options.as_flattened(), UNSCALED].concat();
+    let server = Server::start_with(&settings.data_dir, "kvm", &options).await?;
     HOLD.write(code)?;
     server.deploy(&HOLD, HOLD.name, None, code).await?;
     Ok(server)
