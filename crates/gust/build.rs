@@ -1,10 +1,10 @@
-//! Builds the programs that the sandbox benches run in their guests: no library, statically linked, so that they run without
+//! Builds the programs that the sandbox benches and replays run in guests: no library, statically linked, so that they run without
 //! anything else in a guest's image.
 
 use std::{env, path::PathBuf, process::Command};
 
 /// The programs; the source of each is in `guest/`, and what they share in `guest/bare.rs`.
-const PROGRAMS: [&str; 2] = ["channel", "probe"];
+const PROGRAMS: [&str; 3] = ["channel", "probe", "replay"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -121,8 +121,12 @@ fn a_seed_repeats_a_simulation_and_reports_stand_side_by_side() {
 }
 
 /// A minute of calls against a real server: every one is sent, answered, and accounted for.
-fn replay(isolation: &str) {
+fn replay(isolation: &str, language: &str) {
     let Some(runtimes) = runtimes() else { return };
+    if language == "native" && !runtimes.join("provided.al2023.img").is_file() {
+        eprintln!("SKIPPED: there is no runtime provided.al2023");
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("t.csv");
     let arguments = [
@@ -151,6 +155,8 @@ fn replay(isolation: &str) {
         "--up",
         "--isolation",
         isolation,
+        "--language",
+        language,
         "--csv",
     ];
     let out = dir.path().join("out");
@@ -183,15 +189,24 @@ fn replay(isolation: &str) {
     assert_eq!(records.lines().count() as u64, 1 + all);
 }
 
+fn replay_in_micro_vms(language: &str) {
+    match fs::File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => replay("kvm", language),
+        Err(error) => eprintln!("SKIPPED: /dev/kvm cannot be opened: {error}"),
+    }
+}
+
 #[test]
 fn a_minute_is_replayed_in_processes() {
-    replay("process");
+    replay("process", "python");
 }
 
 #[test]
 fn a_minute_is_replayed_in_micro_vms() {
-    match fs::File::options().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => replay("kvm"),
-        Err(error) => eprintln!("SKIPPED: /dev/kvm cannot be opened: {error}"),
-    }
+    replay_in_micro_vms("python");
+}
+
+#[test]
+fn a_minute_is_replayed_natively_in_micro_vms() {
+    replay_in_micro_vms("native");
 }

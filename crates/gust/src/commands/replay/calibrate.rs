@@ -23,7 +23,7 @@ use gust_replay::{
     sim::{Delay, SimCosts},
 };
 
-use super::target::{FunctionsChoice, Targets, Work};
+use super::target::{FunctionsChoice, Language, Targets, Work};
 use crate::{
     bench::{
         calls::{self, Sample},
@@ -98,7 +98,14 @@ pub async fn run(arguments: CalibrateArgs) -> Result<ExitCode> {
     let pid = server.pid().context("the server runs elsewhere")?;
     let prepared = prepared(&server).await?;
     let empty_bytes = instances_bytes(pid)?;
-    let targets = Targets::deploy(server.client(), &one_call(), FunctionsChoice::Own, Work::Spin).await?;
+    let targets = Targets::deploy(
+        server.client(),
+        &one_call(),
+        FunctionsChoice::Own,
+        Work::Spin,
+        Language::Python,
+    )
+    .await?;
     let calls = Calls {
         server,
         pid,

@@ -21,7 +21,7 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::target::{Targets, Work};
+use super::target::{self, Targets, Work};
 use crate::client::{Answer, Client, ClientError, Connection};
 
 /// Idle connections that are kept.
@@ -222,13 +222,19 @@ impl Shared {
         answer: Result<Answer, ClientError>,
     ) -> (Record, Option<String>) {
         let (ending, error) = ending(&answer);
+        let answer = answer.ok();
         let timings = answer
-            .ok()
+            .as_ref()
             .and_then(|answer| serde_json::from_str(answer.header("x-gust-timings")?).ok())
             .unwrap_or_else(Timings::default);
+        // The server cannot see where the handler of a runtime that it did not write begins; the function itself says.
+        let handler_ns = answer
+            .and_then(|answer| target::took_ns(&answer.body))
+            .unwrap_or(timings.handler_ns);
+        let hidden_ns = handler_ns.saturating_sub(timings.handler_ns);
         let instance = self.instance(&timings.instance);
         let started_ns = match ending {
-            Ending::Answered | Ending::Failed => ended_ns.saturating_sub(timings.handler_ns).max(arrived_ns),
+            Ending::Answered | Ending::Failed => ended_ns.saturating_sub(handler_ns).max(arrived_ns),
             Ending::Refused | Ending::Lost => ended_ns,
         };
         let record = Record {
@@ -249,7 +255,7 @@ impl Shared {
                 map_ns: timings.map_ns + timings.fill_ns,
                 faults_ns: timings.faults_ns,
                 boot_ns: timings.boot_ns,
-                runtime_ns: timings.runtime_ns,
+                runtime_ns: timings.runtime_ns.saturating_sub(hidden_ns),
             },
         };
         (record, error)

@@ -16,7 +16,7 @@ use super::{
     driver::Driver,
     report,
     sampler::Sampler,
-    target::{self, FunctionsChoice, Targets, Work},
+    target::{self, FunctionsChoice, Language, Targets, Work},
     workload::WorkloadArgs,
 };
 use crate::{
@@ -42,6 +42,9 @@ pub struct LiveArgs {
     /// What handlers do
     #[arg(long, value_enum, default_value = "spin")]
     pub work: Work,
+    /// What the functions are written in
+    #[arg(long, value_enum, default_value = "python")]
+    pub language: Language,
     /// Most calls in flight; what comes beyond is not sent, and counted
     #[arg(long, default_value_t = 1000)]
     pub in_flight: usize,
@@ -128,7 +131,7 @@ impl LiveArgs {
             Server::named(&self.server).await?
         };
         let client = server.client().clone();
-        let targets = Targets::deploy(&client, workload, self.functions, self.work).await?;
+        let targets = Targets::deploy(&client, workload, self.functions, self.work, self.language).await?;
         let targets = Arc::new(targets);
         if self.up {
             // What deployments have left behind, and the measurement of the work's speed, are not part of the run.
@@ -168,7 +171,10 @@ impl LiveArgs {
         Ok(Run {
             name: name.to_owned(),
             origin: Origin::Live,
-            method: format!("{method}; work: {:?}, functions: {:?}", self.work, self.functions),
+            method: format!(
+                "{method}; work: {:?}, functions: {:?}, {:?}",
+                self.work, self.functions, self.language
+            ),
             machine,
             functions: workload.functions.clone(),
             length_ns: workload.length_ns,

@@ -1,6 +1,6 @@
 //! The functions that a replay calls, on a server.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs::Permissions, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -33,12 +33,41 @@ const MEMORY_MIB: (u32, u32) = (128, 10_240);
 /// Longest run of a function, in seconds: twice the longest duration of a trace, for a busy machine.
 const TIMEOUT_S: u32 = 120;
 
-/// Rounds of work whose time is taken, and how often; the quickest counts, because everything else only makes it slower.
-const MEASURED_ROUNDS: u64 = 400_000;
-const MEASUREMENTS: usize = 7;
+/// Rounds of work whose time is taken: some milliseconds, less than a processor is taken away for; and how often. The quickest
+/// counts, because everything else only makes it slower.
+const MEASURED_ROUNDS: u64 = 100_000;
+const MEASUREMENTS: usize = 20;
 
-/// The Python function of a replay.
-const SOURCE: &str = include_str!("trace_function.py");
+/// The function of a replay in Python, and as a native program.
+const PYTHON: &str = include_str!("trace_function.py");
+const NATIVE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/replay"));
+
+/// What the function is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    /// Python 3.11
+    Python,
+    /// A native program of a few kilobytes on provided.al2023: what a cold start takes at least
+    Native,
+}
+
+impl Language {
+    /// The runtime that it needs.
+    pub fn runtime(self) -> &'static str {
+        match self {
+            Self::Python => "python3.11",
+            Self::Native => "provided.al2023",
+        }
+    }
+
+    /// Name of its file, what is in it, and whether it is a program.
+    fn file(self) -> (&'static str, &'static [u8], u32) {
+        match self {
+            Self::Python => ("app.py", PYTHON.as_bytes(), 0o644),
+            Self::Native => ("bootstrap", NATIVE, 0o755),
+        }
+    }
+}
 
 /// Which functions are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -98,6 +127,7 @@ impl Targets {
         workload: &Workload,
         choice: FunctionsChoice,
         work: Work,
+        language: Language,
     ) -> Result<Self> {
         let mut called = vec![false; workload.functions.len()];
         for arrival in &workload.arrivals {
@@ -126,7 +156,7 @@ impl Targets {
             "{} functions are more than {FUNCTIONS_MAX}; use --functions shared or a smaller --scale",
             names.len()
         );
-        deploy_all(client, names).await?;
+        deploy_all(client, names, language).await?;
         let mut targets = Self {
             memory_mib: workload.functions.iter().map(|f| f.memory_mib).collect(),
             paths,
@@ -161,9 +191,9 @@ fn event(work: Work, ns: u64, rounds: u64, memory_mib: u32) -> String {
     json!({ "work": work.word(), "ns": ns, "rounds": rounds, "memory_mib": memory_mib }).to_string()
 }
 
-async fn deploy_all(client: &Client, names: BTreeMap<String, u32>) -> Result<()> {
+async fn deploy_all(client: &Client, names: BTreeMap<String, u32>, language: Language) -> Result<()> {
     let dir = TempDir::with_prefix("gust-replay-").context("make a directory for code")?;
-    let package = Arc::new(package(dir.path())?);
+    let package = Arc::new(package(dir.path(), language)?);
     let bar = progress("deploying", names.len());
     let slots = Arc::new(Semaphore::new(DEPLOYMENTS_AT_ONCE));
     let mut running = tokio::task::JoinSet::new();
@@ -171,7 +201,7 @@ async fn deploy_all(client: &Client, names: BTreeMap<String, u32>) -> Result<()>
         let (client, package, slots) = (client.clone(), Arc::clone(&package), Arc::clone(&slots));
         running.spawn(async move {
             let _slot = slots.acquire().await.context("wait for a deployment")?;
-            deploy::deploy(&client, &project(&name, memory_mib), &package)
+            deploy::deploy(&client, &project(&name, memory_mib, language), &package)
                 .await
                 .with_context(|| format!("deploy {name}"))
         });
@@ -184,17 +214,20 @@ async fn deploy_all(client: &Client, names: BTreeMap<String, u32>) -> Result<()>
     Ok(())
 }
 
-fn package(dir: &Path) -> Result<Package> {
-    let path = dir.join("app.py");
-    std::fs::write(&path, SOURCE).with_context(|| format!("write {}", path.display()))?;
+fn package(dir: &Path, language: Language) -> Result<Package> {
+    let (name, contents, mode) = language.file();
+    let path = dir.join(name);
+    std::fs::write(&path, contents).with_context(|| format!("write {}", path.display()))?;
+    std::fs::set_permissions(&path, Permissions::from_mode(mode))
+        .with_context(|| format!("set the mode of {}", path.display()))?;
     package::build(dir)
 }
 
-fn project(name: &str, memory_mib: u32) -> Project {
+fn project(name: &str, memory_mib: u32, language: Language) -> Project {
     Project {
         name: name.to_owned(),
         handler: "app.handler".to_owned(),
-        runtime: "python3.11".to_owned(),
+        runtime: language.runtime().to_owned(),
         memory: Some(memory_mib),
         timeout: Some(TIMEOUT_S),
         description: None,
@@ -203,23 +236,39 @@ fn project(name: &str, memory_mib: u32) -> Project {
     }
 }
 
-/// Rounds of work in a nanosecond on this server while nothing else runs there.
+/// Rounds of work in a nanosecond on this server while nothing else runs there: what many rounds take more than none.
 async fn speed(connection: &mut Connection, path: &str) -> Result<f64> {
+    let none = quickest(connection, path, 0).await?;
+    let many = quickest(connection, path, MEASURED_ROUNDS).await?;
+    ensure!(
+        many > none,
+        "the function's work takes no time: {MEASURED_ROUNDS} rounds took {many} ns, none {none} ns"
+    );
+    Ok(MEASURED_ROUNDS as f64 / (many - none))
+}
+
+/// The least time that a call with so many rounds of work has taken in the function, in nanoseconds.
+async fn quickest(connection: &mut Connection, path: &str, rounds: u64) -> Result<f64> {
     // So long that nothing is left out for what memory has cost: none is asked for.
-    let asked = event(Work::Spin, u64::MAX >> 1, MEASURED_ROUNDS, 0);
+    let asked = event(Work::Spin, u64::MAX >> 1, rounds, 0);
     let mut quickest = f64::INFINITY;
     for _ in 0..MEASUREMENTS {
         let answer = connection
             .send(Method::POST, path, &[], asked.clone().into())
             .await
             .context("measure the speed of the function's work")?;
-        let took = answer.json()?["ns"].as_f64();
-        quickest = quickest.min(took.filter(|ns| *ns > 0.0).with_context(|| {
+        let took = took_ns(&answer.body).with_context(|| {
             let body = String::from_utf8_lossy(&answer.body).into_owned();
             format!("measure the speed of the function's work: it answered {body}")
-        })?);
+        })?;
+        quickest = quickest.min(took as f64);
     }
-    Ok(MEASURED_ROUNDS as f64 / quickest)
+    Ok(quickest)
+}
+
+/// What a function of a replay says that its work took, in nanoseconds.
+pub fn took_ns(answer: &[u8]) -> Option<u64> {
+    serde_json::from_slice::<Value>(answer).ok()?["ns"].as_u64()
 }
 
 /// Deletes the functions of a replay.
