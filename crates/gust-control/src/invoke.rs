@@ -370,7 +370,10 @@ fn refused(error: InvokeError) -> ControlError {
             tracing::warn!(reason, "a call found no place");
             throttled(ThrottleReason::Node)
         }
-        error @ (InvokeError::UnknownVersion(_) | InvokeError::WorkerLost { .. } | InvokeError::Node(_)) => {
+        error @ (InvokeError::UnknownVersion(_)
+        | InvokeError::WorkerLost { .. }
+        | InvokeError::NodeLost { .. }
+        | InvokeError::Node(_)) => {
             tracing::error!(%error, cause = ?std::error::Error::source(&error), "a call failed");
             ControlError::Service(format!("The invocation failed: {error}. It can be tried again."))
         }

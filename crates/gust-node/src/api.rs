@@ -10,6 +10,7 @@ use crate::{
     egress::EgressPolicy,
     named::{InstanceName, Named, Present, Wanted},
     node::Inner,
+    snapshot::SnapshotFiles,
 };
 
 /// Names one immutable combination of code, runtime and configuration. A changed configuration is another id, so a
@@ -278,6 +279,12 @@ pub enum InvokeError {
         /// Id of the instance.
         instance_id: String,
     },
+    /// The node that ran it, or was to run it, was lost. Whether the event has had effects is not known.
+    #[error("node {node} was lost")]
+    NodeLost {
+        /// Its name.
+        node: String,
+    },
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
@@ -388,6 +395,19 @@ impl Node {
     /// What the node holds now.
     pub fn stats(&self) -> NodeStats {
         self.0.stats()
+    }
+
+    /// Where the files of a version's snapshot lie, or would lie; `None` where the isolation has no snapshots. Files that are
+    /// put there before the version's first use are used as its own when they fit it, and made anew otherwise.
+    pub fn snapshot_files(&self, id: &VersionId) -> Option<SnapshotFiles> {
+        let store = self.0.snapshots.as_ref()?;
+        Some(store.files(&id.0))
+    }
+
+    /// Names the processor features that this node's snapshots are made with and need; `None` where the isolation has no
+    /// snapshots.
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.0.snapshots.as_ref().map(|store| store.fingerprint())
     }
 
     /// Stops: refuses new calls, lets running ones finish for at most `grace`, then ends every worker.

@@ -47,4 +47,4 @@ pub use egress::{EgressPolicy, RuleError};
 pub use gust_worker::protocol::{GuestExit, MemoryMode, RunStats};
 pub use named::{InstanceClass, InstanceName, Named, Present, Wanted};
 pub use program::{Program, ProgramEnd, Programs, Running, Standard};
-pub use snapshot::Scratch;
+pub use snapshot::{Scratch, SnapshotFiles};

@@ -15,6 +15,7 @@
 //! machine's processor. A layout, learned from runs, belongs to the snapshot that it was learned from and has a file of
 //! its own, so that the large file is written once.
 
+mod exchange;
 mod format;
 mod learning;
 mod resident;
@@ -28,6 +29,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+pub use exchange::SnapshotFiles;
 pub(crate) use format::FormatError;
 #[cfg(fuzzing)]
 pub(crate) use format::read_any_description;

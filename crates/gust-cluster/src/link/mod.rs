@@ -1,0 +1,541 @@
+//! A link: two members of a cluster, each of which asks the other and answers.
+//!
+//! ```text
+//!  made ──> open ──> closed   by either side, by a broken rule, or when nothing was heard for too long
+//! ```
+//!
+//! Frames over one TLS stream rather than HTTP/2, because requests go both ways: a node dials (it may be behind a
+//! firewall, and there is one port to open), and the control plane asks. Output streams back while its call runs, with a
+//! window of its own, and either side notices within [`SILENCE_MAX`] that the other is gone. A piece of a body is at most
+//! 64 KiB long, and whoever has something to send is served in turn, so an event of 6 MiB holds up no heartbeat and no
+//! other call.
+//!
+//! A link does not know what is asked. It ends as a whole: every call that was open fails with [`CallError::Closed`], and
+//! requests that are being carried out go on without anyone to answer to.
+
+pub mod frame;
+mod table;
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX};
+use table::{
+    Answer, Arrived, Broken, OPEN_MAX, OUTPUT_FRAMES_MAX, OUTPUT_WINDOW_BYTES, Step, Table, output_cost,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter},
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use crate::message::{MessageError, Reply, Request, encode_head};
+
+/// How often each side says that it is there.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Longest silence before a link is given up: three heartbeats.
+pub const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// Frames that wait to be written; more senders wait in turn.
+const OUTGOING_MAX: usize = 16;
+
+/// Bytes that are read or written at a time.
+const BUFFER_BYTES: usize = PAYLOAD_BYTES_MAX + HEADER_BYTES;
+
+/// Frames that are written before what has been written is pushed out.
+const BATCH_MAX: usize = 32;
+
+/// Why a link has ended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Closed {
+    /// This side or the other has ended it.
+    #[error("the link was closed")]
+    Ended,
+    /// Nothing was heard for [`SILENCE_MAX`].
+    #[error("nothing was heard for {} s", SILENCE_MAX.as_secs())]
+    Silent,
+    /// The connection failed.
+    #[error("the connection failed")]
+    Io(#[source] Arc<io::Error>),
+    /// The other side sent what is no frame.
+    #[error("the other side broke the protocol")]
+    Frame(#[from] FrameError),
+    /// The other side broke a rule.
+    #[error("the other side broke the protocol")]
+    Broken(#[source] Arc<Broken>),
+}
+
+/// Why a call has no reply.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// The link ended first.
+    #[error("the link ended")]
+    Closed(#[source] Closed),
+    /// No reply came in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Late(Duration),
+    /// It cannot be said.
+    #[error("the request cannot be sent")]
+    Message(#[source] Arc<MessageError>),
+}
+
+/// One end of a link; clones are the same. It ends when [`Driver::run`] does, or by [`Link::close`].
+#[derive(Debug, Clone)]
+pub struct Link(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    outgoing: mpsc::Sender<Frame>,
+    table: Mutex<Table>,
+    /// Windows of the output of requests that are being carried out.
+    windows: Mutex<HashMap<u64, Arc<Semaphore>>>,
+    next_call: AtomicU64,
+    closed: watch::Sender<Option<Closed>>,
+}
+
+/// Moves a link's frames.
+#[derive(Debug)]
+pub struct Driver<S> {
+    stream: S,
+    link: Link,
+    outgoing: mpsc::Receiver<Frame>,
+    arrived: mpsc::Sender<Incoming>,
+}
+
+/// A request of the other side's.
+#[derive(Debug)]
+pub struct Incoming {
+    /// What is asked.
+    pub request: Request,
+    /// Its body.
+    pub body: Bytes,
+    /// Answers it.
+    pub replier: Replier,
+}
+
+/// Answers one request. Dropped unused, it answers [`Reply::Failed`].
+#[derive(Debug)]
+pub struct Replier {
+    link: Link,
+    call: u64,
+    window: Arc<Semaphore>,
+    is_answered: bool,
+}
+
+/// A call that has been sent, until it is dropped.
+#[derive(Debug)]
+pub struct Pending {
+    link: Link,
+    call: u64,
+    reply: oneshot::Receiver<Answer>,
+    output: mpsc::Receiver<Bytes>,
+    is_over: bool,
+}
+
+/// What comes next of a call.
+#[derive(Debug)]
+pub enum Next {
+    /// A piece of output; tell [`Pending::took`] when it has been dealt with.
+    Output(Bytes),
+    /// The reply, after all output.
+    Reply(Answer),
+}
+
+/// A link over a stream, what moves it, and the other side's requests.
+pub fn new<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Link, Driver<S>, mpsc::Receiver<Incoming>) {
+    let (sender, outgoing) = mpsc::channel(OUTGOING_MAX);
+    let (arrived, incoming) = mpsc::channel(OPEN_MAX);
+    let link = Link(Arc::new(Shared {
+        outgoing: sender,
+        table: Mutex::default(),
+        windows: Mutex::default(),
+        next_call: AtomicU64::new(1),
+        closed: watch::Sender::new(None),
+    }));
+    let driver = Driver {
+        stream,
+        link: link.clone(),
+        outgoing,
+        arrived,
+    };
+    (link, driver, incoming)
+}
+
+impl Link {
+    /// Asks, and waits for the reply.
+    ///
+    /// # Errors
+    /// When the link ends, or no reply comes within `limit`.
+    pub async fn call(&self, request: &Request, body: Bytes, limit: Duration) -> Result<Answer, CallError> {
+        let call = async {
+            let mut pending = self.begin(request, body).await?;
+            loop {
+                match pending.next().await? {
+                    // Nobody asked for it.
+                    Next::Output(piece) => pending.took(&piece).await,
+                    Next::Reply(answer) => return Ok(answer),
+                }
+            }
+        };
+        timeout(limit, call).await.unwrap_or(Err(CallError::Late(limit)))
+    }
+
+    /// Asks. Returns when the request is on its way.
+    ///
+    /// # Errors
+    /// When the link has ended, or the request is too long.
+    pub async fn begin(&self, request: &Request, body: Bytes) -> Result<Pending, CallError> {
+        let head = encode_head(request, body.len()).map_err(|error| CallError::Message(Arc::new(error)))?;
+        let call = self.0.next_call.fetch_add(1, Ordering::Relaxed);
+        let (reply, replied) = oneshot::channel();
+        let (output, pieces) = mpsc::channel(OUTPUT_FRAMES_MAX);
+        lock(&self.0.table).begin(call, reply, output);
+        let pending = Pending {
+            link: self.clone(),
+            call,
+            reply: replied,
+            output: pieces,
+            is_over: false,
+        };
+        // After the entry: an end in between empties the table, and is seen here.
+        if let Some(closed) = self.closed() {
+            return Err(CallError::Closed(closed));
+        }
+        self.send_message((Kind::Request, Kind::RequestBody), call, head, body)
+            .await?;
+        Ok(pending)
+    }
+
+    /// Why the link has ended; `None` while it is open.
+    pub fn closed(&self) -> Option<Closed> {
+        self.0.closed.borrow().clone()
+    }
+
+    /// Waits until the link has ended.
+    pub async fn wait_closed(&self) -> Closed {
+        let mut closed = self.0.closed.subscribe();
+        let ended = closed.wait_for(Option::is_some).await;
+        ended
+            .ok()
+            .and_then(|closed| closed.clone())
+            .unwrap_or(Closed::Ended)
+    }
+
+    /// Ends the link at once.
+    pub fn close(&self) {
+        self.end(Closed::Ended);
+    }
+
+    /// Whether the other is an end of the same link, on the same side.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Calls of this side's that wait for their reply.
+    pub fn waiting(&self) -> usize {
+        lock(&self.0.table).waiting()
+    }
+
+    fn end(&self, reason: Closed) {
+        self.0.closed.send_if_modified(|closed| {
+            let first = closed.is_none();
+            if first {
+                *closed = Some(reason);
+            }
+            first
+        });
+        lock(&self.0.table).clear();
+        for (_, window) in lock(&self.0.windows).drain() {
+            window.close();
+        }
+    }
+
+    async fn send(&self, frame: Frame) -> Result<(), CallError> {
+        match self.0.outgoing.send(frame).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(CallError::Closed(self.closed().unwrap_or(Closed::Ended))),
+        }
+    }
+
+    async fn send_message(
+        &self,
+        (head_kind, body_kind): (Kind, Kind),
+        call: u64,
+        head: Vec<u8>,
+        mut body: Bytes,
+    ) -> Result<(), CallError> {
+        self.send(Frame::new(head_kind, call, head)).await?;
+        while !body.is_empty() {
+            let piece = body.split_to(body.len().min(PAYLOAD_BYTES_MAX));
+            self.send(Frame::new(body_kind, call, piece)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is short and must not be lost, from where nothing can wait.
+    fn send_soon(&self, frame: Frame) {
+        if let Err(mpsc::error::TrySendError::Full(frame)) = self.0.outgoing.try_send(frame)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let link = self.clone();
+            runtime.spawn(async move {
+                // The link has ended: nobody is left to be told.
+                let _ = link.send(frame).await;
+            });
+        }
+    }
+}
+
+impl Pending {
+    /// Output or the reply.
+    ///
+    /// # Errors
+    /// When the link ends.
+    pub async fn next(&mut self) -> Result<Next, CallError> {
+        tokio::select! {
+            biased;
+            Some(piece) = self.output.recv() => Ok(Next::Output(piece)),
+            reply = &mut self.reply => {
+                self.is_over = true;
+                // What came before the reply is in the channel by now.
+                reply.map(Next::Reply).map_err(|_| {
+                    CallError::Closed(self.link.closed().unwrap_or(Closed::Ended))
+                })
+            }
+        }
+    }
+
+    /// A piece of output has been dealt with; as much more may come.
+    pub async fn took(&self, piece: &Bytes) {
+        let cost = output_cost(piece.len()) as u32;
+        // When the link has ended, so has the call.
+        let _ = self
+            .link
+            .send(Frame::new(Kind::Taken, self.call, cost.to_le_bytes().to_vec()))
+            .await;
+    }
+
+    /// Output that has arrived already.
+    pub fn try_output(&mut self) -> Option<Bytes> {
+        self.output.try_recv().ok()
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let was_open = lock(&self.link.0.table).forget(self.call);
+        if was_open && !self.is_over {
+            self.link
+                .send_soon(Frame::new(Kind::Forgotten, self.call, Bytes::new()));
+        }
+    }
+}
+
+impl Replier {
+    fn new(link: Link, call: u64) -> Self {
+        let window = Arc::new(Semaphore::new(OUTPUT_WINDOW_BYTES));
+        lock(&link.0.windows).insert(call, Arc::clone(&window));
+        Self {
+            link,
+            call,
+            window,
+            is_answered: false,
+        }
+    }
+
+    /// Sends output of the request while it is carried out; waits while too much is under way. When nobody takes it any
+    /// more, it is dropped.
+    pub async fn output(&self, mut output: Bytes) {
+        while !output.is_empty() {
+            let piece = output.split_to(output.len().min(PAYLOAD_BYTES_MAX));
+            let Ok(room) = self.window.acquire_many(output_cost(piece.len()) as u32).await else {
+                return;
+            };
+            room.forget();
+            if self
+                .link
+                .send(Frame::new(Kind::Output, self.call, piece))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Answers. A reply that is too long becomes [`Reply::Failed`].
+    pub async fn reply(mut self, reply: &Reply, body: Bytes) {
+        self.is_answered = true;
+        let (head, body) = match encode_head(reply, body.len()) {
+            Ok(head) => (head, body),
+            Err(error) => {
+                let failed = Reply::Failed(error.to_string());
+                (encode_head(&failed, 0).unwrap_or_default(), Bytes::new())
+            }
+        };
+        // A link that has ended has nobody who waits.
+        let kinds = (Kind::Reply, Kind::ReplyBody);
+        let _ = self.link.send_message(kinds, self.call, head, body).await;
+    }
+}
+
+impl Drop for Replier {
+    fn drop(&mut self) {
+        lock(&self.link.0.windows).remove(&self.call);
+        lock(&self.link.0.table).done();
+        if !self.is_answered
+            && let Ok(head) = encode_head(&Reply::Failed("the request was given up".to_owned()), 0)
+        {
+            self.link.send_soon(Frame::new(Kind::Reply, self.call, head));
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// Moves frames until the link ends, and says why it has.
+    pub async fn run(self) -> Closed {
+        let Self {
+            stream,
+            link,
+            mut outgoing,
+            arrived,
+        } = self;
+        let (reader, writer) = tokio::io::split(stream);
+        let heard = Mutex::new(Instant::now());
+        let ended = link.clone();
+        let reason = tokio::select! {
+            reason = read_all(reader, &link, &arrived, &heard) => reason,
+            reason = write_all(writer, &mut outgoing) => reason,
+            reason = watch_over(&link, &heard) => reason,
+            reason = ended.wait_closed() => reason,
+        };
+        link.end(reason);
+        // Senders that wait in turn see that there is no receiver.
+        outgoing.close();
+        link.closed().unwrap_or(Closed::Ended)
+    }
+}
+
+async fn read_all<R: AsyncRead + Unpin>(
+    reader: R,
+    link: &Link,
+    arrived: &mpsc::Sender<Incoming>,
+    heard: &Mutex<Instant>,
+) -> Closed {
+    let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
+    loop {
+        let frame = match read_frame(&mut reader).await {
+            Ok(frame) => frame,
+            Err(closed) => return closed,
+        };
+        *lock(heard) = Instant::now();
+        let step = lock(&link.0.table).take(frame);
+        match step {
+            Ok(Step::Nothing) => {}
+            Ok(Step::Arrived(Arrived { call, request, body })) => {
+                let replier = Replier::new(link.clone(), call);
+                let incoming = Incoming {
+                    request,
+                    body,
+                    replier,
+                };
+                // As many fit as may be open. When nobody takes requests, what is dropped answers for itself.
+                drop(arrived.try_send(incoming));
+            }
+            Ok(Step::Refused(call, reply)) => {
+                if let Ok(head) = encode_head(&reply, 0) {
+                    link.send_soon(Frame::new(Kind::Reply, call, head));
+                }
+            }
+            Ok(Step::Taken { call, bytes }) => give_back(link, call, bytes),
+            Ok(Step::Forgotten(call)) => {
+                if let Some(window) = lock(&link.0.windows).get(&call) {
+                    window.close();
+                }
+            }
+            // Whatever else is being sent answers as well.
+            Ok(Step::Pinged) => drop(link.0.outgoing.try_send(Frame::new(Kind::Pong, 0, Bytes::new()))),
+            Err(broken) => return Closed::Broken(Arc::new(broken)),
+        }
+    }
+}
+
+/// Widens a window again, never beyond what it was.
+fn give_back(link: &Link, call: u64, bytes: u32) {
+    if let Some(window) = lock(&link.0.windows).get(&call) {
+        let taken = OUTPUT_WINDOW_BYTES - window.available_permits().min(OUTPUT_WINDOW_BYTES);
+        window.add_permits(taken.min(bytes as usize));
+    }
+}
+
+async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Frame, Closed> {
+    let mut header = [0; HEADER_BYTES];
+    reader.read_exact(&mut header).await.map_err(io_closed)?;
+    let Header {
+        kind,
+        call,
+        payload_bytes,
+    } = Header::read(&header)?;
+    let mut payload = vec![0; payload_bytes];
+    reader.read_exact(&mut payload).await.map_err(io_closed)?;
+    Ok(Frame::new(kind, call, payload))
+}
+
+async fn write_all<W: AsyncWrite + Unpin>(writer: W, outgoing: &mut mpsc::Receiver<Frame>) -> Closed {
+    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
+    let mut frames = Vec::with_capacity(BATCH_MAX);
+    while outgoing.recv_many(&mut frames, BATCH_MAX).await > 0 {
+        for frame in frames.drain(..) {
+            let written = async {
+                writer.write_all(&frame.header()).await?;
+                writer.write_all(&frame.payload).await
+            };
+            if let Err(error) = written.await {
+                return io_closed(error);
+            }
+        }
+        if let Err(error) = writer.flush().await {
+            return io_closed(error);
+        }
+    }
+    Closed::Ended
+}
+
+/// Asks whether the other side is there, and ends the link when it has not been heard for too long.
+async fn watch_over(link: &Link, heard: &Mutex<Instant>) -> Closed {
+    let mut beats = tokio::time::interval(HEARTBEAT);
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        if lock(heard).elapsed() > SILENCE_MAX {
+            return Closed::Silent;
+        }
+        // A full queue moves, or the silence of the other side shows that it does not.
+        drop(link.0.outgoing.try_send(Frame::new(Kind::Ping, 0, Bytes::new())));
+    }
+}
+
+fn io_closed(error: io::Error) -> Closed {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            Closed::Ended
+        }
+        _ => Closed::Io(Arc::new(error)),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
