@@ -41,6 +41,7 @@ const SNAPSHOTS_PART: u64 = 4;
 #[serde(deny_unknown_fields)]
 struct File {
     listen: Option<SocketAddr>,
+    cluster_listen: Option<SocketAddr>,
     data_dir: Option<PathBuf>,
     isolation: Option<IsolationChoice>,
     pool: Option<usize>,
@@ -75,6 +76,8 @@ struct File {
 pub struct UpConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// Address to listen on for nodes.
+    pub cluster_listen: Option<SocketAddr>,
     /// Data directory.
     pub data_dir: PathBuf,
     /// The wall around each instance.
@@ -165,6 +168,7 @@ impl UpConfig {
                 .listen
                 .or(file.listen)
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 4566))),
+            cluster_listen: arguments.cluster_listen.or(file.cluster_listen),
             data_dir: arguments
                 .data_dir
                 .or(file.data_dir)
