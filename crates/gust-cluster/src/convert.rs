@@ -11,7 +11,7 @@ use gust_node::{
     Named, NodeError, NodeStats, Outcome, Present, RuleError, StartKind, Timings, VersionId, VersionSpec,
     Wanted,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     files::FileId,
@@ -80,6 +80,7 @@ pub(crate) fn call(version: &VersionId, invocation: &Invocation) -> message::Cal
         function_arn: invocation.function_arn.clone(),
         client_context: invocation.client_context.clone(),
         trace_id: invocation.trace_id.clone(),
+        wants_delivery: invocation.delivered.is_some(),
         wanted: match invocation.wanted {
             Wanted::Any => message::Wanted::Any,
             Wanted::Resting(of) => message::Wanted::Resting(named(of)),
@@ -92,6 +93,7 @@ pub(crate) fn invocation(
     call: message::Call,
     payload: Bytes,
     log: mpsc::Sender<Bytes>,
+    delivered: Option<oneshot::Sender<()>>,
 ) -> (VersionId, Invocation) {
     let invocation = Invocation {
         request_id: call.request_id,
@@ -106,6 +108,7 @@ pub(crate) fn invocation(
             message::Wanted::Resting(of) => Wanted::Resting(from_named(of)),
             message::Wanted::New(of) => Wanted::New(from_named(of)),
         },
+        delivered,
     };
     (VersionId(call.version), invocation)
 }
@@ -298,7 +301,7 @@ pub(crate) fn not_run(error: InvokeError) -> (NotRun, Bytes) {
         InvokeError::NoCapacity { reason } if reason == QUEUE_FULL => NotRun::QueueFull,
         InvokeError::NoCapacity { .. } => NotRun::NoPlace,
         InvokeError::WorkerLost { instance_id } => NotRun::WorkerLost(instance_id),
-        InvokeError::NodeLost { node } => NotRun::Io {
+        InvokeError::NodeLost { node, .. } => NotRun::Io {
             action: "running the event".to_owned(),
             cause: format!("node {node} was lost"),
         },

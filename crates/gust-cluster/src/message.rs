@@ -315,6 +315,8 @@ pub struct Call {
     pub trace_id: Option<String>,
     /// What is to serve it.
     pub wanted: Wanted,
+    /// An empty piece of output is to say that the event has been handed to its instance.
+    pub wants_delivery: bool,
 }
 
 /// A version is ready.

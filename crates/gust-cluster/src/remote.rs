@@ -66,7 +66,7 @@ pub struct RemoteNode {
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error("the node is lost")]
-    Lost,
+    Lost { was_sent: bool },
     #[error(transparent)]
     Call(CallError),
     #[error("the images could not be read: {0}")]
@@ -78,7 +78,7 @@ enum AskError {
 impl From<CallError> for AskError {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::Closed(_) => Self::Lost,
+            CallError::Closed(_) => Self::Lost { was_sent: true },
             error @ (CallError::Late(_) | CallError::Message(_)) => Self::Call(error),
         }
     }
@@ -162,9 +162,9 @@ impl RemoteNode {
     ///
     /// # Errors
     /// As there; [`InvokeError::NodeLost`] when the node is lost before it has answered.
-    pub async fn invoke(&self, id: &VersionId, invocation: Invocation) -> Result<Outcome, InvokeError> {
+    pub async fn invoke(&self, id: &VersionId, mut invocation: Invocation) -> Result<Outcome, InvokeError> {
         let limit = invocation.timeout + CALL_EXTRA;
-        match tokio::time::timeout(limit, self.run(id, invocation)).await {
+        match tokio::time::timeout(limit, self.run(id, &mut invocation)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.refused(AskError::Call(CallError::Late(limit)), "running an event")),
         }
@@ -207,10 +207,13 @@ impl RemoteNode {
         self.hub.register(spec);
     }
 
-    /// Has the node forget a version, and tells no node of it any more.
-    pub async fn remove(&self, id: &VersionId) {
+    /// Has the node forget a version in the background, and tells no node of it any more.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn remove(&self, id: &VersionId) {
         self.hub.unregister(id);
-        self.forget(id).await;
+        self.forget(id);
     }
 
     /// Ends the idle instances of a version: see [`gust_node::Node::evict`].
@@ -243,24 +246,25 @@ impl RemoteNode {
         }
     }
 
-    /// Forgets a version, if the node knows it.
-    pub(crate) async fn forget(&self, id: &VersionId) {
+    /// Has the node forget a version in the background, if it knows it.
+    pub(crate) fn forget(&self, id: &VersionId) {
         if self.member.unlearned(&id.0) {
-            self.told(NodeRequest::Remove(id.0.clone())).await;
+            let (node, id) = (self.clone(), id.0.clone());
+            tokio::spawn(async move { node.told(NodeRequest::Remove(id)).await });
         }
     }
 
-    async fn run(&self, id: &VersionId, invocation: Invocation) -> Result<Outcome, InvokeError> {
-        let request = Request::Node(NodeRequest::Invoke(convert::call(id, &invocation)));
+    async fn run(&self, id: &VersionId, invocation: &mut Invocation) -> Result<Outcome, InvokeError> {
+        let request = Request::Node(NodeRequest::Invoke(convert::call(id, invocation)));
         for _ in 0..REGISTRATIONS_MAX {
             self.introduce(id).await?;
-            let link = self.member.link().ok_or_else(|| self.is_lost())?;
+            let link = self.member.link().ok_or_else(|| self.is_lost(false))?;
             let refused = |error: CallError| self.refused(error.into(), "running an event");
             let pending = link
                 .begin(&request, invocation.payload.clone())
                 .await
                 .map_err(refused)?;
-            let (reply, body) = self.await_reply(pending, &invocation).await.map_err(refused)?;
+            let (reply, body) = self.await_reply(pending, invocation).await.map_err(refused)?;
             match reply {
                 Reply::Outcome(outcome) => return Ok(convert::from_outcome(outcome, body)),
                 Reply::NotRun(NotRun::UnknownVersion(_)) => drop(self.member.unlearned(&id.0)),
@@ -276,22 +280,21 @@ impl RemoteNode {
         Err(InvokeError::UnknownVersion(id.clone()))
     }
 
-    /// The reply of a call, its output passed on meanwhile.
+    /// The reply of a call, its output passed on meanwhile. An empty piece says that the event has been handed to its instance.
     async fn await_reply(
         &self,
         mut pending: Pending,
-        invocation: &Invocation,
+        invocation: &mut Invocation,
     ) -> Result<(Reply, Bytes), CallError> {
         loop {
             match pending.next().await? {
                 Next::Output(piece) => {
-                    // A dropped receiver discards output.
-                    let _ = invocation.log.send(piece.clone()).await;
+                    pass_on(invocation, piece.clone()).await;
                     pending.took(&piece).await;
                 }
                 Next::Reply(answer) => {
                     while let Some(piece) = pending.try_output() {
-                        let _ = invocation.log.send(piece).await;
+                        pass_on(invocation, piece).await;
                     }
                     return Ok(answer);
                 }
@@ -362,7 +365,7 @@ impl RemoteNode {
     }
 
     async fn ask(&self, request: NodeRequest, limit: Duration) -> Result<(Reply, Bytes), AskError> {
-        let link = self.member.link().ok_or(AskError::Lost)?;
+        let link = self.member.link().ok_or(AskError::Lost { was_sent: false })?;
         Ok(link.call(&Request::Node(request), Bytes::new(), limit).await?)
     }
 
@@ -377,19 +380,30 @@ impl RemoteNode {
         }
     }
 
-    fn is_lost(&self) -> InvokeError {
+    fn is_lost(&self, was_sent: bool) -> InvokeError {
         InvokeError::NodeLost {
             node: self.name().to_string(),
+            was_sent,
         }
     }
 
     fn refused(&self, error: AskError, action: &str) -> InvokeError {
         match error {
-            AskError::Lost => self.is_lost(),
+            AskError::Lost { was_sent } => self.is_lost(was_sent),
             error @ (AskError::Call(_) | AskError::Images(_) | AskError::Answer(_)) => {
                 convert::io_error(format!("{action} on node {}", self.name()), text(&error)).into()
             }
         }
+    }
+}
+
+async fn pass_on(invocation: &mut Invocation, piece: Bytes) {
+    if !piece.is_empty() {
+        // A dropped receiver discards output.
+        let _ = invocation.log.send(piece).await;
+    } else if let Some(delivered) = invocation.delivered.take() {
+        // Nobody may want to know.
+        let _ = delivered.send(());
     }
 }
 

@@ -1,7 +1,7 @@
 //! A node as the control plane sees it: what it is asked and tells, wherever it is.
 //!
 //! A local node is a handle in this process; a fake one starts sandboxes that are none, to measure the control plane by
-//! itself. One on another machine is a further variant that answers the same questions over a connection.
+//! itself; one on another machine answers the same questions over its link.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use gust_node::{
     Deployed, InstanceName, Invocation, InvokeError, Named, Node, NodeError, NodeStats, Outcome, Present,
     VersionId, VersionSpec,
 };
+
+use gust_cluster::RemoteNode;
 
 use crate::fake::FakeNode;
 
@@ -19,6 +21,8 @@ pub enum Agent {
     Local(Node),
     /// One whose sandboxes are only waited for.
     Fake(FakeNode),
+    /// On another machine.
+    Remote(RemoteNode),
 }
 
 impl Agent {
@@ -30,6 +34,7 @@ impl Agent {
         match self {
             Self::Local(node) => node.deploy(spec).await,
             Self::Fake(fake) => fake.deploy(&spec.id),
+            Self::Remote(node) => node.deploy(spec).await,
         }
     }
 
@@ -38,6 +43,7 @@ impl Agent {
         match self {
             Self::Local(node) => node.register(spec),
             Self::Fake(fake) => fake.register(spec.id),
+            Self::Remote(node) => node.register(spec),
         }
     }
 
@@ -46,6 +52,7 @@ impl Agent {
         match self {
             Self::Local(node) => node.remove(id).await,
             Self::Fake(fake) => fake.remove(id),
+            Self::Remote(node) => node.remove(id),
         }
     }
 
@@ -57,6 +64,7 @@ impl Agent {
         match self {
             Self::Local(node) => node.invoke(id, invocation).await,
             Self::Fake(fake) => fake.invoke(id, invocation).await,
+            Self::Remote(node) => node.invoke(id, invocation).await,
         }
     }
 
@@ -68,6 +76,7 @@ impl Agent {
         match self {
             Self::Local(node) => node.create(id, named).await,
             Self::Fake(fake) => fake.create(id, named).await,
+            Self::Remote(node) => node.create(id, named).await,
         }
     }
 
@@ -76,6 +85,7 @@ impl Agent {
         match self {
             Self::Local(node) => node.end(name),
             Self::Fake(fake) => fake.end(name),
+            Self::Remote(node) => node.end(name),
         }
     }
 
@@ -84,6 +94,7 @@ impl Agent {
         match self {
             Self::Local(node) => node.lost().await,
             Self::Fake(fake) => fake.lost().await,
+            Self::Remote(node) => node.lost().await,
         }
     }
 
@@ -92,6 +103,7 @@ impl Agent {
         match self {
             Self::Local(node) => node.present(),
             Self::Fake(fake) => fake.present(),
+            Self::Remote(node) => node.present(),
         }
     }
 
@@ -100,6 +112,7 @@ impl Agent {
         match self {
             Self::Local(node) => node.evict(id, keep_armed).await,
             Self::Fake(fake) => fake.evict(id),
+            Self::Remote(node) => node.evict(id, keep_armed).await,
         }
     }
 
@@ -108,6 +121,7 @@ impl Agent {
         match self {
             Self::Local(node) => node.stats(),
             Self::Fake(fake) => fake.stats(),
+            Self::Remote(node) => node.stats(),
         }
     }
 
@@ -116,13 +130,15 @@ impl Agent {
         match self {
             Self::Local(node) => node.stop(grace).await,
             Self::Fake(fake) => fake.stop(),
+            // It goes on without this control plane, and is there for the next.
+            Self::Remote(_) => {}
         }
     }
 
     /// Whether it runs code, so that a runtime's image has to be there.
     pub(crate) fn needs_runtimes(&self) -> bool {
         match self {
-            Self::Local(_) => true,
+            Self::Local(_) | Self::Remote(_) => true,
             Self::Fake(_) => false,
         }
     }

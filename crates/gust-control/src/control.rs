@@ -11,9 +11,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use gust_cluster::Hub;
 use gust_node::{NodeStats, VersionId};
 use gust_policy::{FunctionId, NodeId, NodeSpec, TenantId};
 use gust_store::{BlobKind, LogScope, Store, StoreError};
@@ -23,6 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::{
     account::{Account, Resolved, batch},
     agent::Agent,
+    cluster::Cluster,
     concurrency::Book,
     error::ControlError,
     events::EventQueue,
@@ -92,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) config: ControlConfig,
     pub(crate) store: Store,
     pub(crate) node: Agent,
+    /// The way to nodes on other machines, where there may be any.
+    pub(crate) hub: Option<Hub>,
     pub(crate) fleet: LiveFleet,
     tenants: Mutex<HashMap<String, TenantId>>,
     published: RwLock<Published>,
@@ -141,7 +145,13 @@ impl Control {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn start(config: ControlConfig, store: Store, node: Agent) -> Result<Self, StoreError> {
+    pub fn start(
+        config: ControlConfig,
+        store: Store,
+        node: Agent,
+        cluster: Option<Cluster>,
+    ) -> Result<Self, StoreError> {
+        let (hub, nodes) = cluster.map_or((None, None), |cluster| (Some(cluster.hub), Some(cluster.events)));
         let account = Account::load(&store.meta)?;
         let mut book = Book::new(config.limits.concurrency);
         for function in account.functions() {
@@ -167,12 +177,17 @@ impl Control {
             config,
             store,
             node,
+            hub,
             fleet,
             tenants: Mutex::default(),
         }));
         control.register_all();
         let (spec, agent) = (control.0.config.node, control.0.node.clone());
         control.0.fleet.add_node(OWN_NODE, spec, agent);
+        // After everything is known that they may have instances of.
+        if let Some(nodes) = nodes {
+            control.spawn_cluster(nodes);
+        }
         control.spawn_sweep();
         control.spawn_dispatcher();
         Ok(control)
@@ -204,7 +219,14 @@ impl Control {
     pub async fn stop(&self, grace: Duration) {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.stop.send_replace(true);
+        let began = Instant::now();
         self.0.node.stop(grace).await;
+        // Calls on other machines have what is left of the grace.
+        let left = match self.0.hub {
+            Some(_) => grace.saturating_sub(began.elapsed()),
+            None => Duration::ZERO,
+        };
+        self.0.tasks.drained(left).await;
         self.0.fleet.stop();
         let left = self.0.tasks.drained(DRAIN).await;
         if left > 0 {
@@ -302,7 +324,7 @@ impl Control {
         });
         for runnable in gone {
             self.0.fleet.remove_function(&runnable.id);
-            self.0.node.remove(&runnable.id).await;
+            self.remove_version(&runnable.id).await;
         }
         let needed = self.read(|published| published.account.code_blobs());
         for blob in old.versions().map(|version| version.code.blob()) {

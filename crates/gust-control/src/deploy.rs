@@ -159,6 +159,7 @@ impl Control {
         match self.spec(function, version) {
             Ok(spec) => {
                 let id = spec.id.clone();
+                self.offer_version(&spec);
                 self.0.node.register(spec);
                 let runnable = self.runnable_of(id, function, version);
                 self.0.fleet.snapshot(OWN_NODE, runnable.function, true);
@@ -240,7 +241,7 @@ impl Control {
                 Placed::Instead(old) => replaced = old.filter(|old| old.id != *id),
                 Placed::Stale => {
                     self.0.fleet.remove_function(id);
-                    return self.0.node.remove(id).await;
+                    return self.remove_version(id).await;
                 }
             }
             // How it is to be scaled may have been changed while it was deployed.
@@ -259,7 +260,7 @@ impl Control {
         }
         if let Some(old) = replaced {
             self.0.fleet.remove_function(&old.id);
-            self.0.node.remove(&old.id).await;
+            self.remove_version(&old.id).await;
         }
     }
 
@@ -284,6 +285,7 @@ impl Control {
             Err(error) => return broken(error.to_string()),
         };
         let id = spec.id.clone();
+        self.offer_version(&spec);
         match self.0.node.deploy(spec).await {
             Ok(deployed) => {
                 self.log_init(name, version, &deployed.log, Ok(deployed.init))

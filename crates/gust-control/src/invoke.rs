@@ -8,7 +8,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use gust_node::{Invocation, InvokeError, Outcome, StartKind};
+use gust_cluster::Hub;
+use gust_node::{Invocation, InvokeError, Outcome, StartKind, Wanted};
 use gust_policy::Class;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -30,6 +31,9 @@ use crate::{
 
 /// Pieces of a function's output that wait to be taken; the instance waits when there are as many.
 const OUTPUT_QUEUED_MAX: usize = 64;
+
+/// Times that a call that has not run is sent to another instance.
+const MOVES_MAX: u32 = 4;
 
 /// One call as its caller made it.
 #[derive(Debug, Clone)]
@@ -116,6 +120,9 @@ impl Control {
     pub async fn evict(&self, target: &Target, keep_armed: bool) -> Result<(), ControlError> {
         let (runnable, _) = self.runnable(target)?;
         self.0.node.evict(&runnable.id, keep_armed).await;
+        for node in self.0.hub.iter().flat_map(Hub::nodes) {
+            node.evict(&runnable.id, keep_armed).await;
+        }
         Ok(())
     }
 
@@ -168,27 +175,24 @@ impl Control {
                 return Err(throttled(reason));
             }
         };
-        let class = placed.class();
 
         let request_id = request.request_id.to_string();
         let stream = format!("[{}]{request_id}", version.number);
         let mut log = CallLog::new(&self.0.store.logs, log_scope(name), stream, request.want_tail);
         log.platform(&lines::start(&request_id, version.number)).await;
-        let (output, pieces) = mpsc::channel(OUTPUT_QUEUED_MAX);
-        let invocation = Invocation {
+        let invocation = |wanted, output| Invocation {
             request_id: request_id.clone(),
-            payload: request.payload,
+            payload: request.payload.clone(),
             timeout: Duration::from_secs(version.config.timeout_s.into()),
             function_arn: self.config().place.target_arn(&request.target),
-            client_context: request.client_context,
+            client_context: request.client_context.clone(),
             trace_id: request.trace_id.clone(),
             log: output,
-            wanted: placed.wanted(),
+            wanted,
             delivered: None,
         };
-        let invoking = send(placed, &runnable, invocation);
-        let outcome = match take_output(invoking, pieces, &mut log).await {
-            Ok(outcome) => outcome,
+        let (outcome, class) = match self.serve(placed, &runnable, invocation, &mut log).await {
+            Ok(served) => served,
             Err(error) => {
                 log.platform(&format!(
                     "{}{}",
@@ -224,6 +228,38 @@ impl Control {
             tail: log.into_tail(),
             call,
         })
+    }
+}
+
+impl Control {
+    /// Sends a call to its instance. One that has certainly not run, because its node leaves or has just been lost, is sent
+    /// to another.
+    async fn serve(
+        &self,
+        mut placed: Placed,
+        runnable: &Runnable,
+        invocation: impl Fn(Wanted, mpsc::Sender<Bytes>) -> Invocation,
+        log: &mut CallLog<'_>,
+    ) -> Result<(Outcome, Class), InvokeError> {
+        let mut moves = 0;
+        loop {
+            let (output, pieces) = mpsc::channel(OUTPUT_QUEUED_MAX);
+            let class = placed.class();
+            let invocation = invocation(placed.wanted(), output);
+            let invoking = send(placed, runnable, invocation);
+            let error = match take_output(invoking, pieces, log).await {
+                Ok(outcome) => return Ok((outcome, class)),
+                Err(error) => error,
+            };
+            if moves == MOVES_MAX || !self.goes_elsewhere(&error) {
+                return Err(error);
+            }
+            moves += 1;
+            placed = match self.0.fleet.place(runnable.function).await {
+                Ok(placed) => placed,
+                Err(_) => return Err(error),
+            };
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod account;
 pub mod agent;
 mod calllog;
 pub mod clock;
+mod cluster;
 pub mod concurrency;
 mod config;
 mod control;
@@ -40,6 +41,7 @@ pub mod routing;
 mod settings;
 mod tasks;
 
+pub use cluster::Cluster;
 pub use config::{CONCURRENCY_TAG, ConfigChange, INSTANCES_TAG, MEMORY_TAG, TENANT_TAG};
 pub use control::{Control, ControlConfig, ControlStats};
 pub use environment::default_log_group;

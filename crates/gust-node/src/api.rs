@@ -279,11 +279,13 @@ pub enum InvokeError {
         /// Id of the instance.
         instance_id: String,
     },
-    /// The node that ran it, or was to run it, was lost. Whether the event has had effects is not known.
+    /// The node that ran it, or was to run it, was lost.
     #[error("node {node} was lost")]
     NodeLost {
         /// Its name.
         node: String,
+        /// The event had been sent to it: whether it has had effects is not known.
+        was_sent: bool,
     },
     /// The node is stopping.
     #[error("the node is stopping")]

@@ -30,11 +30,10 @@ use std::{
 
 pub use blob::{BlobId, BlobKind, Blobs, ParseBlobIdError, Pin};
 pub use error::StoreError;
+pub use lock::DataDirLock;
 pub use logs::{Follower, LogLine, LogReadError, LogScope, Logs, LogsConfig};
 pub use meta::{Batch, Meta};
 pub use record::{Record, RecordError, decode, encode};
-
-use lock::DataDirLock;
 
 /// Name of the metadata file in the data directory.
 const META_FILE: &str = "meta.redb";

@@ -13,13 +13,17 @@ const PID_BYTES_MAX: u64 = 16;
 
 /// The lock of a data directory; released when dropped.
 #[derive(Debug)]
-pub(crate) struct DataDirLock {
+pub struct DataDirLock {
     dir: PathBuf,
     _file: File,
 }
 
 impl DataDirLock {
-    pub(crate) fn take(dir: &Path) -> Result<Self, StoreError> {
+    /// Takes the lock of a directory that is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it; [`StoreError::Io`] when its file cannot be used.
+    pub fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("lock");
         let failed = |action: &str, source| StoreError::io(format!("{action} {}", path.display()), source);
         // The content belongs to the owner until the lock is ours, so it is not truncated here.
@@ -56,7 +60,8 @@ impl DataDirLock {
         })
     }
 
-    pub(crate) fn dir(&self) -> &Path {
+    /// The directory.
+    pub fn dir(&self) -> &Path {
         &self.dir
     }
 }

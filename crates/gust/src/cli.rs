@@ -25,6 +25,10 @@ pub struct Arguments {
 pub enum Command {
     /// Start the server
     Up(UpArgs),
+    /// Run functions on this machine for a server on another
+    Node(NodeArgs),
+    /// Let nodes join a server
+    Cluster(ClusterArgs),
     /// Run a program in a micro-VM of its own, without a server
     Run(RunArgs),
     /// Make or update a function from a directory
@@ -161,8 +165,119 @@ pub enum SharingChoice {
     Version,
 }
 
+/// `gust node`
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Join token, made with gust cluster token, and where the server listens for nodes; only needed once
+    #[arg(
+        long,
+        env = "GUST_JOIN",
+        value_name = "TOKEN@HOST:PORT",
+        hide_env_values = true
+    )]
+    pub join: Option<String>,
+    /// Name to go by in the cluster; what makes it unlike others is added [default: the host's name]
+    #[arg(long, env = "GUST_NODE_NAME")]
+    pub name: Option<String>,
+    /// Where other nodes get files from this one [default: a free port on every address]
+    #[arg(long, env = "GUST_NODE_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Data directory, of this node alone [default: /var/lib/gust for root, ~/.local/share/gust for others]
+    #[arg(long, env = paths::DATA_DIR_VARIABLE)]
+    pub data_dir: Option<PathBuf>,
+    /// The wall around each instance [default: auto]
+    #[arg(long, env = "GUST_ISOLATION", value_enum)]
+    pub isolation: Option<IsolationChoice>,
+    /// Prepared workers that are kept ready [default: 4]
+    #[arg(long, env = "GUST_POOL")]
+    pub pool: Option<usize>,
+    /// Armed instances that are kept for each recently used version [default: 1]
+    #[arg(long, env = "GUST_ARMED")]
+    pub armed: Option<usize>,
+    /// Most instances of all functions together [default: 1000]
+    #[arg(long, env = "GUST_INSTANCES")]
+    pub instances: Option<usize>,
+    /// Memory that instances may use together, in MiB [default: three quarters of the machine's]
+    #[arg(long, env = "GUST_MEMORY_BUDGET")]
+    pub memory_budget: Option<u64>,
+    /// Memory that snapshots may take, in MiB [default: a quarter of the memory budget]
+    #[arg(long, env = "GUST_SNAPSHOT_MEMORY")]
+    pub snapshot_memory: Option<u64>,
+    /// Disk for pieces of files that no function here needs at the moment, in MiB
+    #[arg(long, env = "GUST_CHUNK_CACHE", default_value_t = 4096)]
+    pub chunk_cache: u64,
+    /// Seconds after which an idle instance is frozen; 0 for never [default: 30]
+    #[arg(long, env = "GUST_FREEZE_AFTER")]
+    pub freeze_after: Option<u64>,
+    /// Whose instances may share pages of memory [default: runtime]
+    #[arg(long, env = "GUST_PAGE_SHARING", value_enum)]
+    pub page_sharing: Option<SharingChoice>,
+    /// Where functions may connect to, as gust up has it [default: public]
+    #[arg(long, env = "GUST_EGRESS", value_delimiter = ',')]
+    pub egress: Option<Vec<String>>,
+    /// Number of the region that the node lies in
+    #[arg(long, env = "GUST_NODE_REGION", default_value_t = 0)]
+    pub region: u16,
+    /// Seconds that running calls get to end when the node leaves [default: 30]
+    #[arg(long, env = "GUST_GRACE")]
+    pub grace: Option<u64>,
+    /// What the node writes of itself [default: warn]
+    #[arg(long, env = "GUST_LOG")]
+    pub log: Option<String>,
+    /// Print one line only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+impl NodeArgs {
+    /// What the node has in common with a server's.
+    pub fn sandboxes(&self) -> UpArgs {
+        UpArgs {
+            data_dir: self.data_dir.clone(),
+            isolation: self.isolation,
+            pool: self.pool,
+            armed: self.armed,
+            instances: self.instances,
+            memory_budget: self.memory_budget,
+            snapshot_memory: self.snapshot_memory,
+            freeze_after: self.freeze_after,
+            page_sharing: self.page_sharing,
+            egress: self.egress.clone(),
+            grace: self.grace,
+            log: self.log.clone(),
+            quiet: self.quiet,
+            ..UpArgs::default()
+        }
+    }
+}
+
+/// `gust cluster`
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+/// What to do with a cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Print a token with which a node can join the server of a data directory
+    Token {
+        /// Data directory of the server [default: /var/lib/gust for root, ~/.local/share/gust for others]
+        #[arg(long, env = paths::DATA_DIR_VARIABLE)]
+        data_dir: Option<PathBuf>,
+        /// How long it is good: 30s, 10m, 2h, 1d
+        #[arg(long, default_value = "1h", value_parser = parse_age)]
+        valid: std::time::Duration,
+        /// Good for any number of nodes while it is valid, and not for one only
+        #[arg(long)]
+        reusable: bool,
+    },
+}
+
 /// `gust up`. What is not given here is taken from the configuration file, then from the defaults.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct UpArgs {
     /// Configuration file (TOML; keys are these options with `_` for `-`) [default: ~/.config/gust/gust.toml]
     #[arg(long, env = "GUST_CONFIG")]
@@ -170,6 +285,9 @@ pub struct UpArgs {
     /// Address to listen on [default: 127.0.0.1:4566]
     #[arg(long, env = "GUST_LISTEN")]
     pub listen: Option<SocketAddr>,
+    /// Address to listen on for nodes that join [default: none may]
+    #[arg(long, env = "GUST_CLUSTER_LISTEN")]
+    pub cluster_listen: Option<SocketAddr>,
     /// Data directory [default: /var/lib/gust for root, ~/.local/share/gust for others]
     #[arg(long, env = paths::DATA_DIR_VARIABLE)]
     pub data_dir: Option<PathBuf>,

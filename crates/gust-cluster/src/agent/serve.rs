@@ -6,7 +6,7 @@ use bytes::Bytes;
 use gust_node::{InstanceName, InvokeError, StartKind, VersionId};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::timeout,
 };
@@ -194,7 +194,10 @@ impl Agent {
             return replier.reply(&reply, log).await;
         }
         let (output, mut pieces) = mpsc::channel(OUTPUT_QUEUED_MAX);
-        let (id, invocation) = convert::invocation(call, payload, output);
+        let (delivered, mut was_delivered) = oneshot::channel();
+        let mut is_awaited = call.wants_delivery;
+        let delivered = is_awaited.then_some(delivered);
+        let (id, invocation) = convert::invocation(call, payload, output, delivered);
         let outcome = {
             let invoking = self.0.node.invoke(&id, invocation);
             tokio::pin!(invoking);
@@ -202,10 +205,19 @@ impl Agent {
                 tokio::select! {
                     biased;
                     Some(piece) = pieces.recv() => replier.output(piece).await,
+                    was_delivered = &mut was_delivered, if is_awaited => {
+                        is_awaited = false;
+                        if was_delivered.is_ok() {
+                            replier.sign().await;
+                        }
+                    }
                     outcome = &mut invoking => break outcome,
                 }
             }
         };
+        if is_awaited && was_delivered.try_recv().is_ok() {
+            replier.sign().await;
+        }
         // What was sent before the answer belongs to this call; what is sent after it does not.
         pieces.close();
         while let Some(piece) = pieces.recv().await {

@@ -178,11 +178,14 @@ impl Hub {
         self.versions_mut().insert(spec.id.clone(), Arc::new(spec));
     }
 
-    /// Forgets a version, here and on the nodes that know it.
-    pub async fn remove(&self, id: &VersionId) {
+    /// Forgets a version, and has the nodes that know it forget it in the background.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn remove(&self, id: &VersionId) {
         self.unregister(id);
         for node in self.nodes() {
-            node.forget(id).await;
+            node.forget(id);
         }
     }
 

@@ -357,18 +357,20 @@ impl Replier {
     pub async fn output(&self, mut output: Bytes) {
         while !output.is_empty() {
             let piece = output.split_to(output.len().min(PAYLOAD_BYTES_MAX));
-            let Ok(room) = self.window.acquire_many(output_cost(piece.len()) as u32).await else {
-                return;
-            };
+            self.piece(piece).await;
+        }
+    }
+
+    /// Sends an empty piece of output: a sign whose meaning is the request's.
+    pub async fn sign(&self) {
+        self.piece(Bytes::new()).await;
+    }
+
+    async fn piece(&self, piece: Bytes) {
+        if let Ok(room) = self.window.acquire_many(output_cost(piece.len()) as u32).await {
             room.forget();
-            if self
-                .link
-                .send(Frame::new(Kind::Output, self.call, piece))
-                .await
-                .is_err()
-            {
-                return;
-            }
+            // A link that has ended has nobody who takes it, and has closed the window for what would follow.
+            let _ = self.link.send(Frame::new(Kind::Output, self.call, piece)).await;
         }
     }
 

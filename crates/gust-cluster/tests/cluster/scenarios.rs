@@ -16,7 +16,10 @@ use gust_node::{
 };
 use libtest_mimic::Failed;
 use rustix::process::Signal;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 
 use crate::{
     lab::{AgentProcess, Control, Lab, Told},
@@ -47,9 +50,14 @@ async fn call_wanting(
     });
     let mut invocation = invocation(payload, Duration::from_secs(60), sender);
     invocation.wanted = wanted;
+    let (delivered, was_delivered) = oneshot::channel();
+    invocation.delivered = Some(delivered);
     let outcome = node.invoke(id, invocation).await;
     let log = collecting.await.unwrap_or_default();
     let outcome = outcome?;
+    // Every event that has an outcome here has been handed to an instance, except where there was none to hand it to.
+    let has_run = !matches!(outcome.result, InvokeResult::InitFailed(_));
+    assert_eq!(was_delivered.await.is_ok(), has_run);
     let response = match &outcome.result {
         InvokeResult::Success(body) => String::from_utf8_lossy(body).into_owned(),
         other => format!("{other:?}"),
@@ -80,7 +88,7 @@ async fn busy(node: &RemoteNode) -> Result<(), Failed> {
 
 fn is_lost<T>(result: Result<T, InvokeError>, node: &RemoteNode) -> Result<(), Failed> {
     match result {
-        Err(InvokeError::NodeLost { node: lost }) => equal(lost, node.name().to_string()),
+        Err(InvokeError::NodeLost { node: lost, .. }) => equal(lost, node.name().to_string()),
         Err(error) => Err(error.into()),
         Ok(_) => Err("it was answered".into()),
     }
@@ -415,14 +423,14 @@ pub async fn what_is_removed_is_removed_everywhere(isolation: Isolation) -> Resu
     };
     // Two images with their manifests.
     equal(files("two", "cluster/library/files"), 4)?;
-    lab.control.hub.remove(&first).await;
+    lab.control.hub.remove(&first);
     let removed = call(&two.node, &first, "x").await;
     equal(matches!(removed, Err(InvokeError::UnknownVersion(_))), true)?;
     equal(call(&two.node, &second, "x").await?.response.as_str(), "x")?;
     equal(files("two", "cluster/library/files"), 4)?;
-    lab.control.hub.remove(&second).await;
+    lab.control.hub.remove(&second);
     for name in ["one", "two"] {
-        equal(files(name, "cluster/library/files"), 0)?;
+        until(|| async { files(name, "cluster/library/files") == 0 }).await?;
         let stats = if name == "one" { &one.node } else { &two.node }
             .stats_now()
             .await;

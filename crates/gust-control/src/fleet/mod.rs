@@ -26,7 +26,10 @@ use gust_policy::{
     CallId, Class, FleetConfig, FunctionId, FunctionSpec, InstanceId, NodeId, NodeSpec, Observation, Refusal,
     Time,
 };
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    task::AbortHandle,
+};
 
 use crate::{agent::Agent, clock};
 pub use manager::ManagerConfig;
@@ -133,8 +136,12 @@ impl LiveFleet {
                 None => state.end_stray(agent.clone(), present.named.name),
             }
         }
+        let losses = self.spawn_losses(agent);
+        // A node that is added again is asked by one task.
+        if let Some(before) = state.losses.insert(node, losses) {
+            before.abort();
+        }
         self.finish(state);
-        self.spawn_losses(agent);
     }
 
     /// A node takes nothing new from now on.
@@ -146,6 +153,9 @@ impl LiveFleet {
     pub fn remove_node(&self, node: NodeId) {
         let mut state = self.state();
         state.agents.remove(&node);
+        if let Some(losses) = state.losses.remove(&node) {
+            losses.abort();
+        }
         state.forget_instances_of(node);
         state.observe(self.now(), Observation::NodeGone(node));
         self.finish(state);
@@ -163,6 +173,14 @@ impl LiveFleet {
     /// A node has a snapshot of a function now, or has it no more.
     pub fn snapshot(&self, node: NodeId, function: FunctionId, is_there: bool) {
         self.observe(Observation::Snapshot(node, function, is_there));
+    }
+
+    /// A node has a snapshot of a version now; of one that is unknown here, nothing is noted.
+    pub fn version_snapshot(&self, node: NodeId, version: &VersionId) {
+        let function = self.state().function_of(version);
+        if let Some(function) = function {
+            self.snapshot(node, function, true);
+        }
     }
 
     /// Forgets a function version: what waits for it is refused, its instances end.
@@ -282,9 +300,9 @@ impl LiveFleet {
         next
     }
 
-    fn spawn_losses(&self, agent: Agent) {
+    fn spawn_losses(&self, agent: Agent) -> AbortHandle {
         let (weak, mut closed) = (Arc::downgrade(&self.0), self.0.closed.subscribe());
-        tokio::spawn(async move {
+        let losses = tokio::spawn(async move {
             loop {
                 let lost = tokio::select! {
                     lost = agent.lost() => lost,
@@ -299,6 +317,7 @@ impl LiveFleet {
                 fleet.finish(state);
             }
         });
+        losses.abort_handle()
     }
 
     fn now(&self) -> Time {

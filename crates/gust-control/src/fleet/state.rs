@@ -10,7 +10,7 @@ use gust_policy::{
     CallId, Class, Decision, Fleet, FleetConfig, FunctionId, FunctionSpec, InstanceId, NodeId, Observation,
     Time,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::AbortHandle};
 
 use super::{Refused, class_of, named};
 use crate::agent::Agent;
@@ -87,6 +87,8 @@ pub struct LiveCounts {
 pub(super) struct State {
     fleet: Fleet,
     pub(super) agents: HashMap<NodeId, Agent>,
+    /// Tasks that wait for what nodes lose.
+    pub(super) losses: HashMap<NodeId, AbortHandle>,
     functions: HashMap<FunctionId, Function>,
     ids: HashMap<VersionId, FunctionId>,
     /// Calls that wait for their verdict.
@@ -110,6 +112,7 @@ impl State {
         Self {
             fleet: Fleet::new(config),
             agents: HashMap::new(),
+            losses: HashMap::new(),
             functions: HashMap::new(),
             ids: HashMap::new(),
             calls: HashMap::new(),

@@ -1,11 +1,13 @@
 //! What each command does.
 
+mod cluster;
 pub mod deploy;
 mod dev;
 mod doctor;
 mod functions;
 mod invoke;
 mod logs;
+mod node;
 pub mod replay;
 pub mod run;
 pub mod runtime;
@@ -25,6 +27,8 @@ use crate::{
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Up(arguments) => up::run(arguments),
+        Command::Node(arguments) => node::run(arguments),
+        Command::Cluster(arguments) => cluster::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Deploy(arguments) => block_on(deploy::run(arguments)),
         Command::Invoke(arguments) => block_on(invoke::run(arguments)),

@@ -41,6 +41,7 @@ const SNAPSHOTS_PART: u64 = 4;
 #[serde(deny_unknown_fields)]
 struct File {
     listen: Option<SocketAddr>,
+    cluster_listen: Option<SocketAddr>,
     data_dir: Option<PathBuf>,
     isolation: Option<IsolationChoice>,
     pool: Option<usize>,
@@ -76,6 +77,8 @@ struct File {
 pub struct UpConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// Address to listen on for nodes.
+    pub cluster_listen: Option<SocketAddr>,
     /// Data directory.
     pub data_dir: PathBuf,
     /// The wall around each instance.
@@ -168,6 +171,7 @@ impl UpConfig {
                 .listen
                 .or(file.listen)
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 4566))),
+            cluster_listen: arguments.cluster_listen.or(file.cluster_listen),
             data_dir: arguments
                 .data_dir
                 .or(file.data_dir)

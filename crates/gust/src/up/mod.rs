@@ -9,10 +9,12 @@
 //! rest starts waits in its queue. A second signal ends the process at once.
 
 mod config;
+mod nodes;
 
 use std::{
     fs::OpenOptions,
     io::{IsTerminal, Write},
+    net::SocketAddr,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -36,6 +38,7 @@ use crate::{
     paths,
 };
 pub use config::UpConfig;
+use nodes::Nodes;
 
 /// Threads that serve requests; what blocks has threads of its own, which come and go.
 const SERVING_THREADS_MAX: usize = 4;
@@ -63,6 +66,13 @@ pub fn run(arguments: UpArgs) -> Result<ExitCode> {
     let began = Instant::now();
     let quiet = arguments.quiet;
     let config = UpConfig::read(arguments)?;
+    let runtime = runtime(&config)?;
+    runtime.block_on(serve(config, began, quiet))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The runtime that a server or node serves on; and its log, from now on.
+pub fn runtime(config: &UpConfig) -> Result<tokio::runtime::Runtime> {
     let filter =
         EnvFilter::try_new(&config.log).with_context(|| format!("read the log filter {:?}", config.log))?;
     tracing_subscriber::fmt()
@@ -73,7 +83,7 @@ pub fn run(arguments: UpArgs) -> Result<ExitCode> {
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(SERVING_THREADS_MAX);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(BLOCKING_THREAD_IDLE)
@@ -81,9 +91,7 @@ pub fn run(arguments: UpArgs) -> Result<ExitCode> {
         .thread_name("gust-serve")
         .enable_all()
         .build()
-        .context("start the runtime")?;
-    runtime.block_on(serve(config, began, quiet))?;
-    Ok(ExitCode::SUCCESS)
+        .context("start the runtime")
 }
 
 async fn serve(config: UpConfig, began: Instant, quiet: bool) -> Result<()> {
@@ -99,7 +107,12 @@ async fn serve(config: UpConfig, began: Instant, quiet: bool) -> Result<()> {
         Wall::Sandbox(isolation) => Agent::Local(start_node(&config, isolation).await?),
         Wall::Fake => Agent::Fake(FakeNode::new(config.fake_start, config.instances)),
     };
-    let control = Control::start(control_config(&config, wall), store, agent).context("read the metadata")?;
+    let nodes = Nodes::open(&config, &agent).await?;
+    let (cluster, nodes) = nodes.map_or((None, None), |(cluster, nodes)| (Some(cluster), Some(nodes)));
+    let control =
+        Control::start(control_config(&config, wall), store, agent, cluster).context("read the metadata")?;
+    // After the control plane knows what nodes may have instances of.
+    let nodes = nodes.map(Nodes::serve);
     let gateway = GatewayConfig {
         auth: config.auth.clone(),
         grace: config.grace,
@@ -122,6 +135,9 @@ async fn serve(config: UpConfig, began: Instant, quiet: bool) -> Result<()> {
     let serving = gust_gateway::run(listener, control.clone(), gateway, shutdown);
     let stopping = stop_on_signal(&control, stop_signals, config.grace, quiet);
     tokio::join!(serving, stopping);
+    if let Some(nodes) = nodes {
+        nodes.stop().await;
+    }
     if !quiet {
         eprintln!("stopped");
     }
@@ -129,16 +145,20 @@ async fn serve(config: UpConfig, began: Instant, quiet: bool) -> Result<()> {
 }
 
 async fn bind(config: &UpConfig) -> Result<TcpListener> {
-    let listen = config.listen;
+    listen(config.listen, "--listen").await
+}
+
+/// Binds a port, for an option.
+pub async fn listen(listen: SocketAddr, option: &str) -> Result<TcpListener> {
     TcpListener::bind(listen).await.map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 format!(
-                    "another program listens there; see ss -ltnp, or use --listen {}:0",
+                    "another program listens there; see ss -ltnp, or use {option} {}:0",
                     listen.ip()
                 )
             }
-            _ => "choose another address with --listen".to_owned(),
+            _ => format!("choose another address with {option}"),
         };
         Hinted {
             message: format!("cannot listen on {listen}: {error}"),
@@ -184,14 +204,15 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// What is around instances.
 #[derive(Debug, Clone, Copy)]
-enum Wall {
+pub enum Wall {
+    /// Each instance has one.
     Sandbox(Isolation),
     /// There are no instances.
     Fake,
 }
 
 /// The wall around instances, and what the user must know about it.
-fn wall(config: &UpConfig) -> Result<(Wall, Option<String>)> {
+pub fn wall(config: &UpConfig) -> Result<(Wall, Option<String>)> {
     let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
     match (config.isolation, kvm) {
         (IsolationChoice::Fake, _) => Ok((
@@ -216,7 +237,8 @@ fn wall(config: &UpConfig) -> Result<(Wall, Option<String>)> {
     }
 }
 
-async fn start_node(config: &UpConfig, isolation: Isolation) -> Result<Node> {
+/// Starts a node for a configuration.
+pub async fn start_node(config: &UpConfig, isolation: Isolation) -> Result<Node> {
     let dir = &config.data_dir;
     match isolation {
         Isolation::Kvm => {}
@@ -296,7 +318,7 @@ fn control_config(config: &UpConfig, wall: Wall) -> ControlConfig {
 
 fn announce(
     config: &UpConfig,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     wall: Wall,
     remark: Option<&str>,
     control: &Control,
