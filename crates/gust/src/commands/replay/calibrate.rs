@@ -28,7 +28,7 @@ use crate::{
     bench::{
         calls::{self, Sample},
         memory,
-        own::{Server, Start},
+        own::{Server, Start, UNSCALED},
         processes,
     },
     commands::print,
@@ -93,6 +93,7 @@ pub async fn run(arguments: CalibrateArgs) -> Result<ExitCode> {
     let data_dir = arguments.data_dir.clone().unwrap_or_else(paths::data_dir);
     // Nothing armed and nothing frozen: each call meets what its measurement needs.
     let mut options = vec!["--armed=0", "--freeze-after=0"];
+    options.extend(UNSCALED);
     options.extend(arguments.up_arg.iter().map(String::as_str));
     let server = Server::start_with(&data_dir, "auto", &options).await?;
     let pid = server.pid().context("the server runs elsewhere")?;

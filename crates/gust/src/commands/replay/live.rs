@@ -16,12 +16,13 @@ use super::{
     driver::Driver,
     report,
     sampler::Sampler,
+    simulate::mode_word,
     target::{self, FunctionsChoice, Language, Targets, Work},
     workload::WorkloadArgs,
 };
 use crate::{
     bench::{machine::Machine, own::Server},
-    cli::{OutputArgs, ServerArgs},
+    cli::{ModeChoice, OutputArgs, ServerArgs},
     output::progress,
     paths,
 };
@@ -71,9 +72,9 @@ pub struct ReplayArgs {
     workload: WorkloadArgs,
     #[command(flatten)]
     live: LiveArgs,
-    /// Modes of the control plane, one run each: dual, sync, async, dirigent
-    #[arg(long, requires = "up", value_delimiter = ',')]
-    mode: Vec<String>,
+    /// Modes of the control plane, one run each
+    #[arg(long, requires = "up", value_enum, value_delimiter = ',')]
+    mode: Vec<ModeChoice>,
     /// Name of the run [default: its mode, or "live"]
     #[arg(long, conflicts_with = "mode")]
     name: Option<String>,
@@ -95,7 +96,7 @@ pub async fn run(arguments: ReplayArgs) -> Result<ExitCode> {
         .with_context(|| format!("make directory {}", arguments.out.display()))?;
     let modes: Vec<Option<&str>> = match arguments.mode.as_slice() {
         [] => vec![None],
-        modes => modes.iter().map(|mode| Some(mode.as_str())).collect(),
+        modes => modes.iter().map(|mode| Some(mode_word(*mode))).collect(),
     };
     let mut runs = Vec::new();
     for mode in modes {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use gust_policy::{FleetConfig, Mode, NodeSpec};
 use gust_replay::{
     Origin, Run, Workload,
@@ -17,7 +17,11 @@ use gust_replay::{
 use serde::de::DeserializeOwned;
 
 use super::{report, workload::WorkloadArgs};
-use crate::{bench::machine::Machine, cli::OutputArgs, output::spinner};
+use crate::{
+    bench::machine::Machine,
+    cli::{ModeChoice, OutputArgs},
+    output::spinner,
+};
 
 /// Nodes that are simulated at most.
 const NODES_MAX: usize = 100_000;
@@ -28,37 +32,23 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Time between two samples, in nanoseconds: as in a live run.
 const SAMPLE_EVERY_NS: u64 = 1_000_000_000;
 
-/// A mode of the control plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ModeName {
-    /// Two tracks: regular instances for sustained traffic, emergency instances at once for the rest
-    Dual,
-    /// An instance is made on the request's path
-    Sync,
-    /// An autoscaler alone
-    Async,
-    /// As async, without the delay of a conventional cluster manager
-    Dirigent,
+/// A mode as the policies have it.
+fn policy_mode(mode: ModeChoice) -> Mode {
+    match mode {
+        ModeChoice::Dual => Mode::Dual,
+        ModeChoice::Sync => Mode::Sync,
+        ModeChoice::Async => Mode::Async,
+        ModeChoice::Dirigent => Mode::Dirigent,
+    }
 }
 
-impl ModeName {
-    fn mode(self) -> Mode {
-        match self {
-            Self::Dual => Mode::Dual,
-            Self::Sync => Mode::Sync,
-            Self::Async => Mode::Async,
-            Self::Dirigent => Mode::Dirigent,
-        }
-    }
-
-    /// As the command line has it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Dual => "dual",
-            Self::Sync => "sync",
-            Self::Async => "async",
-            Self::Dirigent => "dirigent",
-        }
+/// A mode as the command line has it.
+pub fn mode_word(mode: ModeChoice) -> &'static str {
+    match mode {
+        ModeChoice::Dual => "dual",
+        ModeChoice::Sync => "sync",
+        ModeChoice::Async => "async",
+        ModeChoice::Dirigent => "dirigent",
     }
 }
 
@@ -110,7 +100,7 @@ pub struct SimulateArgs {
     between_regions_ms: f64,
     /// Modes of the control plane, one run each
     #[arg(long, value_enum, value_delimiter = ',', default_value = "dual")]
-    mode: Vec<ModeName>,
+    mode: Vec<ModeChoice>,
     /// Directory for the runs and their report
     #[arg(long, default_value = "replay-results")]
     out: PathBuf,
@@ -150,8 +140,8 @@ pub fn run(arguments: SimulateArgs) -> Result<ExitCode> {
     for mode in arguments.mode {
         let run = arguments
             .cluster
-            .simulate(mode.word(), mode, &workload, &method, shape)?;
-        run.write(&arguments.out.join(format!("{}.run", mode.word())))?;
+            .simulate(mode_word(mode), mode, &workload, &method, shape)?;
+        run.write(&arguments.out.join(format!("{}.run", mode_word(mode))))?;
         runs.push(run);
     }
     report::show(&runs, &arguments.out, arguments.csv, arguments.output.output)?;
@@ -178,7 +168,7 @@ impl ClusterArgs {
     pub fn simulate(
         &self,
         name: &str,
-        mode: ModeName,
+        mode: ModeChoice,
         workload: &Workload,
         method: &str,
         shape: Shape,
@@ -212,16 +202,16 @@ impl ClusterArgs {
         })
     }
 
-    fn config(&self, mode: ModeName, workload: &Workload, shape: Shape) -> Result<SimConfig> {
+    fn config(&self, mode: ModeChoice, workload: &Workload, shape: Shape) -> Result<SimConfig> {
         let mut costs: Vec<SimCosts> = match &self.costs {
             None => vec![SimCosts::default()],
             Some(path) => read_json::<OneOrMany>(path)?.into(),
         };
         for costs in &mut costs {
             match (mode, self.manager_ms) {
-                (ModeName::Dirigent, _) => costs.manager = Delay::Constant(0),
-                (ModeName::Dual | ModeName::Sync | ModeName::Async, None) => {}
-                (ModeName::Dual | ModeName::Sync | ModeName::Async, Some((low, high))) => {
+                (ModeChoice::Dirigent, _) => costs.manager = Delay::Constant(0),
+                (ModeChoice::Dual | ModeChoice::Sync | ModeChoice::Async, None) => {}
+                (ModeChoice::Dual | ModeChoice::Sync | ModeChoice::Async, Some((low, high))) => {
                     costs.manager = Delay::Uniform((low * 1e6) as u64, (high * 1e6) as u64);
                 }
             }
@@ -253,12 +243,12 @@ impl ClusterArgs {
         })
     }
 
-    fn fleet(&self, mode: ModeName) -> Result<FleetConfig> {
+    fn fleet(&self, mode: ModeChoice) -> Result<FleetConfig> {
         let mut config: FleetConfig = match &self.fleet {
             None => FleetConfig::default(),
             Some(path) => read_json(path)?,
         };
-        config.mode = mode.mode();
+        config.mode = policy_mode(mode);
         Ok(config)
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs::Permissions, os::unix::fs::PermissionsExt, 
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use gust_control::TENANT_TAG;
 use gust_replay::Workload;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -108,6 +109,15 @@ impl Work {
     }
 }
 
+/// A function that is made.
+#[derive(Debug, Clone, Copy)]
+struct Made {
+    /// Memory that it gets, in MiB.
+    memory_mib: u32,
+    /// Its owner in the trace, where it has one.
+    tenant: Option<u32>,
+}
+
 /// Functions of a workload on a server.
 #[derive(Debug, Clone)]
 pub struct Targets {
@@ -133,7 +143,7 @@ impl Targets {
         for arrival in &workload.arrivals {
             called[arrival.function as usize] = true;
         }
-        let mut names: BTreeMap<String, u32> = BTreeMap::new();
+        let mut names: BTreeMap<String, Made> = BTreeMap::new();
         let mut paths = Vec::with_capacity(called.len());
         for (number, function) in workload.functions.iter().enumerate() {
             if !called[number] {
@@ -149,7 +159,12 @@ impl Targets {
                 }
             };
             paths.push(format!("/2015-03-31/functions/{}/invocations", segment(&name)));
-            names.insert(name, size);
+            let tenant = match choice {
+                FunctionsChoice::Own => Some(function.tenant),
+                FunctionsChoice::Shared => None,
+            };
+            let memory_mib = size;
+            names.insert(name, Made { memory_mib, tenant });
         }
         ensure!(
             names.len() <= FUNCTIONS_MAX,
@@ -191,17 +206,17 @@ fn event(work: Work, ns: u64, rounds: u64, memory_mib: u32) -> String {
     json!({ "work": work.word(), "ns": ns, "rounds": rounds, "memory_mib": memory_mib }).to_string()
 }
 
-async fn deploy_all(client: &Client, names: BTreeMap<String, u32>, language: Language) -> Result<()> {
+async fn deploy_all(client: &Client, names: BTreeMap<String, Made>, language: Language) -> Result<()> {
     let dir = TempDir::with_prefix("gust-replay-").context("make a directory for code")?;
     let package = Arc::new(package(dir.path(), language)?);
     let bar = progress("deploying", names.len());
     let slots = Arc::new(Semaphore::new(DEPLOYMENTS_AT_ONCE));
     let mut running = tokio::task::JoinSet::new();
-    for (name, memory_mib) in names {
+    for (name, made) in names {
         let (client, package, slots) = (client.clone(), Arc::clone(&package), Arc::clone(&slots));
         running.spawn(async move {
             let _slot = slots.acquire().await.context("wait for a deployment")?;
-            deploy::deploy(&client, &project(&name, memory_mib, language), &package)
+            deploy::deploy(&client, &project(&name, made, language), &package)
                 .await
                 .with_context(|| format!("deploy {name}"))
         });
@@ -223,16 +238,19 @@ fn package(dir: &Path, language: Language) -> Result<Package> {
     package::build(dir)
 }
 
-fn project(name: &str, memory_mib: u32, language: Language) -> Project {
+fn project(name: &str, made: Made, language: Language) -> Project {
+    let tenant = made
+        .tenant
+        .map(|tenant| (TENANT_TAG.to_owned(), format!("replay-{tenant}")));
     Project {
         name: name.to_owned(),
         handler: "app.handler".to_owned(),
         runtime: language.runtime().to_owned(),
-        memory: Some(memory_mib),
+        memory: Some(made.memory_mib),
         timeout: Some(TIMEOUT_S),
         description: None,
         environment: BTreeMap::new(),
-        tags: BTreeMap::new(),
+        tags: tenant.into_iter().collect(),
     }
 }
 

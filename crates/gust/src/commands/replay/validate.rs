@@ -10,11 +10,11 @@ use serde_json::json;
 use super::{
     live::LiveArgs,
     report,
-    simulate::{ClusterArgs, ModeName, Shape},
+    simulate::{ClusterArgs, Shape, mode_word},
     workload::WorkloadArgs,
 };
 use crate::{
-    cli::{Output, OutputArgs},
+    cli::{ModeChoice, Output, OutputArgs},
     commands::print,
     exit,
     output::table,
@@ -31,7 +31,7 @@ pub struct ValidateArgs {
     cluster: ClusterArgs,
     /// Mode of the control plane that is simulated; a server that is started with --up gets it too, one that runs must have it
     #[arg(long, value_enum, default_value = "dual")]
-    mode: ModeName,
+    mode: ModeChoice,
     /// Processors of the simulated node [default: this machine's]
     #[arg(long)]
     processors: Option<u32>,
@@ -51,7 +51,7 @@ pub async fn run(arguments: ValidateArgs) -> Result<ExitCode> {
     let method = arguments.workload.describe(&workload);
     std::fs::create_dir_all(&arguments.out)
         .with_context(|| format!("make directory {}", arguments.out.display()))?;
-    let mode = arguments.live.up.then_some(arguments.mode.word());
+    let mode = arguments.live.up.then_some(mode_word(arguments.mode));
     let live = arguments.live.replay("live", mode, &workload, &method).await?;
     live.write(&arguments.out.join("live.run"))?;
     let here = std::thread::available_parallelism().map_or(1, usize::from);
