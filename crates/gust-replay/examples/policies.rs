@@ -96,9 +96,15 @@ fn workload(path: &str, arguments: &Arguments) -> Result<Workload> {
 }
 
 fn one(name: &str, mode: Mode, workload: &Workload, arguments: &Arguments) -> Result<()> {
-    let mut fleet: FleetConfig = arguments.json("fleet")?;
-    fleet.mode = mode;
     let mut costs: SimCosts = arguments.json("costs")?;
+    let mut fleet = match arguments.0.contains_key("fleet") {
+        true => arguments.json("fleet")?,
+        false => FleetConfig {
+            cost: costs.cost_model(),
+            ..FleetConfig::default()
+        },
+    };
+    fleet.mode = mode;
     if let Some(text) = arguments.0.get("manager") {
         let (low, high) = text.split_once('-').unwrap_or((text, text));
         costs.manager = Delay::Uniform(low.parse::<u64>()? * MS, high.parse::<u64>()? * MS);
