@@ -12,13 +12,15 @@ const SECOND_NS: f64 = 1e9;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CostModel {
-    /// Processor time to restore an emergency instance and end it, in nanoseconds.
+    /// Processor time of one emergency instance's life without its calls, in nanoseconds: its restore, its end, and the worker
+    /// that is prepared in the stead of the one it took.
     pub restore_cpu_ns: u64,
-    /// Processor time to make a regular instance and end it, in nanoseconds.
+    /// Processor time to make a regular instance and to end it, in nanoseconds.
     pub create_cpu_ns: u64,
-    /// Processor time to lay out an armed instance ahead, in nanoseconds; the call that takes it saves it.
+    /// Processor time of one armed instance's life without its calls: as a restore's, only that it comes before the call.
     pub arm_cpu_ns: u64,
-    /// Processor time to freeze an idle instance and thaw it again, in nanoseconds.
+    /// Processor time to freeze an idle instance and thaw it again, in nanoseconds: it gives its worker away, so this is a
+    /// restore and more.
     pub thaw_cpu_ns: u64,
     /// Delay of a restore into an armed instance, in nanoseconds.
     pub restore_armed_ns: u64,
@@ -45,10 +47,10 @@ impl Default for CostModel {
     /// vCPU's hour costs 9.107 times a gigabyte's (0.04048 and 0.004445 dollars).
     fn default() -> CostModel {
         CostModel {
-            restore_cpu_ns: 1_700_000,
-            create_cpu_ns: 30_000_000,
-            arm_cpu_ns: 1_700_000,
-            thaw_cpu_ns: 1_000_000,
+            restore_cpu_ns: 12_700_000,
+            create_cpu_ns: 15_500_000,
+            arm_cpu_ns: 12_700_000,
+            thaw_cpu_ns: 14_000_000,
             restore_armed_ns: 300_000,
             restore_shaped_ns: 500_000,
             restore_plain_ns: 5_000_000,
@@ -105,7 +107,7 @@ impl CostModel {
                 Rest::Frozen,
                 gap * self.memory_per_ns(self.frozen_bytes)
                     + self.thaw_cpu_ns as f64
-                    + delay(self.restore_plain_ns),
+                    + delay(self.restore_shaped_ns),
             ),
             (Rest::Gone, self.restore()),
         ];
@@ -145,8 +147,9 @@ mod tests {
             let kept = cost.break_even_ns(bytes) as f64 * cost.keep_per_ns(bytes);
             assert!((kept / cost.restore() - 1.0).abs() < 1e-6, "{bytes}: {kept}");
         }
-        // What was measured: an instance of the least size is worth about a second and a third.
-        assert_eq!(cost.break_even_ns(0) / 1_000_000, 1317);
+        // What was measured: an instance of the least size is worth about eight seconds, one of 128 MiB nearly one.
+        assert_eq!(cost.break_even_ns(0) / 1_000_000, 7906);
+        assert_eq!(cost.break_even_ns(128 << 20) / 1_000_000, 895);
     }
 
     #[test]
@@ -160,6 +163,7 @@ mod tests {
             ..cost
         };
         assert_eq!(patient.cheapest_rest(240_000_000_000, 0).0, Rest::Armed);
+        assert_eq!(cost.cheapest_rest(240_000_000_000, 0).0, Rest::Gone);
     }
 
     proptest! {

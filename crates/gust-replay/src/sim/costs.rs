@@ -3,6 +3,7 @@
 //! Delays have distributions; each is drawn anew. Work is processor time: how long it lasts depends on what else the node's
 //! processors do. `gust calibrate` measures all of it on a machine and writes it as JSON.
 
+use gust_policy::CostModel;
 use rand_distr::{Distribution as _, LogNormal, Uniform};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,17 @@ impl Default for SimCosts {
 }
 
 impl SimCosts {
+    /// What policies reckon with on such nodes: the life of an instance of either track, and its memory. Prices and what is
+    /// not in here are the built-in ones.
+    pub fn cost_model(&self) -> CostModel {
+        CostModel {
+            restore_cpu_ns: self.restore_cpu_ns + self.prepare_cpu_ns + self.end_cpu_ns,
+            create_cpu_ns: self.create_cpu_ns + self.end_cpu_ns,
+            idle_bytes: self.instance_bytes,
+            ..CostModel::default()
+        }
+    }
+
     /// Checks every distribution.
     ///
     /// # Errors
@@ -190,6 +202,11 @@ mod tests {
         let expected = (0.125_f64 - 3.0).exp() * SECOND_NS;
         let found = mean(&Delay::LogNormal { mu: -3.0, sigma: 0.5 });
         assert!((found / expected - 1.0).abs() < 0.02, "{found} {expected}");
+    }
+
+    #[test]
+    fn policies_reckon_with_what_the_built_in_costs_are() {
+        assert_eq!(SimCosts::default().cost_model(), CostModel::default());
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl<'a, P: Policy> Engine<'a, P> {
         let function = &self.workload.functions[index];
         FunctionSpec {
             tenant: TenantId(function.tenant),
-            memory_bytes: u64::from(function.memory_mib) << 20,
+            memory_bytes: self.config.costs[0].instance_bytes + (u64::from(function.memory_mib) << 20),
             concurrency_per_instance: self.config.functions.concurrency_per_instance,
             instances_min: 0,
             instances_max: None,

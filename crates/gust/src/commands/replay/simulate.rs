@@ -174,7 +174,7 @@ impl ClusterArgs {
         shape: Shape,
     ) -> Result<Run> {
         let config = self.config(mode, workload, shape)?;
-        let fleet = self.fleet(mode)?;
+        let fleet = self.fleet(mode, &config.costs[0])?;
         let bar = spinner(format!("simulating {name}"));
         let began = Instant::now();
         let result = sim::simulate(workload, &config, fleet).with_context(|| format!("simulate {name}"))?;
@@ -243,9 +243,13 @@ impl ClusterArgs {
         })
     }
 
-    fn fleet(&self, mode: ModeChoice) -> Result<FleetConfig> {
+    /// What policies reckon with is what the nodes cost, unless a file says otherwise.
+    fn fleet(&self, mode: ModeChoice, costs: &SimCosts) -> Result<FleetConfig> {
         let mut config: FleetConfig = match &self.fleet {
-            None => FleetConfig::default(),
+            None => FleetConfig {
+                cost: costs.cost_model(),
+                ..FleetConfig::default()
+            },
             Some(path) => read_json(path)?,
         };
         config.mode = policy_mode(mode);
