@@ -24,7 +24,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the server
-    Up(UpArgs),
+    Up(Box<UpArgs>),
     /// Run functions on this machine for a server on another
     Node(NodeArgs),
     /// Let nodes join a server

@@ -26,7 +26,7 @@ use crate::{
 /// Carries a command out.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
-        Command::Up(arguments) => up::run(arguments),
+        Command::Up(arguments) => up::run(*arguments),
         Command::Node(arguments) => node::run(arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Run(arguments) => run::run(arguments),

@@ -355,7 +355,7 @@ mod tests {
         let Command::Up(arguments) = Arguments::parse_from(arguments).command else {
             panic!("not up")
         };
-        UpConfig::combine(arguments, toml::from_str(file)?)
+        UpConfig::combine(*arguments, toml::from_str(file)?)
     }
 
     #[test]

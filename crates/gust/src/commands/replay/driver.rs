@@ -156,10 +156,7 @@ impl Shared {
         let driver = &self.driver;
         let path = driver.targets.path(arrival.function);
         let event = driver.targets.event(arrival.function, arrival.duration_ns);
-        let connection = match self.connection().await {
-            Ok(connection) => Ok(connection),
-            Err(error) => Err(error),
-        };
+        let connection = self.connection().await;
         let sent_ns = nanos(driver.began.elapsed());
         let answer = match connection {
             Err(error) => Err(error),
@@ -223,10 +220,10 @@ impl Shared {
     ) -> (Record, Option<String>) {
         let (ending, error) = ending(&answer);
         let answer = answer.ok();
-        let timings = answer
+        let timings: Timings = answer
             .as_ref()
             .and_then(|answer| serde_json::from_str(answer.header("x-gust-timings")?).ok())
-            .unwrap_or_else(Timings::default);
+            .unwrap_or_default();
         // The server cannot see where the handler of a runtime that it did not write begins; the function itself says.
         let handler_ns = answer
             .and_then(|answer| target::took_ns(&answer.body))

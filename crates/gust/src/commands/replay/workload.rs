@@ -137,8 +137,8 @@ mod tests {
     fn options_reach_the_workload() {
         let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../traces/azure2019-100");
         let parse = |more: &[&str]| {
-            let arguments = ["x", sample, "--minutes", "6", "--from-minute", "2"].iter();
-            Alone::parse_from(arguments.chain(more)).workload
+            let arguments = ["x", sample, "--minutes", "6", "--from-minute", "2"];
+            Alone::parse_from(arguments.iter().chain(more)).workload
         };
         let whole = parse(&[]);
         let workload = whole.workload().unwrap();
