@@ -32,6 +32,6 @@ pub use demand::{Demand, Prices};
 pub use eviction::{Eviction, Priority};
 pub use fleet::{Counts, Fleet, FunctionCounts, NodeCounts};
 pub use keep_alive::Gaps;
-pub use regions::{Order, RegionConfig, Regions};
+pub use regions::{Order, RegionConfig, Regions, Uses};
 pub use types::*;
 pub use window::Window;

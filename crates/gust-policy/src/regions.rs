@@ -1,10 +1,11 @@
 //! In which region a cold start is made.
 //!
 //! "Serverless Cold Starts and Where to Find Them" (Huawei) finds medians from 0.1 to 2 seconds between regions at the same
-//! hour, and suggests moving cold starts to where they are short. The cost of a path is the way there and back and the
-//! region's usual cold start, which is learnt from those made: a median that each start moves by a few percent, since cold
-//! starts have tails that would carry a mean away. Now and then another region is tried, so that what was learnt does not grow
-//! old. Without a table of ways every function stays at home.
+//! hour, and suggests moving cold starts to where they are short. An instance that is made elsewhere is called there until
+//! it goes: the cost of a path is the way there and back, as often as instances of that function and track are called, and the
+//! region's usual cold start. That is learnt from those made: a median that each start moves by a few percent, since cold
+//! starts have tails that would carry a mean away. Now and then another region is tried where the way alone would not
+//! cost more than staying, so that what was learnt does not grow old. Without a table of ways every function stays at home.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,43 @@ pub struct Regions {
     /// Usual cold start in nanoseconds, by region; `None` before the first.
     usual_ns: Vec<Option<f64>>,
     starts: u64,
+}
+
+/// How many calls instances take before they go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Uses {
+    made: u32,
+    calls: u32,
+}
+
+impl Uses {
+    /// Calls at which both counts are halved, so that what is old fades.
+    const CALLS_MAX: u32 = 1 << 16;
+
+    /// An instance is made.
+    pub fn made(&mut self) {
+        self.made += 1;
+    }
+
+    /// One takes a call.
+    pub fn called(&mut self) {
+        self.calls += 1;
+        if self.calls >= Self::CALLS_MAX {
+            self.calls /= 2;
+            self.made /= 2;
+        }
+    }
+
+    /// Calls of one instance on average, where one more that takes `usual` counts as seen: a new function's instances are
+    /// expected to be called as others are.
+    pub fn mean(&self, usual: f64) -> f64 {
+        (f64::from(self.calls) + usual) / (f64::from(self.made) + 1.0)
+    }
+
+    /// The same without anything else.
+    pub fn usual(&self) -> f64 {
+        (f64::from(self.calls) / f64::from(self.made.max(1))).max(1.0)
+    }
 }
 
 /// Regions in the order in which they are to be tried.
@@ -87,8 +125,8 @@ impl Regions {
             .map(|usual| usual as u64)
     }
 
-    /// Where a cold start of a function with this home should be made.
-    pub fn order(&mut self, home: u16) -> Order {
+    /// Where an instance of a function with this home should be made that will take so many calls.
+    pub fn order(&mut self, home: u16, calls: f64) -> Order {
         let mut order = Order {
             regions: [home; REGIONS_TRIED],
             length: 1,
@@ -112,7 +150,11 @@ impl Regions {
                 .copied()
                 .flatten()
                 .unwrap_or(0.0);
-            let path = if region == home { stay } else { *way as f64 + usual };
+            let path = if region == home {
+                stay
+            } else {
+                *way as f64 * calls.max(1.0) + usual
+            };
             if region == home || path + self.config.advantage_ns as f64 <= stay {
                 paths.push((path, region));
             }
@@ -125,10 +167,10 @@ impl Regions {
         if !order.as_slice().contains(&home) {
             order.regions[order.length - 1] = home;
         }
-        if self.starts.is_multiple_of(EXPLORE_EVERY) {
-            let other = ((self.starts / EXPLORE_EVERY) % ways.len() as u64) as u16;
+        let turn = (self.starts / EXPLORE_EVERY) % ways.len() as u64;
+        if self.starts.is_multiple_of(EXPLORE_EVERY) && ways[turn as usize] as f64 * calls.max(1.0) <= stay {
             order.regions.copy_within(0..REGIONS_TRIED - 1, 1);
-            order.regions[0] = other;
+            order.regions[0] = turn as u16;
             order.length = (order.length + 1).min(REGIONS_TRIED);
         }
         order
@@ -157,7 +199,7 @@ mod tests {
     fn without_ways_all_stay_at_home() {
         let mut regions = Regions::new(RegionConfig::default());
         assert!(!regions.is_on());
-        assert_eq!(regions.order(7).as_slice(), [7]);
+        assert_eq!(regions.order(7, 1.0).as_slice(), [7]);
     }
 
     #[test]
@@ -168,9 +210,27 @@ mod tests {
             regions.learn(1, 500 * MS);
             regions.learn(2, 100 * MS);
         }
-        assert_eq!(regions.order(0).as_slice(), [2, 1, 0]);
-        assert_eq!(regions.order(1).as_slice(), [2, 1]);
-        assert_eq!(regions.order(2).as_slice(), [2]);
+        assert_eq!(regions.order(0, 1.0).as_slice(), [2, 1, 0]);
+        assert_eq!(regions.order(1, 1.0).as_slice(), [2, 1]);
+        assert_eq!(regions.order(2, 1.0).as_slice(), [2]);
+    }
+
+    #[test]
+    fn instances_that_are_called_often_stay_near() {
+        let mut regions = regions();
+        (0..100).for_each(|_| regions.learn(0, 2000 * MS));
+        (0..100).for_each(|_| regions.learn(1, 500 * MS));
+        (0..100).for_each(|_| regions.learn(2, 100 * MS));
+        for (calls, first) in [(9, 2), (30, 1), (100, 0)] {
+            assert_eq!(regions.order(0, f64::from(calls)).as_slice()[0], first, "{calls}");
+        }
+        let mut uses = Uses::default();
+        assert_eq!((uses.usual(), uses.mean(50.0)), (1.0, 50.0));
+        (0..3).for_each(|_| uses.made());
+        (0..30).for_each(|_| uses.called());
+        assert_eq!((uses.usual(), uses.mean(50.0)), (10.0, 20.0));
+        (0..1 << 20).for_each(|_| uses.called());
+        assert!(uses.calls < 1 << 16);
     }
 
     #[test]
@@ -179,16 +239,18 @@ mod tests {
         (0..100).for_each(|_| regions.learn(0, 300 * MS));
         (0..100).for_each(|_| regions.learn(1, 100 * MS));
         (0..100).for_each(|_| regions.learn(2, 290 * MS));
-        assert_eq!(regions.order(0).as_slice()[0], 1);
+        assert_eq!(regions.order(0, 1.0).as_slice()[0], 1);
         (0..100).for_each(|_| regions.learn(1, 3000 * MS));
-        assert_eq!(regions.order(0).as_slice()[0], 0);
+        assert_eq!(regions.order(0, 1.0).as_slice()[0], 0);
     }
 
     #[test]
     fn others_are_tried_now_and_then() {
         let mut regions = regions();
-        (0..3).for_each(|region| regions.learn(region, u64::from(region) * 1000 * MS + MS));
-        let away = (0..1000).filter(|_| regions.order(0).as_slice()[0] != 0).count();
+        (0..3).for_each(|region| regions.learn(region, u64::from(region) * 1000 * MS + 500 * MS));
+        let away = (0..1000)
+            .filter(|_| regions.order(0, 1.0).as_slice()[0] != 0)
+            .count();
         assert_eq!(away, 10);
     }
 

@@ -133,6 +133,8 @@ impl Fleet {
         it.uses = it.uses.saturating_add(1);
         self.counts.running += 1;
         let (f, node, bytes) = (it.function, it.node, it.memory_bytes);
+        self.uses[it.class as usize].called();
+        self.functions[f].uses[it.class as usize].called();
         self.functions[f].running += 1;
         if first {
             self.counts.busy += 1;

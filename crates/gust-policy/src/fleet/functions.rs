@@ -66,6 +66,7 @@ impl Fleet {
             failures: 0,
             retry_at: Time(0),
             snapshots: Vec::new(),
+            uses: Default::default(),
             run_ns: 0,
         });
         self.function_names.insert(u64::from(id.0), f);

@@ -36,7 +36,7 @@ use crate::admission::Admission;
 use crate::fairness::Fairness;
 use crate::placement::Placement;
 use crate::slab::{Names, Slab, Slot};
-use crate::{Decision, FleetConfig, FunctionId, InstanceId, NodeId, Observation, Regions, Time};
+use crate::{Decision, FleetConfig, FunctionId, InstanceId, NodeId, Observation, Regions, Time, Uses};
 use state::{Call, Function, Instance, Node};
 use std::collections::BTreeSet;
 
@@ -58,6 +58,8 @@ pub struct Fleet {
     fairness: Fairness,
     placement: Placement,
     regions: Regions,
+    /// How often instances of all functions are called, by class.
+    uses: [Uses; 2],
     next_instance: u64,
     counts: Counts,
 }
@@ -79,6 +81,7 @@ impl Fleet {
             fairness: Fairness::default(),
             placement: Placement::default(),
             regions: Regions::new(config.regions.clone()),
+            uses: [Uses::default(); 2],
             next_instance: config.instances_from,
             counts: Counts::default(),
             config,

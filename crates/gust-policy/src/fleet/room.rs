@@ -97,6 +97,8 @@ impl Fleet {
     ) -> Slot {
         let function = &mut self.functions[f];
         let bytes = function.charge();
+        function.uses[class as usize].made();
+        self.uses[class as usize].made();
         match class {
             Class::Regular => function.regular += 1,
             Class::Emergency => function.emergency += 1,
@@ -149,7 +151,8 @@ impl Fleet {
     fn node_for(&mut self, now: Time, f: Slot, class: Class, out: &mut Vec<Decision>) -> Option<Slot> {
         let function = &self.functions[f];
         let need = function.charge();
-        let order = self.regions.order(function.spec.home);
+        let calls = function.uses[class as usize].mean(self.uses[class as usize].usual());
+        let order = self.regions.order(function.spec.home, calls);
         let key = self.next_instance;
         let cost = &self.config.cost;
         for region in order.as_slice() {

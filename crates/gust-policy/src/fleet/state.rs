@@ -4,6 +4,7 @@ use crate::autoscaler::Autoscaler;
 use crate::demand::{Demand, Prices};
 use crate::eviction::{Eviction, Priority};
 use crate::placement::Place;
+use crate::regions::Uses;
 use crate::slab::{Link, Linked, List, Slot};
 use crate::window::Window;
 use crate::{CallId, Class, FunctionId, FunctionSpec, InstanceId, NodeId, NodeSpec, Time};
@@ -57,6 +58,8 @@ pub(super) struct Function {
     pub(super) retry_at: Time,
     /// Nodes that hold its snapshot.
     pub(super) snapshots: Vec<Slot>,
+    /// How often its instances are called, by class.
+    pub(super) uses: [Uses; 2],
     /// Average time of its calls on instances, in nanoseconds.
     pub(super) run_ns: u64,
 }
