@@ -9,14 +9,13 @@
 //!
 //! Only invocations that were answered have times; the others are counted.
 
-use std::collections::HashMap;
-
-use gust_policy::{Class, InstanceId};
+use gust_policy::Class;
 use serde::{Deserialize, Serialize};
 
-use crate::{Components, Ending, Origin, Record, Run, Sample, Start};
+use super::starts::{self, Part};
+use crate::{Ending, Origin, Record, Run, Sample, Start};
 
-const NS_PER_MS: f64 = 1e6;
+pub(super) const NS_PER_MS: f64 = 1e6;
 const NS_PER_S: f64 = 1e9;
 
 /// Shortest requested time that a slowdown is taken against, in nanoseconds: a millisecond, as InVitro's traces have it at least.
@@ -90,15 +89,6 @@ pub struct Starts {
     pub restored: u64,
     /// Booted.
     pub booted: u64,
-}
-
-/// A part of cold starts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Part {
-    /// Its name.
-    pub name: String,
-    /// Its times in milliseconds, over all cold starts.
-    pub ms: Spread,
 }
 
 /// Figures of a function.
@@ -204,7 +194,7 @@ impl Figures {
             .collect();
         let functions = functions(run);
         let regular = answered.iter().filter(|r| r.class == Class::Regular).count();
-        let ratios = utility_ratios(&answered);
+        let ratios = starts::utility_ratios(&answered);
         let below = ratios.iter().filter(|ratio| **ratio <= 1.0).count();
         Self {
             name: run.name.clone(),
@@ -233,11 +223,11 @@ impl Figures {
                     .map(|ns| ns as f64 / NS_PER_MS)
                     .collect(),
             ),
-            starts: starts(&answered),
+            starts: counted_starts(&answered),
             regular_part: part_of(regular, answered.len()),
             cold_ms: Spread::of(cold.iter().map(|r| scheduling_ns(r) as f64 / NS_PER_MS).collect()),
-            parts: parts(&cold, OURS),
-            parts_huawei: parts(&cold, HUAWEI),
+            parts: starts::parts(&cold, starts::OURS),
+            parts_huawei: starts::parts(&cold, starts::HUAWEI),
             utility_below_1: part_of(below, ratios.len()),
             utility_ratio: Spread::of(ratios),
             costs: costs(&run.samples, answered.len()),
@@ -279,7 +269,7 @@ fn endings(records: &[Record]) -> Endings {
     endings
 }
 
-fn starts(answered: &[&Record]) -> Starts {
+fn counted_starts(answered: &[&Record]) -> Starts {
     let mut starts = Starts::default();
     for record in answered {
         match record.start {
@@ -322,83 +312,6 @@ fn functions(run: &Run) -> Vec<FunctionFigures> {
         .collect();
     found.sort_by(|a, b| (b.invocations, &a.name).cmp(&(a.invocations, &b.name)));
     found
-}
-
-/// A part's name and its time in a record.
-type PartOf = (&'static str, fn(&Components) -> u64);
-
-/// Our parts.
-const OURS: &[PartOf] = &[
-    ("queue", |c| c.queue_ns),
-    ("scheduling", |c| c.scheduling_ns),
-    ("worker", |c| c.worker_ns),
-    ("fetch", |c| c.fetch_ns),
-    ("map", |c| c.map_ns),
-    ("faults", |c| c.faults_ns),
-    ("boot", |c| c.boot_ns),
-    ("runtime", |c| c.runtime_ns),
-];
-
-/// Those of Huawei's study. Code and dependencies are one thing here: a snapshot has both, and bringing it to life stands for
-/// loading them.
-const HUAWEI: &[PartOf] = &[
-    ("pod allocation", |c| c.worker_ns),
-    ("code", |c| c.fetch_ns),
-    ("dependencies", |c| {
-        c.map_ns + c.faults_ns + c.boot_ns + c.runtime_ns
-    }),
-    ("scheduling", |c| c.queue_ns + c.scheduling_ns),
-];
-
-fn parts(cold: &[&Record], which: &[PartOf]) -> Vec<Part> {
-    which
-        .iter()
-        .map(|(name, time)| Part {
-            name: (*name).to_owned(),
-            ms: Spread::of(
-                cold.iter()
-                    .map(|r| time(&r.components) as f64 / NS_PER_MS)
-                    .collect(),
-            ),
-        })
-        .collect()
-}
-
-/// For each instance whose start a call waited for: its useful life over that wait.
-fn utility_ratios(answered: &[&Record]) -> Vec<f64> {
-    struct Life {
-        first_ns: u64,
-        last_ns: u64,
-        start_ns: u64,
-    }
-    let mut lives: HashMap<InstanceId, Life> = HashMap::new();
-    for record in answered {
-        let Some(instance) = record.instance else { continue };
-        let start_ns = match record.start {
-            Start::Warm => 0,
-            Start::Armed | Start::Restored | Start::Booted => start_ns(&record.components),
-        };
-        let life = lives.entry(instance).or_insert(Life {
-            first_ns: record.started_ns,
-            last_ns: record.ended_ns,
-            start_ns: 0,
-        });
-        life.first_ns = life.first_ns.min(record.started_ns);
-        life.last_ns = life.last_ns.max(record.ended_ns);
-        life.start_ns = life.start_ns.max(start_ns);
-    }
-    let mut ratios: Vec<f64> = lives
-        .into_values()
-        .filter(|life| life.start_ns > 0)
-        .map(|life| life.last_ns.saturating_sub(life.first_ns) as f64 / life.start_ns as f64)
-        .collect();
-    ratios.sort_by(f64::total_cmp);
-    ratios
-}
-
-/// What the start of an instance took: everything but waiting for a place.
-fn start_ns(c: &Components) -> u64 {
-    c.scheduling_ns + c.worker_ns + c.fetch_ns + c.map_ns + c.faults_ns + c.boot_ns
 }
 
 fn costs(samples: &[Sample], answered: usize) -> Costs {

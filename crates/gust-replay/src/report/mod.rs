@@ -7,6 +7,7 @@ mod figures;
 mod html;
 pub mod invitro;
 mod plot;
+mod starts;
 mod text;
 
 use std::{
@@ -14,8 +15,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use figures::{Costs, Endings, Figures, FunctionFigures, Part, Spread, Starts};
+pub use figures::{Costs, Endings, Figures, FunctionFigures, Spread, Starts};
 pub use plot::{Plot, PlotError};
+pub use starts::Part;
 
 use crate::Run;
 use invitro::WriteError;

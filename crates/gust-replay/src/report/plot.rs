@@ -316,14 +316,8 @@ fn components(figures: &[Figures]) -> Result<Plot, PlotError> {
             .label_style(("sans-serif", 13).into_font().color(&GREY))
             .axis_desc_style(("sans-serif", 13).into_font().color(&GREY))
             .draw()?;
-        let names: Vec<String> = figures
-            .first()
-            .map(parts)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|p| p.0)
-            .collect();
-        for (at, part) in names.iter().enumerate() {
+        let names = figures.first().map(parts).unwrap_or_default();
+        for (at, (part, _)) in names.iter().enumerate() {
             // There are more parts than colours: the second round is lighter.
             let style = colour(at)
                 .mix(if at < COLOURS.len() { 1.0 } else { 0.5 })

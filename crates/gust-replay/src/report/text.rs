@@ -1,6 +1,9 @@
 //! Tables for people: one column for each run.
 
-use super::figures::{Figures, Spread};
+use super::{
+    figures::{Figures, Spread},
+    starts::Part,
+};
 use crate::Origin;
 
 /// Functions that are shown one by one.
@@ -10,69 +13,14 @@ const FUNCTIONS_SHOWN: usize = 10;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Section {
     pub(super) title: &'static str,
-    pub(super) lines: Vec<(String, Vec<String>)>,
+    pub(super) lines: Vec<Line>,
 }
+
+/// A label, and a cell for each run.
+type Line = (String, Vec<String>);
 
 /// The tables of some runs, side by side.
 pub(super) fn sections(runs: &[Figures]) -> Vec<Section> {
-    let line = |label: &str, cell: &dyn Fn(&Figures) -> String| {
-        (label.to_owned(), runs.iter().map(cell).collect::<Vec<String>>())
-    };
-    let spread = |label: &str, unit: &str, of: &dyn Fn(&Figures) -> Spread| {
-        [
-            ("mean", (|s| s.mean) as fn(Spread) -> f64),
-            ("p50", |s| s.p50),
-            ("p90", |s| s.p90),
-            ("p99", |s| s.p99),
-            ("max", |s| s.max),
-        ]
-        .map(|(name, value)| {
-            let label = format!("{label}, {name}{unit}");
-            (
-                label,
-                runs.iter()
-                    .map(|run| number(value(of(run))))
-                    .collect::<Vec<String>>(),
-            )
-        })
-        .to_vec()
-    };
-    let mut times = spread("response time", " (ms)", &|f| f.response_ms);
-    times.extend(spread("slowdown", "", &|f| f.slowdown));
-    times.extend(spread("slowdown by function", "", &|f| f.slowdown_by_function));
-    times.extend(spread("scheduling delay", " (ms)", &|f| f.scheduling_ms));
-    times.push(line("waited in a queue for 1 ms or more", &|f| {
-        f.queued_ms.count.to_string()
-    }));
-    times.extend(spread("their wait", " (ms)", &|f| f.queued_ms));
-    let mut cold = vec![
-        line("warm", &|f| f.starts.warm.to_string()),
-        line("armed", &|f| f.starts.armed.to_string()),
-        line("restored", &|f| f.starts.restored.to_string()),
-        line("booted", &|f| f.starts.booted.to_string()),
-        line("on regular instances", &|f| percent(f.regular_part)),
-    ];
-    cold.extend(spread("cold start", " (ms)", &|f| f.cold_ms));
-    for (which, of) in [
-        ("", (|f| &f.parts) as fn(&Figures) -> &Vec<super::figures::Part>),
-        (" (Huawei's)", |f| &f.parts_huawei),
-    ] {
-        let names: Vec<String> = runs
-            .first()
-            .map(|f| of(f).iter().map(|part| part.name.clone()).collect())
-            .unwrap_or_default();
-        for (at, name) in names.iter().enumerate() {
-            cold.push(line(&format!("{name}{which}, mean / p99 (ms)"), &|f| {
-                of(f).get(at).map_or_else(String::new, |part| {
-                    format!("{} / {}", number(part.ms.mean), number(part.ms.p99))
-                })
-            }));
-        }
-    }
-    cold.push(line("pod utility ratio, p50", &|f| number(f.utility_ratio.p50)));
-    cold.push(line("pods of less use than their start", &|f| {
-        percent(f.utility_below_1)
-    }));
     vec![
         Section {
             title: "Invocations",
@@ -80,11 +28,11 @@ pub(super) fn sections(runs: &[Figures]) -> Vec<Section> {
         },
         Section {
             title: "Times of answered invocations",
-            lines: times,
+            lines: times(runs),
         },
         Section {
             title: "Starts",
-            lines: cold,
+            lines: starts(runs),
         },
         Section {
             title: "Costs",
@@ -93,9 +41,76 @@ pub(super) fn sections(runs: &[Figures]) -> Vec<Section> {
     ]
 }
 
-fn invocations(runs: &[Figures]) -> Vec<(String, Vec<String>)> {
-    let line =
-        |label: &str, cell: &dyn Fn(&Figures) -> String| (label.to_owned(), runs.iter().map(cell).collect());
+fn line(runs: &[Figures], label: &str, cell: &dyn Fn(&Figures) -> String) -> Line {
+    (label.to_owned(), runs.iter().map(cell).collect())
+}
+
+/// A line for each figure of a spread.
+fn spread(runs: &[Figures], label: &str, unit: &str, of: &dyn Fn(&Figures) -> Spread) -> Vec<Line> {
+    type Figure = fn(Spread) -> f64;
+    let figures: [(&str, Figure); 5] = [
+        ("mean", |s| s.mean),
+        ("p50", |s| s.p50),
+        ("p90", |s| s.p90),
+        ("p99", |s| s.p99),
+        ("max", |s| s.max),
+    ];
+    figures
+        .map(|(name, value)| line(runs, &format!("{label}, {name}{unit}"), &|f| number(value(of(f)))))
+        .to_vec()
+}
+
+fn times(runs: &[Figures]) -> Vec<Line> {
+    let mut lines = spread(runs, "response time", " (ms)", &|f| f.response_ms);
+    lines.extend(spread(runs, "slowdown", "", &|f| f.slowdown));
+    lines.extend(spread(runs, "slowdown by function", "", &|f| {
+        f.slowdown_by_function
+    }));
+    lines.extend(spread(runs, "scheduling delay", " (ms)", &|f| f.scheduling_ms));
+    lines.push(line(runs, "waited in a queue for 1 ms or more", &|f| {
+        f.queued_ms.count.to_string()
+    }));
+    lines.extend(spread(runs, "their wait", " (ms)", &|f| f.queued_ms));
+    lines
+}
+
+fn starts(runs: &[Figures]) -> Vec<Line> {
+    type Parts = fn(&Figures) -> &[Part];
+    let mut lines = vec![
+        line(runs, "warm", &|f| f.starts.warm.to_string()),
+        line(runs, "armed", &|f| f.starts.armed.to_string()),
+        line(runs, "restored", &|f| f.starts.restored.to_string()),
+        line(runs, "booted", &|f| f.starts.booted.to_string()),
+        line(runs, "on regular instances", &|f| percent(f.regular_part)),
+    ];
+    lines.extend(spread(runs, "cold start", " (ms)", &|f| f.cold_ms));
+    let kinds: [(&str, Parts); 2] = [("", |f| &f.parts), (" (Huawei's)", |f| &f.parts_huawei)];
+    for (which, of) in kinds {
+        let names = runs
+            .first()
+            .map(of)
+            .unwrap_or_default()
+            .iter()
+            .map(|part| &part.name);
+        lines.extend(names.enumerate().map(|(at, name)| {
+            line(runs, &format!("{name}{which}, mean / p99 (ms)"), &|f| {
+                of(f).get(at).map_or_else(String::new, |part| {
+                    format!("{} / {}", number(part.ms.mean), number(part.ms.p99))
+                })
+            })
+        }));
+    }
+    lines.push(line(runs, "pod utility ratio, p50", &|f| {
+        number(f.utility_ratio.p50)
+    }));
+    lines.push(line(runs, "pods of less use than their start", &|f| {
+        percent(f.utility_below_1)
+    }));
+    lines
+}
+
+fn invocations(runs: &[Figures]) -> Vec<Line> {
+    let line = |label: &str, cell: &dyn Fn(&Figures) -> String| line(runs, label, cell);
     vec![
         line("run", &|f| match f.origin {
             Origin::Live => "live".to_owned(),
@@ -114,9 +129,8 @@ fn invocations(runs: &[Figures]) -> Vec<(String, Vec<String>)> {
     ]
 }
 
-fn costs(runs: &[Figures]) -> Vec<(String, Vec<String>)> {
-    let line =
-        |label: &str, cell: &dyn Fn(&Figures) -> String| (label.to_owned(), runs.iter().map(cell).collect());
+fn costs(runs: &[Figures]) -> Vec<Line> {
+    let line = |label: &str, cell: &dyn Fn(&Figures) -> String| line(runs, label, cell);
     vec![
         line("memory (GiB s)", &|f| number(f.costs.memory_gib_s)),
         line("processor (s)", &|f| number(f.costs.cpu_s)),

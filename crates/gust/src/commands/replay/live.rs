@@ -110,6 +110,17 @@ pub async fn run(arguments: ReplayArgs) -> Result<ExitCode> {
 }
 
 impl LiveArgs {
+    /// The server that is named, or one that is started.
+    async fn server(&self, mode: Option<&str>) -> Result<Server> {
+        if !self.up {
+            return Server::named(&self.server).await;
+        }
+        let mut options: Vec<&str> = self.up_arg.iter().map(String::as_str).collect();
+        options.extend(mode.into_iter().flat_map(|mode| ["--mode", mode]));
+        let data_dir = self.data_dir.clone().unwrap_or_else(paths::data_dir);
+        Server::start_with(&data_dir, &self.isolation, &options).await
+    }
+
     /// Runs a workload once.
     pub async fn replay(
         &self,
@@ -123,14 +134,7 @@ impl LiveArgs {
             "between 1 and {IN_FLIGHT_MAX} calls can be in flight"
         );
         let machine = Machine::this().line();
-        let server = if self.up {
-            let mut options: Vec<&str> = self.up_arg.iter().map(String::as_str).collect();
-            options.extend(mode.into_iter().flat_map(|mode| ["--mode", mode]));
-            let data_dir = self.data_dir.clone().unwrap_or_else(paths::data_dir);
-            Server::start_with(&data_dir, &self.isolation, &options).await?
-        } else {
-            Server::named(&self.server).await?
-        };
+        let server = self.server(mode).await?;
         let client = server.client().clone();
         let targets = Targets::deploy(&client, workload, self.functions, self.work, self.language).await?;
         let targets = Arc::new(targets);
