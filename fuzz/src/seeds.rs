@@ -120,6 +120,9 @@ fn commands() -> Vec<Command> {
         }),
         Command::Capture,
         Command::Freeze,
+        Command::Rewind {
+            environment: vec![("A".into(), "b".into())],
+        },
         Command::Replan,
         Command::Shape,
         Command::Graft,

@@ -373,9 +373,10 @@ impl Node {
         self.0.create(id, named).await
     }
 
-    /// Ends an instance: at once when it rests, otherwise as soon as it does. [`Node::lost`] does not tell it.
+    /// Ends an instance: at once when it rests, otherwise as soon as it does. [`Node::lost`] does not tell it. Its worker is
+    /// used again, armed, for its own version where armed instances are wanted.
     pub fn end(&self, name: InstanceName) {
-        self.0.desk.end(name);
+        self.0.end(name);
     }
 
     /// Waits until instances that have names have ended without [`Node::end`] (for another's sake, by themselves, or with

@@ -171,10 +171,17 @@ impl Inner {
         tokio::spawn(async move {
             match instance.settle().await {
                 Ok(Waiting { pristine, .. }) if pristine || instance.version.keeps_memory() => {
-                    let version = Arc::clone(&instance.version);
+                    if inner.desk.is_ended(&instance) {
+                        inner.retire(instance);
+                        return drop(settling);
+                    }
+                    let (version, is_named) = (Arc::clone(&instance.version), settling.is_named());
                     inner.desk.rest(*instance, pristine);
                     drop(settling);
-                    inner.arm(&version);
+                    match is_named {
+                        true => inner.arm_later(&version),
+                        false => inner.arm(&version),
+                    }
                 }
                 // Memory that cannot be given back is not kept.
                 Ok(_) => {}

@@ -98,6 +98,13 @@ pub(crate) struct Settling {
     of: (PlaceId, Option<InstanceName>),
 }
 
+impl Settling {
+    /// Whether the instance has a name.
+    pub(crate) fn is_named(&self) -> bool {
+        self.of.1.is_some()
+    }
+}
+
 impl Drop for Settling {
     fn drop(&mut self) {
         let consequences = self
@@ -215,10 +222,22 @@ impl Desk {
         self.places().place_of(name)
     }
 
-    /// Ends an instance, at once or when it comes to rest.
-    pub(crate) fn end(&self, name: InstanceName) {
-        let gone = self.places().end(name);
-        drop(gone);
+    /// Ends an instance when it comes to rest; answers it when it does already.
+    pub(crate) fn end(&self, name: InstanceName) -> Option<AtRest> {
+        self.places().end(name)
+    }
+
+    /// Whether the control plane has ended an instance that is about to rest.
+    pub(crate) fn is_ended(&self, instance: &Instance) -> bool {
+        self.places().is_ended(instance.place.id)
+    }
+
+    /// Takes its name from an instance that has been ended and is to be armed again; `false` when none is wanted.
+    /// [`Desk::armed`] follows.
+    pub(crate) fn retire(&self, instance: &Instance, wanted: usize) -> bool {
+        let version = &instance.version;
+        self.places()
+            .retire(version.id(), version.generation, instance.place.id, wanted)
     }
 
     /// Waits for instances that have names to be lost.

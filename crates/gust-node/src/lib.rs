@@ -30,6 +30,7 @@ mod places;
 mod pool;
 mod program;
 mod restore;
+mod retire;
 mod shaped;
 mod snapshot;
 mod source;

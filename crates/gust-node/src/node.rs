@@ -41,6 +41,10 @@ const DELIVERIES_MAX: u32 = 3;
 /// What a recorded start takes, and learning from one.
 const LEARN_TIME: Duration = Duration::from_millis(50);
 
+/// How long a call waits at least for the instance that is meant to serve it and has just answered another: longer than a
+/// start would take, since one in its stead costs a worker.
+const NAMED_PATIENCE: Duration = Duration::from_millis(20);
+
 /// Starts at a time for each processor.
 const STARTS_PER_CPU: usize = 2;
 
@@ -178,6 +182,7 @@ impl Inner {
                 let Some(inner) = weak.upgrade() else { return };
                 inner.desk.expire(idle_timeout);
                 inner.freeze_idle();
+                inner.arm_used();
                 inner.pool.tend();
                 inner.shaped.tend();
             }
@@ -245,7 +250,10 @@ impl Inner {
                 return Err(InvokeError::Stopping);
             }
             let arrived = Instant::now();
-            let patience = self.patience(&version);
+            let patience = match invocation.wanted {
+                Wanted::Resting(_) => self.patience(&version).max(NAMED_PATIENCE),
+                Wanted::Any | Wanted::New(_) => self.patience(&version),
+            };
             let named = invocation.wanted.named();
             let before = named.and_then(|named| self.desk.place_of(named.name));
             let timeout = self.config.queue_timeout;
@@ -288,7 +296,10 @@ impl Inner {
                 .call(instance, restoring.as_ref(), &mut invocation, &mut log)
                 .await;
             if is_armed || restoring.is_some() {
-                self.arm(&version);
+                match named {
+                    Some(_) => self.arm_later(&version),
+                    None => self.arm(&version),
+                }
             }
             match ran {
                 Ok(ran) => {

@@ -10,7 +10,8 @@
 //!     |                 ^                ^  |      Answer,Waiting
 //!     |  Restore(base)  |                |  | Capture, Replan
 //!     +-----------------+                |  +--------> Waiting
-//!     |  Restore(version)                |               Based: a base that has been laid out ahead takes Restore(version)
+//!     |  Restore(version)                |  | Rewind ----> Waiting, as its snapshot left it
+//!     |                                  |               Based: a base that has been laid out ahead takes Restore(version)
 //!     |                                  | Freeze --> Frozen: given back by Restore(version) with its body
 //!     +----------------------------------+               too, when the version's layout has a graft for it
 //!   Pooled --- Run ---> Program --- Ran, CannotRun ---> the worker ends
@@ -98,6 +99,12 @@ pub enum Command {
         connection: u32,
         /// What became of it.
         answer: OutsideAnswer,
+    },
+    /// Have the waiting guest go back to its snapshot, as another instance: what its calls have left is gone. Answered by
+    /// [`Report::Waiting`], which is not pristine where that cannot be; the worker is of no further use then.
+    Rewind {
+        /// What sets its environment apart from that of others of its snapshot.
+        environment: Vec<(String, String)>,
     },
 }
 

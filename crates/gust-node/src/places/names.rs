@@ -27,6 +27,36 @@ impl<I, T> Places<I, T> {
         Some(entry.idle.remove(at).instance)
     }
 
+    /// Whether the instance in a place has been ended by its name.
+    pub(crate) fn is_ended(&self, place: PlaceId) -> bool {
+        self.taken.get(&place).is_some_and(|taken| taken.is_told)
+    }
+
+    /// Takes its name from an instance that has been ended and is to be armed again, if fewer than `wanted` are armed or in
+    /// the making and no call waits for room.
+    pub(crate) fn retire(&mut self, id: &VersionId, generation: u64, place: PlaceId, wanted: usize) -> bool {
+        if !self.queue.is_empty() || self.bytes > self.bounds.memory_bytes_max {
+            return false;
+        }
+        let Some(entry) = self.current(id, generation) else {
+            return false;
+        };
+        if entry.armed.len() + entry.arming >= wanted {
+            return false;
+        }
+        entry.arming += 1;
+        let named = self.taken.get_mut(&place).and_then(|taken| {
+            taken.evicted = false;
+            taken.is_told = false;
+            taken.armed = true;
+            taken.named.take()
+        });
+        if let Some(named) = named {
+            self.forget_name(place, named, true);
+        }
+        true
+    }
+
     /// Names of instances that have ended by themselves or for another's sake since this was asked last.
     pub(crate) fn take_lost(&mut self) -> Vec<InstanceName> {
         std::mem::take(&mut self.lost)

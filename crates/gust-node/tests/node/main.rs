@@ -107,6 +107,7 @@ fn main() -> ExitCode {
                 snapshots::memory_is_given_back_after_every_call,
                 snapshots::memory_that_cannot_be_given_back_is_not_used_again,
                 snapshots::no_two_instances_are_alike,
+                named::ended_instances_are_armed_again,
                 snapshots::a_version_that_is_removed_leaves_nothing,
             ]);
         }

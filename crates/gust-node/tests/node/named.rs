@@ -64,7 +64,7 @@ pub async fn calls_are_served_by_the_instance_that_is_meant(isolation: Isolation
     let stats = world.node.stats();
     equal((stats.idle, stats.emergency, stats.regular), (2, 2, 0))?;
     for turn in [0, 1, 1, 0, 0] {
-        // Sent as soon as the last has answered: it is waited for while it settles.
+        world.settled().await?;
         let outcome = call(&world, &id, "again", Wanted::Resting(emergency(turn as u64 + 1))).await?;
         equal(outcome.instance_id.as_str(), ids[turn].as_str())?;
         equal((outcome.start, outcome.replaced), (StartKind::Warm, false))?;
@@ -91,6 +91,7 @@ pub async fn instances_are_made_ahead(isolation: Isolation) -> Result<(), Failed
     equal((stats.idle, stats.regular), (1, 1))?;
     let first = call(&world, &id, "first", Wanted::Resting(regular(7))).await?;
     equal((first.start, first.start_duration), (StartKind::Armed, None))?;
+    world.settled().await?;
     let second = call(&world, &id, "second", Wanted::Resting(regular(7))).await?;
     equal(
         (second.start, second.instance_id),
@@ -143,6 +144,7 @@ pub async fn lost_instances_are_told_and_replaced(isolation: Isolation) -> Resul
         (world.cold_start(), true, true),
     )?;
     equal(second.instance_id == first.instance_id, false)?;
+    world.settled().await?;
     let exited = call(&world, &id, "exit 3", Wanted::Resting(emergency(1))).await?;
     equal((exited.kept, exited.replaced), (false, false))?;
     equal(matches!(exited.result, InvokeResult::Exited(_)), true)?;
@@ -168,6 +170,53 @@ pub async fn only_the_nameless_go_for_their_age(isolation: Isolation) -> Result<
     equal(world.node.present().len(), 1)?;
     let outcome = call(&world, &id, "2", Wanted::Resting(emergency(1))).await?;
     equal((outcome.start, outcome.replaced), (StartKind::Warm, false))?;
+    world.stop().await;
+    Ok(())
+}
+
+/// What the control plane ends goes back to its snapshot, and is there for whoever comes: nothing of its calls is left in
+/// it, it has another identity and other randomness, and no worker was made for it.
+pub async fn ended_instances_are_armed_again(isolation: Isolation) -> Result<(), Failed> {
+    let world = World::new(isolation, |config| config.armed_per_version = 1).await?;
+    let id = world.ready(device("echo")).await?;
+    until(|| async { world.node.stats().armed == 1 && world.node.stats().busy == 0 }).await?;
+    world.node.evict(&id, true).await;
+    let started = world.node.stats().instances_started;
+    let body = |outcome: &Outcome| match &outcome.result {
+        InvokeResult::Success(body) => Ok(String::from_utf8_lossy(body).into_owned()),
+        other => Err(Failed::from(format!("{other:?}"))),
+    };
+    let mut seen = HashSet::new();
+    for name in 1..=20 {
+        let named = emergency(name);
+        let first = call(&world, &id, "count", Wanted::New(named)).await?;
+        equal((first.start, body(&first)?), (StartKind::Armed, "1".to_owned()))?;
+        equal(seen.insert(first.instance_id.clone()), true)?;
+        world.settled().await?;
+        let second = call(&world, &id, "count", Wanted::Resting(named)).await?;
+        equal(
+            (body(&second)?, second.instance_id),
+            ("2".to_owned(), first.instance_id),
+        )?;
+        world.settled().await?;
+        let random = call(&world, &id, "random", Wanted::Resting(named)).await?;
+        equal(seen.insert(body(&random)?), true)?;
+        world.settled().await?;
+        let litter = call(&world, &id, "litter", Wanted::Resting(named)).await?;
+        equal(body(&litter)?, "clean".to_owned())?;
+        // Told while it settles, or when it rests already.
+        if name % 2 == 0 {
+            world.settled().await?;
+        }
+        world.node.end(named.name);
+        until(|| async {
+            let stats = world.node.stats();
+            stats.armed >= 1 && stats.busy == 0 && stats.emergency == 0
+        })
+        .await?;
+    }
+    // But for those that are armed beside one that is used for a while.
+    equal(world.node.stats().instances_started < started + 20, true)?;
     world.stop().await;
     Ok(())
 }

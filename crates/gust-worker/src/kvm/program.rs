@@ -295,6 +295,7 @@ impl Program {
             | Command::Invoke(_)
             | Command::Capture
             | Command::Freeze
+            | Command::Rewind { .. }
             | Command::Replan
             | Command::Shape
             | Command::Graft

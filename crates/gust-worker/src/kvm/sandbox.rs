@@ -142,6 +142,8 @@ struct Origin {
     images: Vec<Image>,
     recording: bool,
     memory_mode: MemoryMode,
+    /// It was laid out from what was frozen.
+    is_thawed: bool,
     environment: Vec<(String, String)>,
 }
 
@@ -377,6 +379,7 @@ impl Sandbox {
             images,
             recording,
             memory_mode: restore.memory_mode,
+            is_thawed: restore.frozen.is_some(),
             environment: restore.environment,
         });
         Ok(sandbox)
@@ -685,6 +688,22 @@ impl Sandbox {
         self.origin.as_ref().is_some_and(|origin| {
             origin.memory_mode == MemoryMode::Fresh && !origin.recording && origin.layout.is_some()
         })
+    }
+
+    /// Whether the guest, which keeps its memory between calls, can go back to its snapshot now. What was frozen cannot:
+    /// its pages were laid out as it left them.
+    pub fn can_go_back(&self) -> bool {
+        let is_settled = self.waits_for == WaitsFor::Event && self.said.is_empty() && self.renewal.is_none();
+        let origin = self.origin.as_ref();
+        let has_layout = |origin: &Origin| !origin.recording && !origin.is_thawed && origin.layout.is_some();
+        is_settled && self.kernel.ended().is_none() && origin.is_some_and(has_layout)
+    }
+
+    /// Changes what the guest's environment has of its own, from when it goes back to its snapshot.
+    pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
+        if let Some(origin) = &mut self.origin {
+            origin.environment = environment;
+        }
     }
 
     /// Goes back to the snapshot, as another instance.

@@ -169,6 +169,7 @@ impl Supervisor {
                 Command::Invoke(spec) => self.invoke(channel, spec, body)?,
                 Command::Capture => self.capture(channel, descriptors)?,
                 Command::Freeze => self.freeze(channel)?,
+                Command::Rewind { environment } => self.rewind(channel, environment)?,
                 Command::Replan => self.replan(channel, descriptors)?,
                 Command::Shape => self.relayout(channel, "Shape", descriptors, plans::shape)?,
                 Command::Graft => self.relayout(channel, "Graft", descriptors, plans::graft)?,
@@ -352,6 +353,20 @@ impl Supervisor {
         Ok(Next::Command)
     }
 
+    fn rewind(&mut self, channel: &mut Channel, environment: Vec<(String, String)>) -> Result<Next> {
+        let sandbox = self.guest("Rewind")?;
+        let can_go_back = sandbox.can_go_back();
+        if can_go_back {
+            sandbox.close_network(channel)?;
+            sandbox.set_environment(environment);
+            sandbox.rewind()?;
+            self.memory_bytes_max = 0;
+        }
+        let report = waiting(self.guest("Rewind")?, can_go_back);
+        channel.send(&Report::Waiting(report), b"")?;
+        Ok(Next::Command)
+    }
+
     fn replan(&mut self, channel: &mut Channel, descriptors: Vec<OwnedFd>) -> Result<Next> {
         let [layout, memory] = exactly("Replan", descriptors)?;
         let written = self.guest("Replan")?.replan(&layout, &memory)?;
@@ -469,6 +484,7 @@ fn obey_outside(sandbox: &mut Sandbox, frame: Frame<Command>) -> Result<()> {
         | Command::Shape
         | Command::Graft
         | Command::Freeze
+        | Command::Rewind { .. }
         | Command::Run(_)
         | Command::Signal(_)
         | Command::Network(_) => Err(SupervisorError::OutOfOrder("while the guest works")),

@@ -135,6 +135,7 @@ impl Supervisor {
                 Command::Restore(_) => return Err(SupervisorError::OutOfOrder("Restore")),
                 Command::Capture => return Err(SupervisorError::OutOfOrder("Capture")),
                 Command::Freeze => return Err(SupervisorError::OutOfOrder("Freeze")),
+                Command::Rewind { .. } => return Err(SupervisorError::OutOfOrder("Rewind")),
                 Command::Replan => return Err(SupervisorError::OutOfOrder("Replan")),
                 Command::Shape => return Err(SupervisorError::OutOfOrder("Shape")),
                 Command::Graft => return Err(SupervisorError::OutOfOrder("Graft")),

@@ -241,22 +241,28 @@ proptest! {
                 }
                 Step::Settle(_) | Step::Finish(..) | Step::Die(_) => {}
             }
-            let mut granted = Vec::new();
-            waiting.retain_mut(|(version, turn)| match turn.try_recv() {
-                Ok(grant) => {
-                    granted.push((*version, grant));
-                    false
+            // Taking what was granted may lead to further grants.
+            loop {
+                let mut granted = Vec::new();
+                waiting.retain_mut(|(version, turn)| match turn.try_recv() {
+                    Ok(grant) => {
+                        granted.push((*version, grant));
+                        false
+                    }
+                    Err(oneshot::error::TryRecvError::Empty) => true,
+                    Err(oneshot::error::TryRecvError::Closed) => false,
+                });
+                if granted.is_empty() {
+                    break;
                 }
-                Err(oneshot::error::TryRecvError::Empty) => true,
-                Err(oneshot::error::TryRecvError::Closed) => false,
-            });
-            for (version, grant) in granted {
-                match grant {
-                    Grant::Use(instance, _) => busy.push(instance),
-                    Grant::Start(place) => {
-                        let consequences = world.places.started(place);
-                        world.carry_out(consequences);
-                        busy.push(Instance { place, version });
+                for (version, grant) in granted {
+                    match grant {
+                        Grant::Use(instance, _) => busy.push(instance),
+                        Grant::Start(place) => {
+                            let consequences = world.places.started(place);
+                            world.carry_out(consequences);
+                            busy.push(Instance { place, version });
+                        }
                     }
                 }
             }

@@ -111,7 +111,7 @@ pub async fn real(settings: &Settings) -> Result<Report> {
     let options = ["--memory-price", DEAR, "--mode", &settings.mode];
     let server = Server::start_with(&settings.data_dir, "auto", &options).await?;
     let event: Bytes = handlers::event().to_string().into();
-    let names = deploy(&server, settings.functions).await?;
+    let names = deploy(&server, settings.real_functions).await?;
     // What a node learns from a version's first runs is not what its starts cost from then on.
     for name in names.iter().flat_map(|name| std::iter::repeat_n(name, LEARNING)) {
         server.quiet().await?;
@@ -130,7 +130,7 @@ pub async fn real(settings: &Settings) -> Result<Report> {
     report.method = format!(
         "cold starts of json and hashlib in sandboxes through the API, {} functions in turn, exponential arrivals, {} s each \
          rate, mode {}",
-        settings.functions,
+        settings.real_functions,
         settings.length.as_secs(),
         settings.mode
     );

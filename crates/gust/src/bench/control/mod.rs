@@ -48,9 +48,12 @@ pub struct ControlArgs {
     /// Seconds of each rate
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Functions of the parts cold and real, which are called in turn
+    /// Functions of the part cold, which are called in turn
     #[arg(long, default_value_t = 100)]
     functions: usize,
+    /// The same for micro-VMs
+    #[arg(long, default_value_t = 20)]
+    real_functions: usize,
     /// Rates of cold starts a second that are tried one after the other, until one is not sustained
     #[arg(long, value_delimiter = ',', default_values_t = [250, 500, 1000, 1500, 2000, 2500, 3000, 4000])]
     rates: Vec<u32>,
@@ -87,6 +90,7 @@ enum Part {
 struct Settings {
     length: Duration,
     functions: usize,
+    real_functions: usize,
     rates: Vec<u32>,
     real_rates: Vec<u32>,
     mode: String,
@@ -111,7 +115,9 @@ pub async fn run(arguments: &ControlArgs, show: &mut dyn FnMut(&Report) -> Resul
         "a rate can be measured for 1 to {SECONDS_MAX} seconds"
     );
     ensure!(
-        (1..=FUNCTIONS_MAX).contains(&arguments.functions),
+        [arguments.functions, arguments.real_functions]
+            .iter()
+            .all(|functions| (1..=FUNCTIONS_MAX).contains(functions)),
         "between 1 and {FUNCTIONS_MAX} functions can be called in turn"
     );
     ensure!(
@@ -126,6 +132,7 @@ pub async fn run(arguments: &ControlArgs, show: &mut dyn FnMut(&Report) -> Resul
     let settings = Settings {
         length: Duration::from_secs(arguments.seconds),
         functions: arguments.functions,
+        real_functions: arguments.real_functions,
         rates: arguments.rates.clone(),
         real_rates: arguments.real_rates.clone(),
         mode: arguments.mode.clone(),
