@@ -64,7 +64,7 @@ if wanted aws; then
         say "NO /dev/kvm: micro-VMs are NOT tested"
     fi
     say "AWS clients, functions in processes"
-    aws_tests process tests/aws/test_{damage,go,handlers,invoke,java,nodejs,packages,provided,scaling}.py
+    aws_tests process tests/aws/test_{cluster,damage,go,handlers,invoke,java,nodejs,packages,provided,scaling}.py
 fi
 
 if wanted programs; then

@@ -13,12 +13,18 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{CHUNKS_MAX, ChunkId, FileId, Manifest, ManifestError, loose::Loose, manifest::Part, parse_hex};
+use super::{
+    CHUNKS_MAX, ChunkId, FileId, Manifest, ManifestError,
+    loose::Loose,
+    manifest::Part,
+    parse_hex,
+    state::{Entry, Stamp, State},
+};
 
 /// Directory of files that were assembled here.
 const FILES: &str = "files";
@@ -75,52 +81,13 @@ pub enum LibraryError {
     TooMany,
 }
 
-/// Tells a file that has not changed from one that has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            bytes: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-}
-
-/// A file that is known.
-#[derive(Debug)]
-struct Entry {
-    path: PathBuf,
-    manifest: Arc<Manifest>,
-    /// The library's own, to be removed with its entry.
-    is_own: bool,
-}
-
-#[derive(Debug)]
-struct State {
-    files: HashMap<FileId, Entry>,
-    /// What was published from a path, so that a file that has not changed is not read again.
-    paths: HashMap<PathBuf, (Stamp, FileId)>,
-    /// Files that have a chunk, with its place; the first is as good as any.
-    chunks: HashMap<ChunkId, Vec<(FileId, Part)>>,
-    indexed: usize,
-    loose: Loose,
-}
-
 /// The files of one member. Blocking calls; whoever serves requests makes them where that is allowed.
 #[derive(Debug)]
 pub struct Library {
     directory: PathBuf,
     state: Mutex<State>,
+    /// Files that are being read through: one at a time each.
+    publishing: Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
     /// Files that are being assembled: one at a time each.
     pub(super) obtaining: Mutex<HashMap<FileId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -148,6 +115,7 @@ impl Library {
                 indexed: 0,
                 loose,
             }),
+            publishing: Mutex::default(),
             obtaining: Mutex::default(),
         };
         library.find_assembled().map_err(failed)?;
@@ -193,17 +161,37 @@ impl Library {
         };
         let file = File::open(path).map_err(failed)?;
         let stamp = Stamp::of(&file).map_err(failed)?;
-        if let Some((known, id)) = self.state().paths.get(path)
-            && *known == stamp
-        {
-            return Ok(*id);
+        let published = || {
+            let state = self.state();
+            let (known, id) = state.paths.get(path)?;
+            (*known == stamp).then_some(*id)
+        };
+        if let Some(id) = published() {
+            return Ok(id);
+        }
+        // Of several that publish one file, one reads it.
+        let only_one = {
+            let mut publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+            publishing.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(publishing.entry(path.to_path_buf()).or_default())
+        };
+        let _only_one = only_one.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = published() {
+            return Ok(id);
         }
         let manifest = Manifest::of(&file).map_err(|source| LibraryError::Manifest {
             path: path.to_path_buf(),
             source,
         })?;
-        self.withdraw(path);
         let id = manifest.id();
+        if self
+            .state()
+            .paths
+            .get(path)
+            .is_some_and(|(_, known)| *known != id)
+        {
+            self.withdraw(path);
+        }
         self.enter(id, path.to_path_buf(), Arc::new(manifest), false)?;
         self.state().paths.insert(path.to_path_buf(), (stamp, id));
         Ok(id)
@@ -351,12 +339,13 @@ impl Library {
         is_own: bool,
     ) -> Result<(), LibraryError> {
         let mut state = self.state();
-        if let Some(known) = state.files.get(&id) {
-            if known.path != path && known.path.exists() {
-                return Ok(());
+        if let Some(known) = state.files.get_mut(&id) {
+            // The same content, perhaps under another path.
+            if !known.path.exists() {
+                known.path = path;
+                known.is_own = is_own;
             }
-            // It was under another path, which is gone; this one is here.
-            state.forget(id);
+            return Ok(());
         }
         let parts: Vec<Part> = manifest.parts().take(CHUNKS_MAX).collect();
         if state.files.len() >= FILES_MAX || state.indexed + parts.len() > INDEXED_MAX {
@@ -388,23 +377,5 @@ impl Library {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn forget(&mut self, id: FileId) {
-        let Some(entry) = self.files.remove(&id) else {
-            return;
-        };
-        for part in entry.manifest.parts() {
-            if let Some(places) = self.chunks.get_mut(&part.chunk) {
-                let before = places.len();
-                places.retain(|(file, _)| *file != id);
-                self.indexed -= before - places.len();
-                if places.is_empty() {
-                    self.chunks.remove(&part.chunk);
-                }
-            }
-        }
     }
 }

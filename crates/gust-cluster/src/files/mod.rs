@@ -17,6 +17,7 @@ mod fetch;
 mod library;
 mod loose;
 mod manifest;
+mod state;
 
 use std::fmt;
 

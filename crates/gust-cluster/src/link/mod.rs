@@ -13,6 +13,7 @@
 //! A link does not know what is asked. It ends as a whole: every call that was open fails with [`CallError::Closed`], and
 //! requests that are being carried out go on without anyone to answer to.
 
+mod driver;
 pub mod frame;
 mod table;
 
@@ -23,16 +24,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use frame::{Frame, FrameError, HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX};
-use table::{
-    Answer, Arrived, Broken, OPEN_MAX, OUTPUT_FRAMES_MAX, OUTPUT_WINDOW_BYTES, Step, Table, output_cost,
-};
+pub use driver::Driver;
+use frame::{Frame, FrameError, Kind, PAYLOAD_BYTES_MAX};
+use table::{Answer, Broken, OPEN_MAX, OUTPUT_FRAMES_MAX, OUTPUT_WINDOW_BYTES, Table, output_cost};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter},
+    io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
@@ -47,12 +47,6 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// Frames that wait to be written; more senders wait in turn.
 const OUTGOING_MAX: usize = 16;
-
-/// Bytes that are read or written at a time.
-const BUFFER_BYTES: usize = PAYLOAD_BYTES_MAX + HEADER_BYTES;
-
-/// Frames that are written before what has been written is pushed out.
-const BATCH_MAX: usize = 32;
 
 /// Why a link has ended.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -100,15 +94,6 @@ struct Shared {
     windows: Mutex<HashMap<u64, Arc<Semaphore>>>,
     next_call: AtomicU64,
     closed: watch::Sender<Option<Closed>>,
-}
-
-/// Moves a link's frames.
-#[derive(Debug)]
-pub struct Driver<S> {
-    stream: S,
-    link: Link,
-    outgoing: mpsc::Receiver<Frame>,
-    arrived: mpsc::Sender<Incoming>,
 }
 
 /// A request of the other side's.
@@ -399,139 +384,6 @@ impl Drop for Replier {
         {
             self.link.send_soon(Frame::new(Kind::Reply, self.call, head));
         }
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    /// Moves frames until the link ends, and says why it has.
-    pub async fn run(self) -> Closed {
-        let Self {
-            stream,
-            link,
-            mut outgoing,
-            arrived,
-        } = self;
-        let (reader, writer) = tokio::io::split(stream);
-        let heard = Mutex::new(Instant::now());
-        let ended = link.clone();
-        let reason = tokio::select! {
-            reason = read_all(reader, &link, &arrived, &heard) => reason,
-            reason = write_all(writer, &mut outgoing) => reason,
-            reason = watch_over(&link, &heard) => reason,
-            reason = ended.wait_closed() => reason,
-        };
-        link.end(reason);
-        // Senders that wait in turn see that there is no receiver.
-        outgoing.close();
-        link.closed().unwrap_or(Closed::Ended)
-    }
-}
-
-async fn read_all<R: AsyncRead + Unpin>(
-    reader: R,
-    link: &Link,
-    arrived: &mpsc::Sender<Incoming>,
-    heard: &Mutex<Instant>,
-) -> Closed {
-    let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-    loop {
-        let frame = match read_frame(&mut reader).await {
-            Ok(frame) => frame,
-            Err(closed) => return closed,
-        };
-        *lock(heard) = Instant::now();
-        let step = lock(&link.0.table).take(frame);
-        match step {
-            Ok(Step::Nothing) => {}
-            Ok(Step::Arrived(Arrived { call, request, body })) => {
-                let replier = Replier::new(link.clone(), call);
-                let incoming = Incoming {
-                    request,
-                    body,
-                    replier,
-                };
-                // As many fit as may be open. When nobody takes requests, what is dropped answers for itself.
-                drop(arrived.try_send(incoming));
-            }
-            Ok(Step::Refused(call, reply)) => {
-                if let Ok(head) = encode_head(&reply, 0) {
-                    link.send_soon(Frame::new(Kind::Reply, call, head));
-                }
-            }
-            Ok(Step::Taken { call, bytes }) => give_back(link, call, bytes),
-            Ok(Step::Forgotten(call)) => {
-                if let Some(window) = lock(&link.0.windows).get(&call) {
-                    window.close();
-                }
-            }
-            // Whatever else is being sent answers as well.
-            Ok(Step::Pinged) => drop(link.0.outgoing.try_send(Frame::new(Kind::Pong, 0, Bytes::new()))),
-            Err(broken) => return Closed::Broken(Arc::new(broken)),
-        }
-    }
-}
-
-/// Widens a window again, never beyond what it was.
-fn give_back(link: &Link, call: u64, bytes: u32) {
-    if let Some(window) = lock(&link.0.windows).get(&call) {
-        let taken = OUTPUT_WINDOW_BYTES - window.available_permits().min(OUTPUT_WINDOW_BYTES);
-        window.add_permits(taken.min(bytes as usize));
-    }
-}
-
-async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Frame, Closed> {
-    let mut header = [0; HEADER_BYTES];
-    reader.read_exact(&mut header).await.map_err(io_closed)?;
-    let Header {
-        kind,
-        call,
-        payload_bytes,
-    } = Header::read(&header)?;
-    let mut payload = vec![0; payload_bytes];
-    reader.read_exact(&mut payload).await.map_err(io_closed)?;
-    Ok(Frame::new(kind, call, payload))
-}
-
-async fn write_all<W: AsyncWrite + Unpin>(writer: W, outgoing: &mut mpsc::Receiver<Frame>) -> Closed {
-    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
-    let mut frames = Vec::with_capacity(BATCH_MAX);
-    while outgoing.recv_many(&mut frames, BATCH_MAX).await > 0 {
-        for frame in frames.drain(..) {
-            let written = async {
-                writer.write_all(&frame.header()).await?;
-                writer.write_all(&frame.payload).await
-            };
-            if let Err(error) = written.await {
-                return io_closed(error);
-            }
-        }
-        if let Err(error) = writer.flush().await {
-            return io_closed(error);
-        }
-    }
-    Closed::Ended
-}
-
-/// Asks whether the other side is there, and ends the link when it has not been heard for too long.
-async fn watch_over(link: &Link, heard: &Mutex<Instant>) -> Closed {
-    let mut beats = tokio::time::interval(HEARTBEAT);
-    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        beats.tick().await;
-        if lock(heard).elapsed() > SILENCE_MAX {
-            return Closed::Silent;
-        }
-        // A full queue moves, or the silence of the other side shows that it does not.
-        drop(link.0.outgoing.try_send(Frame::new(Kind::Ping, 0, Bytes::new())));
-    }
-}
-
-fn io_closed(error: io::Error) -> Closed {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            Closed::Ended
-        }
-        _ => Closed::Io(Arc::new(error)),
     }
 }
 

@@ -1,7 +1,11 @@
 use proptest::prelude::*;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 
-use super::*;
+use super::{
+    driver::read_frame,
+    frame::{HEADER_BYTES, Header},
+    *,
+};
 use crate::message::{BODY_BYTES_MAX, NodeRequest};
 
 /// Two ends of a link, each with the other's requests.

@@ -246,6 +246,31 @@ async fn chunks_of_files_that_go_are_kept_while_there_is_room() {
     assert!(near.file(ids[1]).is_none() && to.exists());
 }
 
+#[test]
+fn a_file_that_several_publish_is_never_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let library = library(&dir.path().join("near"), 0);
+    let path = file(dir.path(), "file", &[1, 2, 3], 0);
+    let id = library.publish(&path).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            // Touched, it is read anew, and has the same name.
+            File::options()
+                .append(true)
+                .open(&path)
+                .unwrap()
+                .set_modified(std::time::SystemTime::now())
+                .unwrap();
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    assert_eq!(library.publish(&path).unwrap(), id);
+                    assert!(library.manifest(id).is_some());
+                }
+            });
+        }
+    });
+}
+
 #[tokio::test]
 async fn one_of_several_that_want_a_file_fetches_it() {
     let dir = tempfile::tempdir().unwrap();

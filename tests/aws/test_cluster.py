@@ -1,0 +1,238 @@
+"""A server with nodes that have joined it: `gust node` processes with data directories of their own. (Nodes with network
+namespaces of their own are tested in crates/gust-cluster.)"""
+
+import concurrent.futures
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+import botocore.exceptions
+import pytest
+
+import server as gust
+from conftest import call, create, private, refused
+
+SLOW = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return event\n"
+COUNT = "n = 0\ndef handler(event, context):\n    global n\n    n += 1\n    return n\n"
+ENVIRONMENT = {**os.environ, "GUST_CONFIG": "/dev/null", "GUST_ISOLATION": gust.ISOLATION}
+START_TIMEOUT_S = 30
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def token(data_dir, *options):
+    command = [gust.GUST, "cluster", "token", "--data-dir", str(data_dir), *options]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+class Node:
+    """One `gust node`."""
+
+    def __init__(self, join, *arguments):
+        self.data_dir = pathlib.Path(tempfile.mkdtemp(prefix="gust-node-"))
+        self.data_dir.chmod(0o711)
+        command = [gust.GUST, "node", "--join", join, "--data-dir", str(self.data_dir), "--quiet", *arguments]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        watchdog = threading.Timer(START_TIMEOUT_S, self.process.kill)
+        watchdog.start()
+        said = self.process.stdout.readline()
+        watchdog.cancel()
+        if not said:
+            self.close()
+        assert said, f"the node did not start: {self.errors}"
+        threading.Thread(target=lambda: print("".join(self.process.stderr)), daemon=True).start()
+
+    def end(self, number):
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.errors = self.process.stderr.read()
+        self.process.wait()
+        self.process.stdout.close()
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+
+
+class Cluster:
+    """A server with one place for an instance of its own, and nodes."""
+
+    def __init__(self, stack, data_dir, *options):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.stack = stack
+        self.data_dir = data_dir
+        self.start(*options)
+
+    def start(self, *options):
+        self.server = self.stack.enter_context(
+            gust.running("--instances", "1", "--cluster-listen", self.address, *options, data_dir=self.data_dir))
+        self.stack.callback(lambda errors=self.server.errors: print("".join(errors)))
+        self.client = self.server.client(max_pool_connections=32)
+
+    def node(self, *arguments):
+        before = self.nodes()
+        node = Node(f"{token(self.data_dir)}@{self.address}", "--instances", "2", *arguments)
+        self.stack.callback(node.close)
+        until(lambda: self.nodes() > before)
+        return node
+
+    def nodes(self):
+        return private(self.server, "stats")["fleet"]["nodes"]
+
+
+@pytest.fixture
+def cluster(data_dir):
+    with contextlib.ExitStack() as stack:
+        yield Cluster(stack, data_dir)
+
+
+def calls_at_once(cluster, name, count, event):
+    """Starts calls, all at once."""
+    pool = concurrent.futures.ThreadPoolExecutor(count)
+    return [pool.submit(call, cluster.client, name, event) for _ in range(count)]
+
+
+def test_calls_that_have_no_place_run_on_nodes(cluster):
+    create(cluster.client, "slow", SLOW, Timeout=60)
+    cluster.node(), cluster.node()
+    assert cluster.nodes() == 3
+    running = calls_at_once(cluster, "slow", 5, 2)
+    until(lambda: private(cluster.server, "stats")["fleet"]["running"] == 5)
+    assert [done.result()["Payload"] for done in running] == [2] * 5
+    calls = private(cluster.server, "functions/slow")["calls"]
+    assert len({made["instance"] for made in calls}) == 5, calls
+    if cluster.server.has_snapshots:
+        # Nodes that have never booted the function restore it.
+        assert not [made for made in calls if made["start"] == "booted"], calls
+
+
+def test_a_node_that_is_killed_fails_what_ran_there_alone(cluster):
+    create(cluster.client, "slow", SLOW, Timeout=60)
+    first, _second = cluster.node(), cluster.node()
+    running = calls_at_once(cluster, "slow", 5, 8)
+    until(lambda: private(cluster.server, "stats")["fleet"]["running"] == 5)
+    # All have been sent, and none is over.
+    time.sleep(2)
+    first.end(signal.SIGKILL)
+    lost = 0
+    for done in running:
+        try:
+            assert done.result()["Payload"] == 8
+        except botocore.exceptions.ClientError as error:
+            assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 500
+            assert "was lost. It can be tried again." in str(error), error
+            lost += 1
+    assert lost == 2
+    # Nothing else fails.
+    assert call(cluster.client, "slow", 0)["Payload"] == 0
+    assert cluster.nodes() == 2
+
+
+class Load:
+    """Clients that call one after the other for the length of a block; no call may fail."""
+
+    def __init__(self, cluster, name, clients):
+        self.cluster, self.name = cluster, name
+        self.wanted, self.answered, self.errors = True, 0, []
+        self.threads = [threading.Thread(target=self.run) for _ in range(clients)]
+
+    def run(self):
+        while self.wanted:
+            try:
+                assert call(self.cluster.client, self.name, 0.02)["Payload"] == 0.02
+                self.answered += 1
+            except Exception as error:
+                return self.errors.append(error)
+
+    def more(self, count):
+        enough = self.answered + count
+        until(lambda: self.answered >= enough or self.errors)
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.wanted = False
+        for thread in self.threads:
+            thread.join()
+        assert not self.errors, self.errors
+
+
+def test_nodes_are_upgraded_under_load_without_a_failed_call(cluster):
+    create(cluster.client, "slow", SLOW, Timeout=60)
+    old = cluster.node()
+    with Load(cluster, "slow", 4) as load:
+        load.more(40)
+        cluster.node()
+        load.more(40)
+        assert old.end(signal.SIGTERM) == 0
+        load.more(40)
+        until(lambda: cluster.nodes() == 2)
+
+
+def test_a_server_that_starts_again_finds_its_nodes(data_dir):
+    # Each instance is kept for a fixed time, so that it is certain which one serves a call.
+    with contextlib.ExitStack() as stack:
+        starts_again(Cluster(stack, data_dir, "--mode", "sync"))
+
+
+def starts_again(cluster):
+    create(cluster.client, "count", COUNT)
+    create(cluster.client, "slow", SLOW, Timeout=60)
+    cluster.node()
+    # The server's own place is taken, so this one runs on the node.
+    held = calls_at_once(cluster, "slow", 1, 3)
+    until(lambda: private(cluster.server, "stats")["fleet"]["running"] == 1)
+    assert call(cluster.client, "count")["Payload"] == 1
+    instance = private(cluster.server, "functions/count")["calls"][-1]["instance"]
+    held[0].result()
+    assert call(cluster.client, "count")["Payload"] == 2
+    assert private(cluster.server, "functions/count")["calls"][-1]["instance"] == instance
+    assert cluster.server.stop() == 0
+    cluster.start("--mode", "sync")
+    began = time.monotonic()
+    until(lambda: cluster.nodes() == 2)
+    print(f"the node was back {(time.monotonic() - began) * 1000:.0f} ms after the server")
+    assert call(cluster.client, "count")["Payload"] == 3
+    assert private(cluster.server, "functions/count")["calls"][-1]["instance"] == instance
+
+
+def test_tokens_are_used_once_and_functions_can_be_removed(cluster, data_dir):
+    join = f"{token(data_dir)}@{cluster.address}"
+    first = Node(join)
+    cluster.stack.callback(first.close)
+    until(lambda: cluster.nodes() == 2)
+    command = [gust.GUST, "node", "--join", join, "--data-dir", str(data_dir / "other")]
+    second = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert second.returncode != 0 and "wrong, used or expired" in second.stderr, second
+    wrong = subprocess.run([*command[:3], "secret", *command[4:]], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert wrong.returncode != 0 and "TOKEN@HOST:PORT" in wrong.stderr and "secret" not in wrong.stderr, wrong
+    nothing = subprocess.run(
+        [gust.GUST, "node", "--data-dir", str(data_dir / "other")], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert nothing.returncode != 0 and "gust cluster token" in nothing.stderr, nothing
+    create(cluster.client, "slow", SLOW, Timeout=60)
+    for done in calls_at_once(cluster, "slow", 3, 1):
+        done.result()
+    library = first.data_dir / "cluster/library/files"
+    assert any(library.iterdir())
+    cluster.client.delete_function(FunctionName="slow")
+    until(lambda: not any(library.iterdir()))
+    with refused("ResourceNotFoundException"):
+        call(cluster.client, "slow", 0)
