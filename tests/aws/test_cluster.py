@@ -80,7 +80,9 @@ class Cluster:
 
     def start(self, *options):
         self.server = self.stack.enter_context(
-            gust.running("--instances", "1", "--cluster-listen", self.address, *options, data_dir=self.data_dir))
+            gust.running(
+                "--instances", "1", "--retry-wait-ms", "200", "--cluster-listen", self.address, *options,
+                data_dir=self.data_dir))
         self.stack.callback(lambda errors=self.server.errors: print("".join(errors)))
         self.client = self.server.client(max_pool_connections=32)
 
@@ -141,6 +143,20 @@ def test_a_node_that_is_killed_fails_what_ran_there_alone(cluster):
     # Nothing else fails.
     assert call(cluster.client, "slow", 0)["Payload"] == 0
     assert cluster.nodes() == 2
+
+
+def test_an_event_whose_node_is_lost_is_run_again(cluster):
+    create(cluster.client, "slow", SLOW, Timeout=60)
+    first = cluster.node()
+    held = calls_at_once(cluster, "slow", 1, 6)
+    until(lambda: private(cluster.server, "stats")["fleet"]["running"] == 1)
+    accepted = cluster.client.invoke(FunctionName="slow", InvocationType="Event", Payload=b"3")
+    until(lambda: private(cluster.server, "stats")["fleet"]["running"] == 2)
+    first.end(signal.SIGKILL)
+    cluster.node()
+    event = accepted["ResponseMetadata"]["RequestId"]
+    until(lambda: event in [made["request_id"] for made in private(cluster.server, "functions/slow")["calls"]])
+    assert held[0].result()["Payload"] == 6
 
 
 class Load:
