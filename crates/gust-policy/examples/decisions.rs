@@ -150,6 +150,33 @@ fn main() {
         decisions: [0; 5],
         most: 0,
     };
+    settle(&mut driver);
+    driver.took_ns.clear();
+    driver.events.push(Reverse((0, Event::Arrive(0))));
+    let start = Instant::now();
+    let mut last = 0;
+    while let Some(Reverse((at, event))) = driver.events.pop() {
+        driver.go_to(at);
+        last = at;
+        match event {
+            Event::Arrive(call) => {
+                driver.tell(at, Observation::Arrived(CallId(call), function_of(call)));
+                if call + 1 < calls {
+                    let gap = -driver.numbers.unit().ln() / rate as f64 * SECOND as f64;
+                    driver
+                        .events
+                        .push(Reverse((at + gap as u64, Event::Arrive(call + 1))));
+                }
+            }
+            Event::Ready(instance) => driver.tell(at, Observation::Ready(InstanceId(instance))),
+            Event::End(call) => driver.tell(at, Observation::Ended(CallId(call))),
+        }
+    }
+    report(driver, start, last);
+}
+
+/// Nodes, functions, and three nodes with each function's snapshot.
+fn settle(driver: &mut Driver) {
     for node in 0..NODES {
         let spec = NodeSpec {
             memory_bytes: 16 << 30,
@@ -176,28 +203,6 @@ fn main() {
             driver.tell(0, Observation::Snapshot(node, FunctionId(function), true));
         }
     }
-    driver.took_ns.clear();
-    driver.events.push(Reverse((0, Event::Arrive(0))));
-    let start = Instant::now();
-    let mut last = 0;
-    while let Some(Reverse((at, event))) = driver.events.pop() {
-        driver.go_to(at);
-        last = at;
-        match event {
-            Event::Arrive(call) => {
-                driver.tell(at, Observation::Arrived(CallId(call), function_of(call)));
-                if call + 1 < calls {
-                    let gap = -driver.numbers.unit().ln() / rate as f64 * SECOND as f64;
-                    driver
-                        .events
-                        .push(Reverse((at + gap as u64, Event::Arrive(call + 1))));
-                }
-            }
-            Event::Ready(instance) => driver.tell(at, Observation::Ready(InstanceId(instance))),
-            Event::End(call) => driver.tell(at, Observation::Ended(CallId(call))),
-        }
-    }
-    report(driver, start, last);
 }
 
 fn report(mut driver: Driver, start: Instant, simulated_ns: u64) {

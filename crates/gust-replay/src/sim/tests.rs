@@ -8,7 +8,10 @@ use rand_distr::{Distribution as _, Exp};
 use rand_pcg::Pcg64Mcg;
 
 use super::*;
-use crate::{Arrival, Ending, Function, Start};
+use crate::{
+    Arrival, Ending, Function, Start,
+    synthetic::{Kind, Synthetic},
+};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -264,6 +267,74 @@ fn what_cannot_be_simulated_is_refused() {
     }
     let found = run(&poisson(3, 1.0, 1.0, 1), &config(1, free()), &mut Silent);
     assert!(matches!(found, Err(SimError::Policy(_))));
+}
+
+/// The live control plane's policies, on two small nodes that are too small for what comes: every call is answered or refused
+/// once, nothing is over the nodes' memory, and a seed gives the same twice.
+#[test]
+fn the_fleet_loses_nothing_in_any_mode() {
+    use gust_policy::Mode;
+    let workload = Synthetic {
+        kind: Kind::Burst {
+            calls: 30,
+            every_s: 7.0,
+        },
+        functions: 5,
+        minutes: 0.5,
+        duration_ms: 300.0,
+        memory_mib: 100,
+        seed: 1,
+    };
+    let workload = workload.make().unwrap();
+    for mode in [Mode::Dual, Mode::Sync, Mode::Async, Mode::Dirigent] {
+        let costs = SimCosts {
+            manager: Delay::Uniform(5_000_000, 50_000_000),
+            ..SimCosts::default()
+        };
+        let prepared = u64::from(costs.prepared) * costs.prepared_bytes;
+        let mut config = config(2, costs);
+        config.nodes[0].spec.memory_bytes = 2 << 30;
+        config.nodes[0].spec.restores_max = 3;
+        config.nodes.push(config.nodes[0]);
+        config.functions.queue_timeout_ns = 2 * SECOND_NS;
+        let fleet = FleetConfig {
+            queue_max: 25,
+            ..FleetConfig::new(mode)
+        };
+        let result = simulate(&workload, &config, fleet.clone()).unwrap();
+        assert_eq!(result.records.len(), workload.arrivals.len());
+        let count = |ending| {
+            result
+                .records
+                .iter()
+                .filter(|record| record.ending == ending)
+                .count()
+        };
+        let (answered, refused) = (count(Ending::Answered), count(Ending::Refused));
+        assert_eq!(answered + refused, result.records.len(), "{mode:?}");
+        assert!(
+            answered > 0 && refused > 0,
+            "{mode:?}: {answered} answered, {refused} refused"
+        );
+        for record in result
+            .records
+            .iter()
+            .filter(|record| record.ending == Ending::Refused)
+        {
+            assert!(
+                record.ended_ns - record.arrived_ns <= 2 * SECOND_NS + 1,
+                "{mode:?}: waited too long"
+            );
+        }
+        let most = result
+            .samples
+            .iter()
+            .map(|sample| sample.memory_bytes)
+            .max()
+            .unwrap();
+        assert!(most <= (4 << 30) + 2 * prepared, "{mode:?}: {most} bytes");
+        assert_eq!(simulate(&workload, &config, fleet).unwrap(), result, "{mode:?}");
+    }
 }
 
 proptest! {

@@ -4,7 +4,7 @@ use super::world::{Phase, World};
 use super::{MIB, MS, SECOND};
 use crate::{
     CallId, Class, Decision, FleetConfig, FunctionId, FunctionSpec, InstanceId, Mode, NodeId, NodeSpec,
-    Observation, TenantId, Time,
+    Observation, RegionConfig, TenantId, Time,
 };
 use proptest::prelude::*;
 
@@ -54,11 +54,14 @@ fn spec() -> impl Strategy<Value = FunctionSpec> {
 }
 
 fn node() -> impl Strategy<Value = NodeSpec> {
-    (128u64..2048, 1u32..12, 1u32..5).prop_map(|(mib, instances_max, restores_max)| NodeSpec {
-        memory_bytes: mib * MIB,
-        instances_max,
-        restores_max,
-        region: 0,
+    (128u64..2048, 1u32..12, 1u32..5, 0u16..5).prop_map(|(mib, instances_max, restores_max, region)| {
+        NodeSpec {
+            memory_bytes: mib * MIB,
+            instances_max,
+            restores_max,
+            // Most are where the functions are at home.
+            region: region / 4,
+        }
     })
 }
 
@@ -92,23 +95,25 @@ fn config() -> impl Strategy<Value = FleetConfig> {
         1 => Just(Mode::Async),
         1 => Just(Mode::Dirigent),
     ];
-    (
-        mode,
-        1u32..20,
-        10u32..60,
-        prop::option::weighted(0.3, 5u32..40),
-        0u64..3,
-    )
-        .prop_map(
-            |(mode, queue_max, waiting_max, concurrency_max, guard)| FleetConfig {
+    let regions = prop::bool::weighted(0.2);
+    let few = prop::option::weighted(0.3, 5u32..40);
+    (mode, 1u32..20, 10u32..60, few, 0u64..3, regions).prop_map(
+        |(mode, queue_max, waiting_max, concurrency_max, guard, regions)| {
+            let ways = vec![vec![0, 20 * MS], vec![20 * MS, 0]];
+            FleetConfig {
                 queue_max,
                 waiting_max: waiting_max + 200,
                 concurrency_max,
                 eviction_guard_ns: guard * SECOND,
                 instances_from: FIRST,
+                regions: RegionConfig {
+                    round_trip_ns: if regions { ways } else { Vec::new() },
+                    advantage_ns: 0,
+                },
                 ..FleetConfig::new(mode)
-            },
-        )
+            }
+        },
+    )
 }
 
 struct History {
@@ -134,29 +139,7 @@ impl History {
             Step::FunctionGone(id) => drop(world.tell(Observation::FunctionGone(FunctionId(id)))),
             Step::Node(id, spec) => drop(world.tell(Observation::Node(NodeId(id), spec))),
             Step::NodeDrains(id) => drop(world.tell(Observation::NodeDrains(NodeId(id)))),
-            Step::NodeGone(id, before) => {
-                let there: Vec<_> = world
-                    .instances
-                    .values()
-                    .filter(|it| it.node == NodeId(id))
-                    .collect();
-                let restoring = |call: &CallId| {
-                    there
-                        .iter()
-                        .any(|it| it.phase == Phase::Restoring && it.calls.contains(call))
-                };
-                let calls: Vec<_> = there.iter().flat_map(|it| it.calls.iter().copied()).collect();
-                let ran: Vec<_> = calls.into_iter().filter(|call| !restoring(call)).collect();
-                if before {
-                    ran.iter()
-                        .for_each(|call| drop(world.tell(Observation::Ended(*call))));
-                }
-                world.tell(Observation::NodeGone(NodeId(id)));
-                if !before {
-                    ran.iter()
-                        .for_each(|call| drop(world.tell(Observation::Ended(*call))));
-                }
-            }
+            Step::NodeGone(id, before) => node_gone(world, NodeId(id), before),
             Step::Snapshot(node, id, there) => {
                 world.tell(Observation::Snapshot(NodeId(node), FunctionId(id), there));
             }
@@ -200,24 +183,7 @@ impl History {
                     world.tell(Observation::Gone(*id));
                 }
             }
-            Step::Unknown(name) => {
-                let name = name | 1 << 63;
-                for observation in [
-                    Observation::Ended(CallId(name)),
-                    Observation::GivenUp(CallId(name)),
-                    Observation::Ready(InstanceId(name)),
-                    Observation::Gone(InstanceId(name)),
-                    Observation::NodeGone(NodeId(77)),
-                    Observation::NodeDrains(NodeId(77)),
-                    Observation::FunctionGone(FunctionId(77)),
-                    Observation::Found(InstanceId(name - 1), NodeId(77), FunctionId(0), Class::Regular),
-                ] {
-                    // A name that was seen is never given again, so this one would leave none.
-                    if !matches!(observation, Observation::Found(..)) {
-                        assert_eq!(world.tell(observation), []);
-                    }
-                }
-            }
+            Step::Unknown(name) => unknown(world, name | 1 << 63),
             Step::Pass(ns) => drop(world.pass(ns)),
         }
     }
@@ -246,6 +212,43 @@ impl History {
         );
         world.go_to(Time(world.now.0 + 1000 * SECOND));
         assert_eq!(world.fleet.next_tick(), None);
+    }
+}
+
+/// A node is lost; its calls that ran are ended before or after that is said.
+fn node_gone(world: &mut World, id: NodeId, before: bool) {
+    let there: Vec<_> = world.instances.values().filter(|it| it.node == id).collect();
+    let restoring = |call: &CallId| {
+        there
+            .iter()
+            .any(|it| it.phase == Phase::Restoring && it.calls.contains(call))
+    };
+    let calls: Vec<_> = there.iter().flat_map(|it| it.calls.iter().copied()).collect();
+    let ran: Vec<_> = calls.into_iter().filter(|call| !restoring(call)).collect();
+    if before {
+        ran.iter()
+            .for_each(|call| drop(world.tell(Observation::Ended(*call))));
+    }
+    world.tell(Observation::NodeGone(id));
+    if !before {
+        ran.iter()
+            .for_each(|call| drop(world.tell(Observation::Ended(*call))));
+    }
+}
+
+/// Nothing comes of what is said of a name that nobody knows.
+fn unknown(world: &mut World, name: u64) {
+    for observation in [
+        Observation::Ended(CallId(name)),
+        Observation::GivenUp(CallId(name)),
+        Observation::Ready(InstanceId(name)),
+        Observation::Gone(InstanceId(name)),
+        Observation::NodeGone(NodeId(77)),
+        Observation::NodeDrains(NodeId(77)),
+        Observation::FunctionGone(FunctionId(77)),
+        Observation::Found(InstanceId(FIRST - 1), NodeId(77), FunctionId(0), Class::Regular),
+    ] {
+        assert_eq!(world.tell(observation), []);
     }
 }
 
