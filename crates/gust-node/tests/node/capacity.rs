@@ -32,9 +32,7 @@ pub async fn a_worker_that_is_killed_during_a_call(isolation: Isolation) -> Resu
     let id = world.ready(device("echo")).await?;
     let call = calling(&world, &id, "spin", LONG);
     until(|| async { world.workers().into_iter().any(is_running) }).await?;
-    for worker in world.workers() {
-        kill(worker)?;
-    }
+    world.kill_workers()?;
     match call.await? {
         Err(InvokeError::WorkerLost { instance_id }) => equal(instance_id.len(), 32)?,
         other => return Err(format!("{other:?}").into()),
@@ -48,9 +46,7 @@ pub async fn an_instance_that_is_killed_while_it_rests(isolation: Isolation) -> 
     let world = without_pool(isolation).await?;
     let id = world.ready(device("echo")).await?;
     for _ in 0..3 {
-        for worker in world.workers() {
-            kill(worker)?;
-        }
+        world.kill_workers()?;
         until(|| async { world.workers().is_empty() }).await?;
         let called = world.call(&id, "next").await?;
         equal(
@@ -86,10 +82,8 @@ pub async fn the_pool_refills(isolation: Isolation) -> Result<(), Failed> {
     equal(response(&world.call(&id, "1").await?)?, "1".to_owned())?;
     // Those that are lost are replaced as well.
     world.node.evict(&id, false).await;
-    for worker in world.workers() {
-        kill(worker)?;
-    }
-    until(|| async { world.node.stats().pooled < 2 }).await?;
+    let killed = world.kill_workers()?;
+    until(|| async { killed.iter().all(|worker| has_ended(*worker)) }).await?;
     full().await?;
     equal(response(&world.call(&id, "2").await?)?, "2".to_owned())?;
     world.stop().await;

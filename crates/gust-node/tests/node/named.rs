@@ -10,7 +10,7 @@ use gust_node::{
 use libtest_mimic::Failed;
 use tokio::sync::mpsc;
 
-use crate::world::{World, device, equal, invocation, kill, until};
+use crate::world::{World, device, equal, invocation, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -131,9 +131,7 @@ pub async fn lost_instances_are_told_and_replaced(isolation: Isolation) -> Resul
     let (world, id) = bare(isolation).await?;
     let first = call(&world, &id, "1", Wanted::New(emergency(1))).await?;
     world.settled().await?;
-    for worker in world.workers() {
-        kill(worker)?;
-    }
+    world.kill_workers()?;
     equal(
         tokio::time::timeout(LONG, world.node.lost()).await?,
         vec![InstanceName(1)],

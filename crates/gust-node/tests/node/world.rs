@@ -232,6 +232,15 @@ impl World {
         self.zygote().map(children).unwrap_or_default()
     }
 
+    /// Kills all workers, and says which. One may end by itself before its turn comes.
+    pub fn kill_workers(&self) -> Result<Vec<i32>, Failed> {
+        let workers = self.workers();
+        for worker in &workers {
+            kill(*worker)?;
+        }
+        Ok(workers)
+    }
+
     /// Files of a kind that the node keeps of its snapshots.
     pub fn snapshot_files(&self, kind: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.dir.path().join("node/snapshots"));
@@ -373,9 +382,13 @@ pub async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) -> Resul
     Ok(())
 }
 
+/// Kills a process, unless it has ended.
 pub fn kill(pid: i32) -> Result<(), Failed> {
     let pid = rustix::process::Pid::from_raw(pid).ok_or("no process id")?;
-    Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+    match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether a process or one of its children gets processor time now.
