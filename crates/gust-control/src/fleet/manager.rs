@@ -5,12 +5,11 @@
 
 use std::time::Duration;
 
-use gust_node::{InvokeError, NodeError, VersionId};
+use gust_node::{InvokeError, NodeError};
 use gust_policy::{Class, InstanceId};
 use tokio::time::sleep;
 
-use super::{LiveFleet, named};
-use crate::agent::Agent;
+use super::{LiveFleet, named, state::Creation};
 
 /// Configuration of the cluster manager.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,8 +32,13 @@ impl ManagerConfig {
 
 impl LiveFleet {
     /// Has a regular instance made, in the background.
-    pub(super) fn spawn_creation(&self, agent: Agent, instance: InstanceId, version: VersionId) {
+    pub(super) fn spawn_creation(&self, creation: Creation) {
         let fleet = self.clone();
+        let Creation {
+            agent,
+            instance,
+            version,
+        } = creation;
         let delay = self.0.manager.delay(instance);
         tokio::spawn(async move {
             if delay > Duration::ZERO {

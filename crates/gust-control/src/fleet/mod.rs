@@ -34,7 +34,7 @@ use tokio::{
 use crate::{agent::Agent, clock};
 pub use manager::ManagerConfig;
 pub use state::LiveCounts;
-use state::{Grant, State, Verdict, Work};
+use state::{Grant, State, Verdict};
 
 /// How the fleet is run.
 #[derive(Debug, Clone)]
@@ -133,7 +133,7 @@ impl LiveFleet {
             let known = state.function_of(&present.version);
             match known.filter(|_| present.rests) {
                 Some(function) => state.found(now, present.named, node, function),
-                None => state.end_stray(agent.clone(), present.named.name),
+                None => agent.end(present.named.name),
             }
         }
         let losses = self.spawn_losses(agent);
@@ -249,21 +249,14 @@ impl LiveFleet {
 
     /// Lets go of the lock and does what was decided under it.
     fn finish(&self, mut state: MutexGuard<'_, State>) {
-        let work = std::mem::take(&mut state.work);
+        let creations = std::mem::take(&mut state.creations);
         let is_sooner = state.is_tick_sooner();
         drop(state);
         if is_sooner {
             self.0.sooner.notify_one();
         }
-        for work in work {
-            match work {
-                Work::Create {
-                    agent,
-                    instance,
-                    version,
-                } => self.spawn_creation(agent, instance, version),
-                Work::End { agent, name } => agent.end(name),
-            }
+        for creation in creations {
+            self.spawn_creation(creation);
         }
     }
 

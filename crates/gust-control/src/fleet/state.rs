@@ -35,18 +35,12 @@ pub(super) enum Verdict {
     Refused(Refused),
 }
 
-/// What is to be done once the lock is let go of.
+/// An instance that the cluster manager is to make once the lock is let go of.
 #[derive(Debug)]
-pub(super) enum Work {
-    Create {
-        agent: Agent,
-        instance: InstanceId,
-        version: VersionId,
-    },
-    End {
-        agent: Agent,
-        name: InstanceName,
-    },
+pub(super) struct Creation {
+    pub(super) agent: Agent,
+    pub(super) instance: InstanceId,
+    pub(super) version: VersionId,
 }
 
 /// An instance as far as carrying out decisions needs it.
@@ -94,7 +88,7 @@ pub(super) struct State {
     /// Calls that wait for their verdict.
     pub(super) calls: HashMap<CallId, oneshot::Sender<Verdict>>,
     instances: HashMap<InstanceId, Instance>,
-    pub(super) work: Vec<Work>,
+    pub(super) creations: Vec<Creation>,
     /// What the policies have just decided; kept for its room.
     decisions: Vec<Decision>,
     /// Calls that have been given an instance and are not over.
@@ -117,7 +111,7 @@ impl State {
             ids: HashMap::new(),
             calls: HashMap::new(),
             instances: HashMap::new(),
-            work: Vec::new(),
+            creations: Vec::new(),
             decisions: Vec::new(),
             running: 0,
             following: VecDeque::new(),
@@ -220,11 +214,6 @@ impl State {
         };
         self.instances.insert(instance, known);
         self.observe(now, Observation::Found(instance, node, function, class));
-    }
-
-    /// An instance that nobody here knows is to end.
-    pub(super) fn end_stray(&mut self, agent: Agent, name: InstanceName) {
-        self.work.push(Work::End { agent, name });
     }
 
     pub(super) fn forget_instances_of(&mut self, node: NodeId) {
@@ -347,7 +336,7 @@ impl State {
                     self.enter(instance, node, function, Class::Regular);
                     let version = self.functions.get(&function).map(|known| known.version.clone());
                     match self.agents.get(&node).cloned().zip(version) {
-                        Some((agent, version)) => self.work.push(Work::Create {
+                        Some((agent, version)) => self.creations.push(Creation {
                             agent,
                             instance,
                             version,
@@ -357,9 +346,10 @@ impl State {
                 }
                 Decision::Remove { instance, node } => {
                     self.instances.remove(&instance);
-                    if let Some(agent) = self.agents.get(&node).cloned() {
-                        let name = InstanceName(instance.0);
-                        self.work.push(Work::End { agent, name });
+                    // The node hears of it before anybody is given the room: a call that came to it first would find
+                    // none, and the node would end what the policies mean to keep.
+                    if let Some(agent) = self.agents.get(&node) {
+                        agent.end(InstanceName(instance.0));
                     }
                 }
                 Decision::Refuse {
