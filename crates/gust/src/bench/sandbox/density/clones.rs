@@ -49,6 +49,9 @@ const WAVES: [u32; 4] = [8, 4, 2, 1];
 /// Memory that the server may count for its instances, in MiB: it must not be the bound here.
 const BUDGET_MIB: &str = "67108864";
 
+/// Longest wait of a call for its clone, in seconds.
+const QUEUE_TIMEOUT_S: &str = "120";
+
 /// Armed clones.
 #[derive(Debug)]
 pub struct Armed {
@@ -69,6 +72,8 @@ async fn server(settings: &Settings, clones: u32, armed: u32, code: &Path) -> Re
         ["--idle-timeout", "86400"],
         // They stay, whatever they cost.
         ["--memory-price", "0.000000001"],
+        // A call that no clone is ready for waits for one: the pace decides then, not this bound.
+        ["--queue-timeout", QUEUE_TIMEOUT_S],
     ];
     let options = [options.as_flattened(), UNSCALED].concat();
     let server = Server::start_with(&settings.data_dir, "kvm", &options).await?;
