@@ -37,7 +37,7 @@ pub(crate) struct Ran {
 /// Why a call did not go to its end.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// The instance was gone before the event reached it; another may take it.
+    /// The instance was gone before it had read the event, which it has certainly not run: another may take it.
     NotDelivered,
     /// The worker was lost during the call.
     Lost(WorkerError),
@@ -115,7 +115,7 @@ impl Inner {
                 .await
                 .map_err(|error| match error {
                     WorkerError::Link(LinkError::Closed) => CallError::NotDelivered,
-                    error => CallError::Lost(error),
+                    error => lost(error),
                 })?;
             if restoring.is_some() {
                 // While the worker lays the snapshot out, and not before.
@@ -127,7 +127,7 @@ impl Inner {
                 // Whoever has stopped listening need not be told.
                 let _ = delivered.send(());
             }
-            hear(current, log).await.map_err(CallError::Lost)
+            hear(current, log).await.map_err(lost)
         };
         let heard = tokio::time::timeout_at(deadline.into(), run).await;
         let took = start.elapsed();
@@ -185,7 +185,7 @@ impl Inner {
                 }
                 // Memory that cannot be given back is not kept.
                 Ok(_) => {}
-                Err(WorkerError::Link(LinkError::Closed)) => {}
+                Err(WorkerError::Link(LinkError::Closed | LinkError::Unread)) => {}
                 Err(error) => {
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(
@@ -199,10 +199,24 @@ impl Inner {
     }
 }
 
-/// Hears a worker out until the call is over.
+/// What the loss of a worker means for the event that it was given.
+fn lost(error: WorkerError) -> CallError {
+    match error {
+        WorkerError::Link(LinkError::Unread) => CallError::NotDelivered,
+        error => CallError::Lost(error),
+    }
+}
+
+/// Hears a worker out until the call is over. One that has said something since it was given the event is not taken for one
+/// that has not read it.
 async fn hear(instance: &mut Instance, log: &mut LogSink) -> Result<Heard, WorkerError> {
+    let mut is_silent = true;
     loop {
-        let frame = instance.worker.receive().await?;
+        let frame = match instance.worker.receive().await {
+            Err(WorkerError::Link(LinkError::Unread)) if !is_silent => return Err(LinkError::Closed.into()),
+            received => received?,
+        };
+        is_silent = false;
         match frame.message {
             Report::Log => log.take(frame.body).await,
             Report::Answer(answer) => return Ok(Heard::Answer(answer, frame.body)),

@@ -25,6 +25,10 @@ pub(crate) enum LinkError {
     /// The worker has closed its end: it is gone.
     #[error("the worker closed its socket")]
     Closed,
+    /// The worker is gone, and the end of what it was sent last was never read: it has certainly not acted on that. The
+    /// kernel tells by `ECONNRESET` when a socket is closed with bytes in its queue (unix(7)).
+    #[error("the worker ended before it had read what it was sent")]
+    Unread,
     /// The socket failed.
     #[error("the worker's socket failed")]
     Io(#[source] io::Error),
@@ -85,7 +89,8 @@ impl Link {
         Ok(())
     }
 
-    /// The next report. May be given up and begun again without loss.
+    /// The next report. May be given up and begun again without loss. Whatever the worker has said before its end comes
+    /// first.
     pub(crate) async fn receive(&mut self) -> Result<Frame<Report>, LinkError> {
         loop {
             if let Some(frame) = self.reader.next_frame()? {
@@ -125,7 +130,8 @@ async fn as_soon_as(
         result = stream.async_io(interest, call).await;
     }
     result.map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => LinkError::Closed,
+        io::ErrorKind::BrokenPipe => LinkError::Closed,
+        io::ErrorKind::ConnectionReset => LinkError::Unread,
         _ => LinkError::Io(error),
     })
 }
@@ -236,6 +242,32 @@ mod tests {
             link.receive().await,
             Err(LinkError::Frame(FrameError::Descriptors { .. }))
         ));
+    }
+
+    #[tokio::test]
+    async fn what_a_worker_has_not_read_is_told_apart() {
+        let invoke = invoke();
+        let event = [Outgoing {
+            command: &invoke,
+            body: b"event",
+            descriptors: Vec::new(),
+        }];
+        let (ours, theirs) = net::UnixStream::pair().unwrap();
+        let mut link = Link::new(ours).unwrap();
+        link.send(&event).await.unwrap();
+        let mut channel = Channel::new(theirs.into());
+        channel.send(&Report::Log, b"said before").unwrap();
+        drop(channel);
+        assert!(matches!(link.receive().await.unwrap().message, Report::Log));
+        assert!(matches!(link.receive().await, Err(LinkError::Unread)));
+
+        let (ours, theirs) = net::UnixStream::pair().unwrap();
+        let mut link = Link::new(ours).unwrap();
+        link.send(&event).await.unwrap();
+        let mut channel = Channel::new(theirs.into());
+        channel.receive::<Command>().unwrap().unwrap();
+        drop(channel);
+        assert!(matches!(link.receive().await, Err(LinkError::Closed)));
     }
 
     #[tokio::test]

@@ -117,19 +117,28 @@ impl Worker {
     }
 
     /// The next report. A refusal is an error. What the guest asks of the outside is seen to meanwhile; a call that is given up
-    /// may have told the worker half of an answer, and the worker has to be killed then.
+    /// may have told the worker half of an answer, and the worker has to be killed then. [`LinkError::Unread`] is about what
+    /// was sent before: an answer of the outside that was not read says nothing of that.
     pub(crate) async fn receive(&mut self) -> Result<Frame<Report>, WorkerError> {
+        let mut has_answered = false;
         loop {
-            let frame = match &mut self.egress {
-                None => self.link.receive().await?,
+            let received = match &mut self.egress {
+                None => self.link.receive().await,
                 Some(egress) => tokio::select! {
-                    frame = self.link.receive() => frame?,
+                    received = self.link.receive() => received,
                     answered = egress.answer() => {
+                        has_answered = true;
                         self.link.send(&[answered.outgoing()]).await?;
                         continue;
                     }
                 },
             };
+            let frame = received.map_err(|error| match error {
+                LinkError::Unread if has_answered => LinkError::Closed,
+                error @ (LinkError::Unread | LinkError::Closed | LinkError::Io(_) | LinkError::Frame(_)) => {
+                    error
+                }
+            })?;
             match (frame.message, &mut self.egress) {
                 (Report::Refused { reason }, _) => return Err(WorkerError::Refused(reason)),
                 (Report::Outside { connection, request }, Some(egress)) => egress.asked(connection, request),

@@ -5,9 +5,10 @@ use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use gust_node::{Failure, InvokeError, InvokeResult, Isolation, MemoryMode, StartKind};
 use gust_worker::protocol::{GuestExit, LOG_BYTES_MAX};
 use libtest_mimic::Failed;
-use tokio::sync::mpsc;
+use rustix::process::Signal;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::world::{Called, IMAGES, World, device, equal, invocation, response, spec, until};
+use crate::world::{Called, IMAGES, World, device, equal, invocation, kill, response, signal, spec, until};
 
 fn exited(called: Called) -> Result<GuestExit, Failed> {
     match called.outcome.result {
@@ -145,6 +146,34 @@ pub async fn guests_end_and_the_next_call_works(isolation: Isolation) -> Result<
         world.settled().await?;
     }
     world.stop().await;
+    Ok(())
+}
+
+pub async fn an_event_that_no_worker_has_read_is_delivered_again(isolation: Isolation) -> Result<(), Failed> {
+    let world = Arc::new(World::new(isolation, |_| {}).await?);
+    let id = world.ready(device("echo")).await?;
+    world.call(&id, "first").await?;
+    world.settled().await?;
+    // One that gets no processor time reads nothing, and takes what it is sent all the same.
+    let stopped = world.workers();
+    for worker in &stopped {
+        signal(*worker, Signal::STOP)?;
+    }
+    let (log, _discarded) = mpsc::channel(4);
+    let (sender, delivered) = oneshot::channel();
+    let mut second = invocation("second", Duration::from_secs(20), log);
+    second.delivered = Some(sender);
+    let (calling, called) = (Arc::clone(&world), id.clone());
+    let running = tokio::spawn(async move { calling.node.invoke(&called, second).await });
+    delivered.await?;
+    for worker in &stopped {
+        kill(*worker)?;
+    }
+    match running.await??.result {
+        InvokeResult::Success(body) => equal(body.as_ref(), b"second".as_slice())?,
+        other => return Err(format!("{other:?}").into()),
+    }
+    world.node.stop(Duration::from_secs(10)).await;
     Ok(())
 }
 

@@ -58,6 +58,7 @@ macro_rules! everywhere {
             capacity::a_call_that_is_given_up_runs_to_its_end,
             capacity::a_stop_lets_calls_finish,
             capacity::a_stop_ends_what_takes_too_long,
+            calls::an_event_that_no_worker_has_read_is_delivered_again,
             named::calls_are_served_by_the_instance_that_is_meant,
             named::instances_are_made_ahead,
             named::instances_end_when_they_are_told_to,

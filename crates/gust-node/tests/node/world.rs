@@ -384,8 +384,13 @@ pub async fn until<F: Future<Output = bool>>(condition: impl Fn() -> F) -> Resul
 
 /// Kills a process, unless it has ended.
 pub fn kill(pid: i32) -> Result<(), Failed> {
+    signal(pid, rustix::process::Signal::KILL)
+}
+
+/// Sends a signal to a process, unless it has ended.
+pub fn signal(pid: i32, signal: rustix::process::Signal) -> Result<(), Failed> {
     let pid = rustix::process::Pid::from_raw(pid).ok_or("no process id")?;
-    match rustix::process::kill_process(pid, rustix::process::Signal::KILL) {
+    match rustix::process::kill_process(pid, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error.into()),
     }
