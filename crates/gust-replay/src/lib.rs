@@ -5,6 +5,7 @@
 //! live run and a simulated one are compared on equal terms.
 
 pub mod arrivals;
+pub mod chaos;
 pub mod random;
 mod record;
 pub mod report;
