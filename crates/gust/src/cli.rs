@@ -60,6 +60,8 @@ pub enum Command {
     ValidateSim(Box<replay::ValidateArgs>),
     /// Measure what the simulator has to know of this machine
     Calibrate(replay::CalibrateArgs),
+    /// Replay a trace on a cluster of which parts are taken away, and check what comes of it
+    Chaos(Box<replay::ChaosArgs>),
     /// Make a report of runs that were kept
     Report(replay::ReportArgs),
     /// Check what this machine has, and say how to mend what it lacks

@@ -16,6 +16,28 @@ const END_PAUSES_MAX: usize = 1000;
 /// Pause between two looks at whether a program has ended.
 const END_PAUSE: Duration = Duration::from_millis(10);
 
+/// This program, with nothing of the caller's configuration and no standard input.
+pub fn gust() -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("GUST_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("GUST_CONFIG", "/dev/null").stdin(Stdio::null());
+    Ok(command)
+}
+
+/// The first line of what a program prints, whose standard output must be piped; empty when it ends without one.
+pub fn first_line(child: &mut Child) -> Result<String> {
+    let mut line = String::new();
+    let stdout = child.stdout.take().context("read what a program prints")?;
+    BufReader::new(stdout)
+        .read_line(&mut line)
+        .context("read what a program prints")?;
+    Ok(line)
+}
+
 /// Asks a program to end, and ends it when it does not.
 pub fn end(child: &mut Child) {
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {

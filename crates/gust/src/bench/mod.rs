@@ -9,7 +9,7 @@
 
 mod burst;
 pub mod calls;
-mod children;
+pub mod children;
 mod coldstart;
 mod control;
 mod figures;

@@ -1,10 +1,9 @@
 //! A server of this very program, started for a measurement: own data directory, own port, ended with it.
 
 use std::{
-    io::{BufRead, BufReader},
     os::unix::fs::symlink,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -104,33 +103,12 @@ impl Server {
 
     /// The same with further options of `gust up`.
     pub async fn start_with(data_dir: &Path, isolation: &str, options: &[&str]) -> Result<Self> {
-        let runtimes = paths::runtimes_dir(data_dir);
-        if !runtime::built(&runtimes)
-            .iter()
-            .any(|built| built.name == RUNTIME)
-        {
-            return Err(Hinted {
-                message: format!("{} has no runtime {RUNTIME}", runtimes.display()),
-                hint: format!("gust runtime build {RUNTIME}"),
-            }
-            .into());
-        }
         let dir = tempfile::Builder::new()
             .prefix("gust-bench-")
             .tempdir()
             .context("make a data directory")?;
-        let runtimes = runtimes
-            .canonicalize()
-            .with_context(|| format!("find {}", runtimes.display()))?;
-        symlink(&runtimes, paths::runtimes_dir(dir.path())).context("link the runtimes")?;
-        let program = std::env::current_exe().context("find this program")?;
-        let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("GUST_") {
-                command.env_remove(name);
-            }
-        }
-        let mut child = command
+        link_runtimes(data_dir, dir.path())?;
+        let mut child = children::gust()?
             .args([
                 "up",
                 "--quiet",
@@ -142,16 +120,10 @@ impl Server {
             .args(options)
             .arg("--data-dir")
             .arg(dir.path())
-            .env("GUST_CONFIG", "/dev/null")
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .context("start gust up")?;
-        let mut line = String::new();
-        let stdout = child.stdout.take().context("read what gust up says")?;
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .context("read what gust up says")?;
+        let line = children::first_line(&mut child)?;
         let started = Started { child, _dir: dir };
         let Some((_, address)) = line.trim().rsplit_once("http://") else {
             bail!("gust up did not start; it said {line:?}");
@@ -253,6 +225,25 @@ impl Server {
             start.label()
         )
     }
+}
+
+/// Gives a data directory the runtimes of another.
+pub fn link_runtimes(data_dir: &Path, dir: &Path) -> Result<()> {
+    let runtimes = paths::runtimes_dir(data_dir);
+    if !runtime::built(&runtimes)
+        .iter()
+        .any(|built| built.name == RUNTIME)
+    {
+        return Err(Hinted {
+            message: format!("{} has no runtime {RUNTIME}", runtimes.display()),
+            hint: format!("gust runtime build {RUNTIME}"),
+        }
+        .into());
+    }
+    let runtimes = runtimes
+        .canonicalize()
+        .with_context(|| format!("find {}", runtimes.display()))?;
+    symlink(&runtimes, paths::runtimes_dir(dir)).context("link the runtimes")
 }
 
 impl Drop for Started {

@@ -44,6 +44,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Simulate(arguments) => replay::simulate(*arguments),
         Command::ValidateSim(arguments) => block_on(replay::validate(*arguments)),
         Command::Calibrate(arguments) => block_on(replay::calibrate(arguments)),
+        Command::Chaos(arguments) => replay::chaos(*arguments),
         Command::Report(arguments) => replay::report(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completion { shell } => {

@@ -123,7 +123,7 @@ impl Driver {
 }
 
 /// Hands on each arrival when its moment has come; answers how many could not be.
-fn clock(
+pub(super) fn clock(
     arrivals: Vec<Arrival>,
     began: Instant,
     sender: mpsc::Sender<Arrival>,
@@ -143,11 +143,11 @@ fn clock(
     })
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

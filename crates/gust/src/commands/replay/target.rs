@@ -1,6 +1,12 @@
 //! The functions that a replay calls, on a server.
 
-use std::{collections::BTreeMap, fs::Permissions, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -191,8 +197,25 @@ impl Targets {
         &self.paths[function as usize]
     }
 
+    /// Names of the functions, each once.
+    pub fn names(&self) -> BTreeSet<&str> {
+        let called = self.paths.iter().filter(|path| !path.is_empty());
+        called.filter_map(|path| path.rsplit('/').nth(1)).collect()
+    }
+
     /// The event of an invocation.
     pub fn event(&self, function: u32, duration_ns: u64) -> String {
+        self.fields(function, duration_ns).to_string()
+    }
+
+    /// The same for one that says its number in its log when it has run to its end (Python only).
+    pub fn numbered_event(&self, function: u32, duration_ns: u64, number: u64) -> String {
+        let mut fields = self.fields(function, duration_ns);
+        fields["number"] = number.into();
+        fields.to_string()
+    }
+
+    fn fields(&self, function: u32, duration_ns: u64) -> Value {
         event(
             self.work,
             duration_ns,
@@ -202,8 +225,8 @@ impl Targets {
     }
 }
 
-fn event(work: Work, ns: u64, rounds: u64, memory_mib: u32) -> String {
-    json!({ "work": work.word(), "ns": ns, "rounds": rounds, "memory_mib": memory_mib }).to_string()
+fn event(work: Work, ns: u64, rounds: u64, memory_mib: u32) -> Value {
+    json!({ "work": work.word(), "ns": ns, "rounds": rounds, "memory_mib": memory_mib })
 }
 
 async fn deploy_all(client: &Client, names: BTreeMap<String, Made>, language: Language) -> Result<()> {
@@ -268,7 +291,7 @@ async fn speed(connection: &mut Connection, path: &str) -> Result<f64> {
 /// The least time that a call with so many rounds of work has taken in the function, in nanoseconds.
 async fn quickest(connection: &mut Connection, path: &str, rounds: u64) -> Result<f64> {
     // So long that nothing is left out for what memory has cost: none is asked for.
-    let asked = event(Work::Spin, u64::MAX >> 1, rounds, 0);
+    let asked = event(Work::Spin, u64::MAX >> 1, rounds, 0).to_string();
     let mut quickest = f64::INFINITY;
     for _ in 0..MEASUREMENTS {
         let answer = connection
