@@ -99,7 +99,7 @@ impl Inner {
         let files = version.files(&self.files).await?;
         let identity = Identity::new();
         let mut worker = self.take_worker(version.limits()).await?;
-        worker.stand_back(true);
+        let standing_back = worker.stand_back();
         self.open_egress(&mut worker, version);
         let record = recording.is_some();
         let origin = snapshot.stored_checksum();
@@ -114,7 +114,7 @@ impl Inner {
             Report::Waiting(waiting) if waiting.waits_for == WaitsFor::Event => waiting,
             other => return Err(StartError::Lost(unexpected(&other))),
         };
-        worker.stand_back(false);
+        drop(standing_back);
         place.started();
         self.count_started();
         let version = Arc::clone(version);

@@ -37,8 +37,8 @@ impl Inner {
             .get(id)
             .cloned()
             .ok_or_else(|| InvokeError::UnknownVersion(id.clone()))?;
-        let (timeout, patience) = (self.config.queue_timeout, self.patience(&version));
-        match self.desk.claim(id, Some(named), timeout, patience).await? {
+        let timeout = self.config.queue_timeout;
+        match self.desk.claim_ahead(id, named, timeout).await? {
             Granted::Use(instance, kind) => {
                 let is_armed = kind == StartKind::Armed;
                 self.desk.rest(*instance, is_armed);
@@ -65,7 +65,7 @@ impl Inner {
                 .map(|booted| booted.instance);
         };
         let snapshot = self.snapshot(store, version, &mut log).await?.snapshot;
-        let _turn = self.source.background().await;
+        let _turn = self.source.ahead().await;
         let recording = snapshot.claim_recording();
         self.lay_out_ahead(version, place, snapshot, recording).await
     }

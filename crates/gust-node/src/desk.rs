@@ -25,10 +25,13 @@ const FULL: InvokeError = InvokeError::NoCapacity {
     reason: "every place for an instance is taken",
 };
 
+/// Places with real instances in them.
+type DeskPlaces = Places<AtRest, Granted>;
+
 /// The places of one node.
 #[derive(Debug)]
 pub(crate) struct Desk {
-    places: Mutex<Places<AtRest, Granted>>,
+    places: Mutex<DeskPlaces>,
     /// Told when an instance that has a name was lost.
     lost: Notify,
 }
@@ -146,10 +149,33 @@ impl Desk {
         timeout: Duration,
         patience: Duration,
     ) -> Result<Granted, InvokeError> {
+        let claim = |places: &mut DeskPlaces, patient| places.claim(id, named, patient);
+        self.claim_with(id, claim, timeout, patience).await
+    }
+
+    /// Claims an instance of a version that is to be `named`, or a place to make it in, ahead of calls: those that wait go
+    /// first. Waits for its turn for at most `timeout`.
+    pub(crate) async fn claim_ahead(
+        self: &Arc<Self>,
+        id: &VersionId,
+        named: Named,
+        timeout: Duration,
+    ) -> Result<Granted, InvokeError> {
+        let claim = |places: &mut DeskPlaces, _| places.claim_ahead(id, named);
+        self.claim_with(id, claim, timeout, Duration::ZERO).await
+    }
+
+    async fn claim_with(
+        self: &Arc<Self>,
+        id: &VersionId,
+        claim: impl Fn(&mut DeskPlaces, bool) -> (Claim<AtRest, Granted>, Consequences<AtRest, Granted>),
+        timeout: Duration,
+        patience: Duration,
+    ) -> Result<Granted, InvokeError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut patient = true;
         for _ in 0..DEAD_INSTANCES_MAX {
-            let (claim, consequences) = self.places().claim(id, named, patient);
+            let (claim, consequences) = claim(&mut self.places(), patient);
             self.carry_out(consequences);
             let granted = match claim {
                 Claim::Use(at_rest, kind) => Granted::of(at_rest, kind),
@@ -354,7 +380,7 @@ impl Desk {
         drop(dropped);
     }
 
-    fn places(&self) -> MutexGuard<'_, Places<AtRest, Granted>> {
+    fn places(&self) -> MutexGuard<'_, DeskPlaces> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

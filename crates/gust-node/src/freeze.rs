@@ -59,14 +59,14 @@ async fn freeze(mut instance: Instance) -> Result<Result<Frozen, Box<Instance>>,
         descriptors: Vec::new(),
     };
     let started = Instant::now();
-    instance.worker.stand_back(true);
+    let standing_back = instance.worker.stand_back();
     instance.worker.send(&[outgoing]).await?;
     let frame = answer(&mut instance.worker, SETTLE_TIMEOUT).await?;
     let Report::Frozen = frame.message else {
         return Err(unexpected(&frame.message));
     };
     let state = frame.body;
-    instance.worker.stand_back(false);
+    drop(standing_back);
     if state.is_empty() || state.len() > FROZEN_BYTES_MAX {
         return Ok(Err(Box::new(instance)));
     }

@@ -104,13 +104,9 @@ impl Pool {
     /// Makes a worker; behind everyone else unless it is urgent.
     async fn make(&self, urgent: bool) -> Result<Worker, PoolError> {
         let mut worker = self.source.spawn().await.map_err(PoolError::Spawn)?;
-        if !urgent {
-            worker.stand_back(true);
-        }
+        let standing_back = (!urgent).then(|| worker.stand_back());
         let jail = worker.prepared().await.map_err(PoolError::Prepare)?;
-        if !urgent {
-            worker.stand_back(false);
-        }
+        drop(standing_back);
         {
             let mut ready = self.ready();
             if ready.jail.replace(jail) != Some(jail) {

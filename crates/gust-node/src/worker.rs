@@ -17,7 +17,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Signal, pidfd_send_signal},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
     egress::{Egress, EgressPolicy},
@@ -35,6 +35,10 @@ const OVERHEAD_PIDS: u32 = 8;
 
 /// Processes and threads of a guest.
 const GUEST_PIDS_MAX: u32 = 1024;
+
+/// Longest time for which a worker leaves the processors to others. Where calls keep all of them busy it would get nothing:
+/// what it prepares would never be there, and whoever waits for it or for its turn would wait as long.
+const STAND_BACK_MAX: Duration = Duration::from_millis(50);
 
 /// One worker. Dropping it kills the worker and everything in it.
 #[derive(Debug)]
@@ -159,9 +163,22 @@ impl Worker {
         })
     }
 
-    /// Has the worker leave the processors to others while it prepares something that no one waits for yet.
-    pub(crate) fn stand_back(&self, stand_back: bool) {
-        self.group.stand_back(stand_back);
+    /// Has the worker leave the processors to others while it prepares something that no one waits for yet: until the
+    /// answer is dropped, and for [`STAND_BACK_MAX`] at most.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(crate) fn stand_back(&self) -> StandingBack {
+        self.group.stand_back(true);
+        let group = Arc::clone(&self.group);
+        let later = tokio::spawn(async move {
+            tokio::time::sleep(STAND_BACK_MAX).await;
+            group.stand_back(false);
+        });
+        StandingBack {
+            group: Arc::clone(&self.group),
+            later: later.abort_handle(),
+        }
     }
 
     /// Whether the worker has ended, known from the kernel before the zygote has told.
@@ -180,6 +197,22 @@ impl Worker {
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
         self.link.hang_up();
+    }
+}
+
+/// A worker that leaves the processors to others; it takes its share again when this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct StandingBack {
+    group: Arc<Group>,
+    /// Has it take its share when it has stood back for long enough.
+    later: AbortHandle,
+}
+
+impl Drop for StandingBack {
+    fn drop(&mut self) {
+        self.later.abort();
+        self.group.stand_back(false);
     }
 }
 

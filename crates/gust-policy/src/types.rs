@@ -81,7 +81,7 @@ pub struct NodeSpec {
     pub memory_bytes: u64,
     /// Most instances.
     pub instances_max: u32,
-    /// Most instances that are restored at the same time.
+    /// Most instances that are restored at the same time, and most that are made at the same time ahead of calls.
     pub restores_max: u32,
     /// Region that it lies in; calls go to other regions only where a policy says so.
     pub region: u16,

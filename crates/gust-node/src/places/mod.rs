@@ -26,14 +26,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
-
 use crate::{
     api::{StartKind, VersionId},
     named::{InstanceClass, InstanceName, Named},
 };
 pub(crate) use types::{Bounds, Claim, Cold, Consequences, Counts, Grant, PlaceId, Rested};
-use types::{Entry, QUEUE_MAX, Resting, Taken, Waiter};
+use types::{Entry, Resting, Taken, Waiter};
 
 /// The places of one node.
 #[derive(Debug)]
@@ -123,27 +121,7 @@ impl<I, T> Places<I, T> {
         if !settling && let Some((instance, kind)) = self.take_resting(id, None) {
             return (Claim::Use(instance, kind), Consequences::none());
         }
-        self.join_queue(id, None, settling)
-    }
-
-    fn join_queue(
-        &mut self,
-        id: &VersionId,
-        named: Option<Named>,
-        settling: bool,
-    ) -> (Claim<I, T>, Consequences<I, T>) {
-        if self.queue.len() >= QUEUE_MAX {
-            return (Claim::Full, Consequences::none());
-        }
-        let (sender, turn) = oneshot::channel();
-        self.queue.push_back(Waiter {
-            version: id.clone(),
-            sender,
-            patient: settling,
-            named,
-        });
-        // Whether it is the call's turn already is decided in one place.
-        (Claim::Queued { turn, settling }, self.serve_queue())
+        self.join_queue(id, (None, false), settling)
     }
 
     /// The start in a place has ended well: another may begin.
@@ -235,9 +213,7 @@ impl<I, T> Places<I, T> {
             entry.expected_bytes = entry.expected_bytes.max(bytes);
         }
         let kind = if armed { StartKind::Armed } else { StartKind::Warm };
-        let waiting = self.queue.iter().position(|waiter| {
-            waiter.version == id && !waiter.sender.is_closed() && Self::is_for(waiter, name)
-        });
+        let waiting = self.waiting_for(&id, name);
         if let Some(waiter) = waiting.and_then(|at| self.queue.remove(at)) {
             self.give(place, &id, waiter.named);
             let mut consequences = self.serve_queue();
@@ -282,11 +258,9 @@ impl<I, T> Places<I, T> {
             entry.arming += 1;
         }
         let place = self.take(id, generation, expected, None);
+        self.count_no_start(place);
         if let Some(taken) = self.taken.get_mut(&place) {
             taken.armed = true;
-            // It has its own turns, and must not hold up starts that calls wait for.
-            taken.starting = false;
-            self.starting -= 1;
         }
         Some(place)
     }
@@ -411,11 +385,25 @@ impl<I, T> Places<I, T> {
         }
     }
 
-    /// Whether an instance of this size has room. One always has: a budget must not shut a node down.
+    /// Whether an instance of this size has room and may be started now.
     fn fits(&self, bytes: u64) -> bool {
+        self.has_room(bytes) && self.starting < self.bounds.starts_max
+    }
+
+    /// Whether an instance of this size has room. One always has: a budget must not shut a node down.
+    fn has_room(&self, bytes: u64) -> bool {
         let memory =
             self.taken.is_empty() || self.bytes.saturating_add(bytes) <= self.bounds.memory_bytes_max;
-        memory && self.taken.len() < self.bounds.instances_max && self.starting < self.bounds.starts_max
+        memory && self.taken.len() < self.bounds.instances_max
+    }
+
+    /// What is made in a place has turns of its own, and must not hold up starts that calls wait for.
+    fn count_no_start(&mut self, place: PlaceId) {
+        if let Some(taken) = self.taken.get_mut(&place)
+            && std::mem::take(&mut taken.starting)
+        {
+            self.starting -= 1;
+        }
     }
 
     fn take(&mut self, id: &VersionId, generation: u64, bytes: u64, named: Option<Named>) -> PlaceId {

@@ -99,7 +99,19 @@ impl<I, T> Places<I, T> {
         if !settling && let Some((instance, kind)) = self.take_resting(id, Some(named)) {
             return (Claim::Use(instance, kind), Consequences::none());
         }
-        self.join_queue(id, Some(named), settling)
+        self.join_queue(id, (Some(named), false), settling)
+    }
+
+    /// Claims an instance that is to have a name ahead of calls: one that is prepared, or a place to make one in. Calls
+    /// that wait for a start go first, and it does not count as one.
+    pub(crate) fn claim_ahead(&mut self, id: &VersionId, named: Named) -> (Claim<I, T>, Consequences<I, T>) {
+        if !self.versions.contains_key(id) {
+            return (Claim::Unknown, Consequences::none());
+        }
+        match self.take_resting(id, Some(named)) {
+            Some((instance, kind)) => (Claim::Use(instance, kind), Consequences::none()),
+            None => self.join_queue(id, (Some(named), true), false),
+        }
     }
 
     /// Whether the instance of a name has answered and is about to rest.

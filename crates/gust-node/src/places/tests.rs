@@ -3,6 +3,7 @@
 mod named;
 
 use proptest::prelude::*;
+use tokio::sync::oneshot;
 
 use super::*;
 

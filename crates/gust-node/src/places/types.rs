@@ -128,6 +128,8 @@ pub(super) struct Waiter<T> {
     pub(super) patient: bool,
     /// The instance that it is to have.
     pub(super) named: Option<Named>,
+    /// No call: what is made ahead of calls, which go first.
+    pub(super) is_ahead: bool,
 }
 
 /// A place that is taken.

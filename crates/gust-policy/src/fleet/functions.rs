@@ -65,6 +65,7 @@ impl Fleet {
             wake: None,
             failures: 0,
             retry_at: Time(0),
+            held: false,
             snapshots: Vec::new(),
             uses: Default::default(),
             run_ns: 0,
@@ -112,6 +113,9 @@ impl Fleet {
         self.function_names.remove(&u64::from(function.id.0));
         if let Some(wake) = function.wake {
             self.timers.remove(&(wake, f));
+        }
+        if function.held {
+            self.held.retain(|held| *held != f);
         }
         for node in function.snapshots {
             self.nodes[node].snapshots.remove(&f);

@@ -21,10 +21,12 @@ impl Fleet {
                 self.regions.learn(self.nodes[node].spec.region, took);
                 self.instances[slot].phase = Phase::Ready;
                 self.counts.starting -= 1;
+                self.nodes[node].creations -= 1;
                 let function = &mut self.functions[f];
                 function.starting -= 1;
                 function.failures = 0;
                 self.vacated(now, slot, out);
+                self.resume_held(now, out);
             }
             Phase::Restoring => {
                 self.regions.learn(self.nodes[node].spec.region, took);
@@ -55,7 +57,8 @@ impl Fleet {
         let Some(slot) = self.instance(id) else { return };
         let it = &self.instances[slot];
         let (f, node) = (it.function, it.node);
-        if it.phase == Phase::Starting {
+        let was_starting = it.phase == Phase::Starting;
+        if was_starting {
             let function = &mut self.functions[f];
             let wait = RETRY_MIN_NS << function.failures.min(RETRY_DOUBLINGS_MAX);
             function.retry_at = Time(now.0 + wait);
@@ -64,6 +67,9 @@ impl Fleet {
         self.lose(now, slot);
         self.feed(now, node, out);
         self.pursue(now, f, out);
+        if was_starting {
+            self.resume_held(now, out);
+        }
     }
 
     pub(super) fn found(
@@ -252,6 +258,7 @@ impl Fleet {
             Phase::Starting => {
                 function.starting -= 1;
                 self.counts.starting -= 1;
+                on.creations -= 1;
             }
             Phase::Restoring => {
                 on.restores -= 1;

@@ -17,11 +17,13 @@
 //! ```
 //!
 //! `calls.rs` is the way of a call, `instances.rs` that of an instance, `nodes.rs` of a node, `functions.rs` of a function,
-//! `scale.rs` what happens by time, `room.rs` how room is found, made and shared.
+//! `scale.rs` what happens by time, `room.rs` how room is found, made and shared, `held.rs` who
+//! waits for creations in flight.
 
 mod calls;
 mod counts;
 mod functions;
+mod held;
 mod instances;
 mod nodes;
 mod room;
@@ -38,7 +40,7 @@ use crate::placement::Placement;
 use crate::slab::{Names, Slab, Slot};
 use crate::{Decision, FleetConfig, FunctionId, InstanceId, NodeId, Observation, Regions, Time, Uses};
 use state::{Call, Function, Instance, Node};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 /// The fleet. See the module's documentation.
 #[derive(Debug, Clone)]
@@ -57,6 +59,8 @@ pub struct Fleet {
     admission: Admission,
     fairness: Fairness,
     placement: Placement,
+    /// Functions that want regular instances while as many are being made as may, in the order of their turns.
+    held: VecDeque<Slot>,
     regions: Regions,
     /// How often instances of all functions are called, by class.
     uses: [Uses; 2],
@@ -80,6 +84,7 @@ impl Fleet {
             admission: Admission::new(config.concurrency_max, config.waiting_max),
             fairness: Fairness::default(),
             placement: Placement::default(),
+            held: VecDeque::new(),
             regions: Regions::new(config.regions.clone()),
             uses: [Uses::default(); 2],
             next_instance: config.instances_from,

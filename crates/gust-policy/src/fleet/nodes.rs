@@ -28,6 +28,7 @@ impl Fleet {
         };
         self.refresh(slot);
         self.feed(now, slot, out);
+        self.resume_held(now, out);
     }
 
     fn node_joins(&mut self, id: NodeId, spec: NodeSpec) -> Slot {
@@ -42,6 +43,7 @@ impl Fleet {
             idle_bytes: 0,
             busy_bytes: 0,
             restores: 0,
+            creations: 0,
             snapshots: BTreeSet::new(),
             eviction: Eviction::default(),
             evictable: BTreeSet::new(),
@@ -85,6 +87,7 @@ impl Fleet {
             }
         }
         functions.into_iter().for_each(|f| self.pursue(now, f, out));
+        self.resume_held(now, out);
     }
 
     pub(super) fn snapshot(&mut self, node: NodeId, function: FunctionId, there: bool) {

@@ -26,7 +26,7 @@ impl Fleet {
         if self.config.mode == Mode::Dual && !function.queue.is_empty() {
             return Some(Class::Emergency);
         }
-        (self.deficit(f) > 0 && now >= function.retry_at).then_some(Class::Regular)
+        (self.deficit(f) > 0 && now >= function.retry_at && !function.held).then_some(Class::Regular)
     }
 
     /// Regular instances that are wanted and not there.
@@ -111,6 +111,7 @@ impl Fleet {
             Phase::Starting => {
                 function.starting += 1;
                 self.counts.starting += 1;
+                on.creations += 1;
             }
             Phase::Restoring => {
                 on.restores += 1;
@@ -147,7 +148,8 @@ impl Fleet {
             .set(node.place, node.free_bytes(), node.potential_bytes());
     }
 
-    /// A node with room for a new instance of a function, made by evicting others if it must be.
+    /// A node with room for a new instance of a function, made by evicting others if it must be. A function that finds none
+    /// because nodes are making as many regular instances as they may is held.
     fn node_for(&mut self, now: Time, f: Slot, class: Class, out: &mut Vec<Decision>) -> Option<Slot> {
         let function = &self.functions[f];
         let need = function.charge();
@@ -155,6 +157,8 @@ impl Fleet {
         let order = self.regions.order(function.spec.home, calls);
         let key = self.next_instance;
         let cost = &self.config.cost;
+        let is_late = |node: &super::state::Node| class == Class::Regular && node.creates_enough();
+        let mut is_held = false;
         for region in order.as_slice() {
             let draw = Draw {
                 region: *region,
@@ -168,6 +172,10 @@ impl Fleet {
                 if node.free_bytes() < need || node.spec.region != *region {
                     return None;
                 }
+                if is_late(node) {
+                    is_held = true;
+                    return None;
+                }
                 let fetch = if local || function.snapshots.is_empty() {
                     0
                 } else {
@@ -176,14 +184,25 @@ impl Fleet {
                 let load = (node.used_bytes + node.busy_bytes) as f64 / node.spec.memory_bytes.max(1) as f64;
                 Some(fetch + u64::from(node.restores) * cost.restore_shaped_ns + (load * LOAD_NS) as u64)
             });
-            if chosen.is_some() {
-                return chosen;
+            match chosen {
+                Some(node) if is_late(&self.nodes[node]) => is_held = true,
+                Some(node) => return Some(node),
+                None => {}
             }
         }
+        if is_held {
+            self.hold(f);
+            return None;
+        }
         for region in order.as_slice() {
-            if let Some(node) = self.placement.evictable(*region, key, need)
-                && self.make_room(now, f, class, node, out)
-            {
+            let Some(node) = self.placement.evictable(*region, key, need) else {
+                continue;
+            };
+            if class == Class::Regular && self.nodes[node].creates_enough() {
+                self.hold(f);
+                return None;
+            }
+            if self.make_room(now, f, class, node, out) {
                 return Some(node);
             }
         }
@@ -282,7 +301,16 @@ impl Fleet {
         };
         let region = self.nodes[node].spec.region;
         let home = self.functions[f].spec.home;
-        if (region != home && !self.regions.is_on()) || !self.make_room(now, f, class, node, out) {
+        if region != home && !self.regions.is_on() {
+            return false;
+        }
+        if class == Class::Regular && self.nodes[node].creates_enough() {
+            // Room is not what it waits for, and others may have it.
+            self.hold(f);
+            self.fairness.leave(f);
+            return true;
+        }
+        if !self.make_room(now, f, class, node, out) {
             return false;
         }
         match class {
@@ -324,7 +352,11 @@ impl Fleet {
             .saturating_sub(on.used_bytes - it.memory_bytes);
         if poor == f
             || it.class == Class::Regular && self.functions[f].regular <= self.functions[f].spec.instances_min
-            || self.need(now, poor).is_none()
+            || match self.need(now, poor) {
+                Some(Class::Regular) => on.creates_enough(),
+                Some(Class::Emergency) => false,
+                None => true,
+            }
             || on.restores >= on.spec.restores_max
             || charge > free
             || (on.spec.region != self.functions[poor].spec.home && !self.regions.is_on())

@@ -56,6 +56,8 @@ pub(super) struct Function {
     pub(super) failures: u32,
     /// No regular instance is made before.
     pub(super) retry_at: Time,
+    /// It wants regular instances and has its turn when one of those in the making is made.
+    pub(super) held: bool,
     /// Nodes that hold its snapshot.
     pub(super) snapshots: Vec<Slot>,
     /// How often its instances are called, by class.
@@ -138,6 +140,8 @@ pub(super) struct Node {
     pub(super) busy_bytes: u64,
     /// Restores in flight.
     pub(super) restores: u32,
+    /// Regular instances that are being made.
+    pub(super) creations: u32,
     /// Functions whose snapshot it holds.
     pub(super) snapshots: BTreeSet<Slot>,
     pub(super) eviction: Eviction,
@@ -146,6 +150,11 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// Whether it is making as many regular instances as it may at a time.
+    pub(super) fn creates_enough(&self) -> bool {
+        self.creations >= self.spec.restores_max
+    }
+
     /// Bytes that are free, if it takes a new instance of a kind now.
     pub(super) fn free_bytes(&self) -> u64 {
         if self.draining

@@ -16,6 +16,19 @@ impl World {
         claim
     }
 
+    fn claim_ahead(&mut self, version: &str, name: u64) -> oneshot::Receiver<Carried> {
+        let named = Named {
+            name: InstanceName(name),
+            class: InstanceClass::Regular,
+        };
+        let (claim, consequences) = self.places.claim_ahead(&id(version), named);
+        self.carry_out(consequences);
+        match claim {
+            Claim::Queued { turn, .. } => turn,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn start_named(&mut self, version: &'static str, name: u64) -> Instance {
         let Claim::Queued {
             mut turn,
@@ -36,6 +49,48 @@ impl World {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn what_is_made_ahead_of_calls_holds_none_of_them_up() {
+    let mut world = World::new(12, 1000);
+    // As many as may be started at a time, and more; none of them gets on.
+    let mut ahead: Vec<_> = (0..6).map(|name| world.claim_ahead("a", name)).collect();
+    let places: Vec<_> = ahead.iter_mut().map(started).collect();
+    let mut calls: Vec<_> = (0..5).map(|_| world.claim("b")).collect();
+    let first = started(&mut calls[0]);
+    for turn in &mut calls[1..4] {
+        started(turn);
+    }
+    assert!(waits(&mut calls[4]), "calls have no more turns than before");
+    // It needs no turn of theirs, and gives back none.
+    started(&mut world.claim_ahead("a", 6));
+    let consequences = world.places.started(places[0]);
+    world.carry_out(consequences);
+    assert!(waits(&mut calls[4]));
+    let consequences = world.places.started(first);
+    world.carry_out(consequences);
+    started(&mut calls[4]);
+}
+
+#[test]
+fn calls_get_room_before_what_is_made_ahead_of_them() {
+    let mut world = World::new(2, 1000);
+    let (one, two) = (world.start("a"), world.start("a"));
+    let (mut ahead, mut call) = (world.claim_ahead("b", 1), world.claim("b"));
+    assert!(waits(&mut ahead) && waits(&mut call));
+    world.leave(one);
+    started(&mut call);
+    assert!(waits(&mut ahead));
+    world.leave(two);
+    started(&mut ahead);
+    // The same for an instance that comes to rest.
+    let mut world = World::new(1, 1000);
+    let one = world.start("a");
+    let (mut ahead, mut call) = (world.claim_ahead("a", 1), world.claim("a"));
+    world.rest(one, 10, false);
+    assert!(matches!(call.try_recv(), Ok(Grant::Use(..))));
+    assert!(waits(&mut ahead));
 }
 
 #[test]

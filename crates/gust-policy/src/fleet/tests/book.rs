@@ -402,6 +402,69 @@ fn restores_in_flight_are_bounded_on_each_node() {
     );
 }
 
+/// Regular instances in the making of two functions that want five each, and how many there are.
+fn creations(world: &World) -> [(u32, u32); 2] {
+    [F, FunctionId(1)].map(|function| {
+        let counts = world.fleet.function_counts(function).unwrap();
+        (counts.starting, counts.regular)
+    })
+}
+
+#[test]
+fn creations_in_flight_are_bounded_on_each_node_and_taken_in_turn() {
+    let mut world = World::new(FleetConfig::new(Mode::Dual));
+    world.tell(Observation::Node(
+        NodeId(0),
+        NodeSpec {
+            restores_max: 2,
+            ..node(100)
+        },
+    ));
+    for (tenant, id) in [F, FunctionId(1)].into_iter().enumerate() {
+        let spec = FunctionSpec {
+            instances_min: 5,
+            ..function(tenant as u32)
+        };
+        world.tell(Observation::Function(id, spec));
+    }
+    assert_eq!(creations(&world), [(2, 2), (0, 0)]);
+    // Calls do not wait behind them.
+    assert!(matches!(arrive(&mut world, 1)[..], [Decision::Restore { .. }]));
+    let mut seen = Vec::new();
+    while let Some(first) = world.in_phase(Phase::Starting).first().copied() {
+        world.tell(Observation::Ready(first));
+        seen.push(creations(&world).map(|(_, regular)| regular));
+    }
+    assert_eq!(seen[..4], [[3, 0], [3, 1], [4, 1], [4, 2]], "{seen:?}");
+    assert_eq!(creations(&world), [(0, 5), (0, 5)]);
+}
+
+#[test]
+fn a_creation_that_fails_gives_its_turn_to_another_function() {
+    let mut world = World::new(FleetConfig::new(Mode::Sync));
+    let spec = NodeSpec {
+        restores_max: 1,
+        ..node(100)
+    };
+    world.tell(Observation::Node(NodeId(0), spec));
+    let other = FunctionId(1);
+    world.tell(Observation::Function(F, function(0)));
+    world.tell(Observation::Function(other, function(1)));
+    arrive(&mut world, 1);
+    assert_eq!(world.tell(Observation::Arrived(CallId(2), other)), []);
+    let first = world.in_phase(Phase::Starting)[0];
+    let gone = world.tell(Observation::Gone(first));
+    assert!(
+        matches!(gone[..], [Decision::Create { function, .. }] if function == other),
+        "{gone:?}"
+    );
+    // What is held when its node goes is made on the next.
+    world.tell(Observation::NodeGone(NodeId(0)));
+    world.tell(Observation::Node(NodeId(1), spec));
+    world.pass(SECOND);
+    assert_eq!(world.fleet.counts().starting, 1);
+}
+
 #[test]
 fn idle_instances_of_others_make_room() {
     let mut world = World::new(FleetConfig::new(Mode::Sync));

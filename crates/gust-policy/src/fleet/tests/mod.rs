@@ -28,7 +28,7 @@ fn node(instances: u32) -> NodeSpec {
     NodeSpec {
         memory_bytes: u64::from(instances) * 128 * MIB,
         instances_max: 1000,
-        restores_max: 16,
+        restores_max: 128,
         region: 0,
     }
 }

@@ -329,11 +329,17 @@ impl World {
         let bytes = spec.memory_bytes.max(1);
         let there = self.instances.values().filter(|it| it.node == node);
         let (mut count, mut used, mut restores) = (1, bytes, u32::from(phase == Phase::Restoring));
+        let mut creations = u32::from(phase == Phase::Starting);
         for it in there {
             count += 1;
             used += it.bytes;
             restores += u32::from(it.phase == Phase::Restoring);
+            creations += u32::from(it.phase == Phase::Starting);
         }
+        assert!(
+            creations <= on.restores_max,
+            "{node:?} makes too many at the same time"
+        );
         assert!(count <= on.instances_max, "{node:?} has too many instances");
         assert!(used <= on.memory_bytes, "{node:?} has too little memory");
         assert!(restores <= on.restores_max, "{node:?} has too many restores");
