@@ -35,8 +35,12 @@ use crate::{
     version::{Version, io_error},
 };
 
-/// Instances that a call may lose before its event reaches one.
-const DELIVERIES_MAX: u32 = 3;
+/// Instances that a call may lose before one reads its event. No function has seen it until then, so that it can be given to
+/// another as often as there are any: all of a node's may be dying at once, and until they are dead they look well.
+const DELIVERIES_MAX: u32 = 1024;
+
+/// The same of instances that were started for it, in pooled workers that may be dying, too.
+const LOST_STARTS_MAX: u32 = 16;
 
 /// What a recorded start takes, and learning from one.
 const LEARN_TIME: Duration = Duration::from_millis(50);
@@ -245,6 +249,7 @@ impl Inner {
             .cloned()
             .ok_or_else(|| InvokeError::UnknownVersion(id.clone()))?;
         let mut log = LogSink::Sent(invocation.log.clone());
+        let mut lost_starts = 0;
         for _ in 0..DELIVERIES_MAX {
             if self.is_stopping() {
                 return Err(InvokeError::Stopping);
@@ -306,7 +311,12 @@ impl Inner {
                     let told = outcome(ran, kind, instance_id, init, queued, arrived.elapsed());
                     return Ok(Outcome { replaced, ..told });
                 }
-                Err(CallError::NotDelivered) => {}
+                Err(CallError::NotDelivered) => {
+                    lost_starts += u32::from(restoring.is_some() || kind == StartKind::Booted);
+                    if lost_starts == LOST_STARTS_MAX {
+                        break;
+                    }
+                }
                 Err(CallError::Lost(error)) => {
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(instance = instance_id, error, "a worker was lost during a call");
