@@ -4,10 +4,11 @@
 //! host does not allow is reported and left out; a worker then runs without that bound.
 //!
 //! ```text
-//!  this process's group / gust-<process id>-<n> / worker-<n>
+//!  this process's group / gust-<process id>-<process namespace>-<n> / worker-<n>
 //! ```
 //!
-//! Groups are removed when they are dropped; those of a node that was killed are removed by the next one.
+//! Groups are removed when they are dropped; those of a node that was killed are removed by the next one. A node holds a lock
+//! on its group, which ends with it however it ends: process ids say nothing to a node in another process namespace.
 
 mod mounts;
 
@@ -15,6 +16,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -24,6 +26,9 @@ use mounts::Place;
 
 /// Prefix of a node's group.
 const NODE_PREFIX: &str = "gust-";
+
+/// Times that a node makes its group at most.
+const MAKES_MAX: u32 = 8;
 
 /// Period over which processor time is counted, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -53,6 +58,8 @@ pub struct Groups {
     name: String,
     /// The node's group for each controller that can be used.
     nodes: BTreeMap<Controller, (Version, PathBuf)>,
+    /// Locks on these directories.
+    held: BTreeMap<PathBuf, File>,
     missing: Vec<(Controller, String)>,
 }
 
@@ -60,9 +67,12 @@ impl Groups {
     fn new() -> Self {
         static NODES: AtomicU64 = AtomicU64::new(0);
         let number = NODES.fetch_add(1, Ordering::Relaxed);
+        // Where it cannot be told, all are taken to be of one namespace.
+        let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino());
         Self {
-            name: format!("{NODE_PREFIX}{}-{number}", std::process::id()),
+            name: format!("{NODE_PREFIX}{}-{namespace}-{number}", std::process::id()),
             nodes: BTreeMap::new(),
+            held: BTreeMap::new(),
             missing: Vec::new(),
         }
     }
@@ -83,12 +93,31 @@ impl Groups {
         groups
     }
 
-    fn add(&mut self, controller: Controller, place: &Place) {
-        let made = match place {
-            Place::V1(group) => make_node_group(group, &self.name).map(|node| (Version::V1, node)),
-            Place::V2(group) => prepare_v2(controller, group, &self.name).map(|node| (Version::V2, node)),
+    /// Makes the node's group for a controller, and holds it.
+    fn make(&mut self, controller: Controller, place: &Place) -> io::Result<(Version, PathBuf)> {
+        let (version, node) = match place {
+            Place::V1(group) => (Version::V1, make_node_group(group, &self.name)?),
+            Place::V2(group) => (Version::V2, prepare_v2(controller, group, &self.name)?),
         };
-        match made {
+        if !self.held.contains_key(&node) {
+            let lock = hold(&node)?;
+            // Removed between its opening and its lock, it is no one's.
+            fs::metadata(&node)?;
+            self.held.insert(node.clone(), lock);
+        }
+        Ok((version, node))
+    }
+
+    fn add(&mut self, controller: Controller, place: &Place) {
+        let mut held = self.make(controller, place);
+        for _ in 1..MAKES_MAX {
+            if held.is_ok() {
+                break;
+            }
+            // Another node that is starting may have taken it for one that is no more.
+            held = self.make(controller, place);
+        }
+        match held {
             Ok(node) => drop(self.nodes.insert(controller, node)),
             Err(error) => self.missing.push((controller, error.to_string())),
         }
@@ -243,11 +272,9 @@ fn prepare_v2(controller: Controller, group: &Path, name: &str) -> io::Result<Pa
 fn make_node_group(group: &Path, name: &str) -> io::Result<PathBuf> {
     for entry in fs::read_dir(group)?.flatten() {
         let found = entry.file_name();
-        let Some(rest) = found.to_str().and_then(|found| found.strip_prefix(NODE_PREFIX)) else {
-            continue;
-        };
-        let pid = rest.split('-').next().unwrap_or_default();
-        if !Path::new("/proc").join(pid).exists() {
+        let is_node = found.to_str().is_some_and(|found| found.starts_with(NODE_PREFIX));
+        // Held while it is removed. One that someone has just made and not locked yet, that one makes again.
+        if is_node && let Ok(_lock) = hold(&entry.path()) {
             remove_groups(&entry.path());
         }
     }
@@ -257,6 +284,15 @@ fn make_node_group(group: &Path, name: &str) -> io::Result<PathBuf> {
         made => made
             .map(|()| node.clone())
             .map_err(|error| named("making", &node, &error)),
+    }
+}
+
+/// Locks a node's group, unless another has; the lock is the opened directory's.
+fn hold(node: &Path) -> io::Result<File> {
+    let directory = File::open(node).map_err(|error| named("opening", node, &error))?;
+    match directory.try_lock() {
+        Ok(()) => Ok(directory),
+        Err(error) => Err(named("locking", node, &error.into())),
     }
 }
 
@@ -342,6 +378,14 @@ mod tests {
         }
         assert_eq!(groups.missing(), []);
         assert!(!gone.exists());
+        // One that is held stays, whatever its name says.
+        fs::create_dir(&gone).unwrap();
+        let held = hold(&gone).unwrap();
+        Groups::new().add(Controller::Cpu, &Place::V1(top.path().to_path_buf()));
+        assert!(gone.exists() && node.exists());
+        drop(held);
+        Groups::new().add(Controller::Cpu, &Place::V1(top.path().to_path_buf()));
+        assert!(!gone.exists() && node.exists());
         let read = |path: PathBuf| fs::read_to_string(path).unwrap();
         assert_eq!(read(node.join("cgroup.subtree_control")), "+pids");
 
