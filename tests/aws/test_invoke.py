@@ -163,7 +163,8 @@ def test_calls_are_described(server, client, name):
     assert last["start"] in ("warm", "armed", "restored", "booted") and last["total_ns"] > 0 and not last["error"]
     headers = {"x-gust-timings": "1"}
     _, answer, _ = raw(server, "POST", f"/2015-03-31/functions/{name}/invocations", b"{}", headers)
-    assert json.loads(answer["x-gust-timings"])["handler_ns"] >= 0
+    timings = json.loads(answer["x-gust-timings"])
+    assert timings["handler_ns"] >= 0 and timings["fetch_ns"] >= 0 and timings["scheduling_ns"] > 0
 
 
 def test_evicted_instances_start_again(server, client, name):

@@ -216,6 +216,7 @@ pub(crate) fn outcome(outcome: Outcome) -> (message::Outcome, Bytes) {
     let Timings {
         queue_ns,
         worker_ns,
+        fetch_ns,
         map_ns,
         fill_ns,
         faults_ns,
@@ -240,7 +241,7 @@ pub(crate) fn outcome(outcome: Outcome) -> (message::Outcome, Bytes) {
         kept: outcome.kept,
         replaced: outcome.replaced,
         timings_ns: [
-            queue_ns, worker_ns, map_ns, fill_ns, faults_ns, boot_ns, runtime_ns, handler_ns,
+            queue_ns, worker_ns, fetch_ns, map_ns, fill_ns, faults_ns, boot_ns, runtime_ns, handler_ns,
         ],
     };
     (message, body)
@@ -250,6 +251,7 @@ pub(crate) fn from_outcome(outcome: message::Outcome, body: Bytes) -> Outcome {
     let [
         queue_ns,
         worker_ns,
+        fetch_ns,
         map_ns,
         fill_ns,
         faults_ns,
@@ -284,6 +286,7 @@ pub(crate) fn from_outcome(outcome: message::Outcome, body: Bytes) -> Outcome {
         timings: Timings {
             queue_ns,
             worker_ns,
+            fetch_ns,
             map_ns,
             fill_ns,
             faults_ns,
@@ -458,6 +461,7 @@ mod tests {
                 timings: Timings {
                     queue_ns: 1,
                     worker_ns: 2,
+                    fetch_ns: 9,
                     map_ns: 3,
                     fill_ns: 4,
                     faults_ns: 5,

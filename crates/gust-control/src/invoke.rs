@@ -163,7 +163,8 @@ impl Control {
         self.runnable(&request.target)?;
         self.book().check(name).map_err(throttled)?;
         let (runnable, version, placed) = self.place(&request.target).await?;
-        let waited = began.elapsed();
+        let scheduling = placed.deciding();
+        let waited = began.elapsed().saturating_sub(scheduling);
         let counted = self.book().acquire(name);
         let _counted = match counted {
             Ok(ticket) => Counted {
@@ -210,7 +211,8 @@ impl Control {
             ended_unix_ms: clock::unix_ms(),
         };
         let answer = run.answer(outcome.result.clone());
-        let mut call = call(&request_id, &version, &outcome, class, &answer, began.elapsed());
+        let times = (scheduling, began.elapsed());
+        let mut call = call(&request_id, &version, &outcome, class, &answer, times);
         call.timings.queue_ns += u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
         let ending = ending(
             &request_id,
@@ -340,7 +342,7 @@ fn call(
     outcome: &Outcome,
     class: Class,
     answer: &Answer,
-    total: Duration,
+    (scheduling, total): (Duration, Duration),
 ) -> Call {
     Call {
         request_id: request_id.to_owned(),
@@ -350,6 +352,7 @@ fn call(
         start: outcome.start,
         class,
         duration: outcome.duration,
+        scheduling,
         total,
         memory_bytes_max: outcome.memory_bytes_max,
         is_error: answer.is_error,

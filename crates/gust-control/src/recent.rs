@@ -34,6 +34,8 @@ pub struct Call {
     pub class: Class,
     /// Duration of the run.
     pub duration: Duration,
+    /// What deciding where it runs took: of its wait, all that was not waiting.
+    pub scheduling: Duration,
     /// From the call's arrival in the control plane to its answer.
     pub total: Duration,
     /// Most memory used, in bytes.

@@ -210,6 +210,9 @@ pub struct Timings {
     pub queue_ns: u64,
     /// Getting a worker, and the way to it and back.
     pub worker_ns: u64,
+    /// Getting the snapshot of an unprepared start: from disk, or from other nodes. One that is held in memory takes next to
+    /// nothing, and prepared instances need none.
+    pub fetch_ns: u64,
     /// Mapping the snapshot.
     pub map_ns: u64,
     /// Copying hot pages and state.

@@ -116,6 +116,8 @@ struct Ready {
     restoring: Option<Restoring>,
     /// Duration of its initialisation, when it has just had one.
     init: Option<Duration>,
+    /// How long it took to get its snapshot.
+    fetched: Duration,
 }
 
 impl Inner {
@@ -274,6 +276,7 @@ impl Inner {
                     kind,
                     restoring: None,
                     init: None,
+                    fetched: Duration::ZERO,
                 },
                 Granted::Thaw(frozen) => match self.make_thawed(*frozen, &mut log).await {
                     Ok(ready) => ready,
@@ -295,6 +298,7 @@ impl Inner {
                 kind,
                 restoring,
                 init,
+                fetched,
             } = ready;
             let (instance_id, is_armed) = (instance.id.clone(), kind == StartKind::Armed);
             let ran = self
@@ -308,7 +312,7 @@ impl Inner {
             }
             match ran {
                 Ok(ran) => {
-                    let told = outcome(ran, kind, instance_id, init, queued, arrived.elapsed());
+                    let told = outcome(ran, kind, instance_id, init, (queued, fetched), arrived.elapsed());
                     return Ok(Outcome { replaced, ..told });
                 }
                 Err(CallError::NotDelivered) => {
@@ -343,9 +347,13 @@ impl Inner {
                 kind: StartKind::Booted,
                 restoring: None,
                 init: Some(booted.took),
+                fetched: Duration::ZERO,
             });
         };
+        let asked = Instant::now();
         let made = self.snapshot(store, version, log).await?;
+        // An initialisation is not the fetching of a snapshot, but there for want of one.
+        let fetched = asked.elapsed().saturating_sub(made.init);
         self.tend_graft(version, &made.snapshot);
         let (instance, restoring) = self.restore(version, made.snapshot, place).await?;
         instance.place.started();
@@ -360,6 +368,7 @@ impl Inner {
             kind,
             restoring: Some(restoring),
             init,
+            fetched,
         })
     }
 
@@ -375,6 +384,8 @@ impl Inner {
                 kind: StartKind::Thawed,
                 restoring: Some(restoring),
                 init: None,
+                // A part of getting its worker: its snapshot was used when it was frozen.
+                fetched: Duration::ZERO,
             }),
             Err(place) => self.make_ready(&version, place, log).await,
         }

@@ -11,13 +11,13 @@ use crate::{
 };
 
 /// The outcome of a call that reached an instance. `total` is the time since its arrival, `queued` the part of it spent
-/// waiting for a place.
+/// waiting for a place, `fetched` the part spent getting its snapshot.
 pub(crate) fn outcome(
     ran: Ran,
     start: StartKind,
     instance_id: String,
     init: Option<Duration>,
-    queued: Duration,
+    (queued, fetched): (Duration, Duration),
     total: Duration,
 ) -> Outcome {
     let Ran {
@@ -60,7 +60,9 @@ pub(crate) fn outcome(
             queue_ns: nanoseconds(queued),
             worker_ns: nanoseconds(total)
                 .saturating_sub(nanoseconds(queued))
+                .saturating_sub(nanoseconds(fetched))
                 .saturating_sub(inside),
+            fetch_ns: nanoseconds(fetched),
             map_ns: timings.map_ns,
             fill_ns: timings.fill_ns,
             faults_ns: timings.faults_ns,
@@ -94,5 +96,53 @@ pub(crate) fn not_initialised(failure: Failure, queued: Duration, arrived: Insta
             boot_ns: nanoseconds(took),
             ..Timings::default()
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_call_add_up_to_its_time() {
+        let ran = Ran {
+            result: InvokeResult::TimedOut,
+            took: Duration::from_nanos(70),
+            timings: WorkerTimings {
+                map_ns: 1,
+                fill_ns: 2,
+                faults_ns: 3,
+                runtime_ns: 4,
+                handler_ns: 5,
+                ..WorkerTimings::default()
+            },
+            memory_bytes_max: 0,
+            log_bytes_dropped: 0,
+            kept: true,
+        };
+        let (queued, fetched, total) = (20, 30, 100);
+        let ns = Duration::from_nanos;
+        let told = outcome(
+            ran,
+            StartKind::Restored,
+            String::new(),
+            None,
+            (ns(queued), ns(fetched)),
+            ns(total),
+        );
+        let Timings {
+            queue_ns,
+            worker_ns,
+            fetch_ns,
+            map_ns,
+            fill_ns,
+            faults_ns,
+            boot_ns,
+            runtime_ns,
+            handler_ns,
+        } = told.timings;
+        assert_eq!((queue_ns, fetch_ns, worker_ns), (queued, fetched, 35));
+        let inside = map_ns + fill_ns + faults_ns + boot_ns + runtime_ns + handler_ns;
+        assert_eq!(queue_ns + fetch_ns + worker_ns + inside, total);
     }
 }

@@ -1,6 +1,10 @@
 //! What is asked of a node: calls by the control plane, chunks by other members.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use gust_node::{InstanceName, InvokeError, StartKind, VersionId};
@@ -189,10 +193,13 @@ impl Agent {
     }
 
     async fn invoke(&self, call: Call, payload: Bytes, replier: Replier) {
+        let asked = Instant::now();
         if let Err(error) = self.prepare(&call.version).await {
             let (reply, log) = not_run(error);
             return replier.reply(&reply, log).await;
         }
+        // What this node has not had of the version has come from others by now.
+        let prepared_ns = u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let (output, mut pieces) = mpsc::channel(OUTPUT_QUEUED_MAX);
         let (delivered, mut was_delivered) = oneshot::channel();
         let mut is_awaited = call.wants_delivery;
@@ -224,7 +231,8 @@ impl Agent {
             replier.output(piece).await;
         }
         match outcome {
-            Ok(outcome) => {
+            Ok(mut outcome) => {
+                outcome.timings.fetch_ns = outcome.timings.fetch_ns.saturating_add(prepared_ns);
                 let was_booted = outcome.start == StartKind::Booted;
                 let (message, body) = convert::outcome(outcome);
                 replier.reply(&Reply::Outcome(message), body).await;

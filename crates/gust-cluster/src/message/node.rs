@@ -146,7 +146,7 @@ pub struct Outcome {
     /// It has the name of one that was gone.
     pub replaced: bool,
     /// Where the time went, in nanoseconds, in the order of the node's `Timings`.
-    pub timings_ns: [u64; 8],
+    pub timings_ns: [u64; 9],
 }
 
 /// Response or function error.

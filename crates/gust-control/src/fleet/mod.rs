@@ -89,6 +89,7 @@ pub struct Placed {
     fleet: LiveFleet,
     call: CallId,
     grant: Grant,
+    deciding: Duration,
     is_over: bool,
 }
 
@@ -195,6 +196,7 @@ impl LiveFleet {
     /// # Errors
     /// When the policies refuse it.
     pub async fn place(&self, function: FunctionId) -> Result<Placed, Refused> {
+        let came = Instant::now();
         let mut waiting = {
             let mut state = self.state();
             let (call, turn) = state.arrive(self.now(), function);
@@ -206,6 +208,7 @@ impl LiveFleet {
                 is_over: false,
             }
         };
+        let deciding = came.elapsed();
         let verdict = (&mut waiting.turn).await;
         waiting.is_over = true;
         match verdict {
@@ -213,6 +216,7 @@ impl LiveFleet {
                 fleet: self.clone(),
                 call: waiting.call,
                 grant,
+                deciding,
                 is_over: false,
             }),
             Ok(Verdict::Refused(refused)) => Err(refused),
@@ -364,6 +368,12 @@ impl Placed {
     /// Which track made its instance.
     pub fn class(&self) -> Class {
         self.grant.class
+    }
+
+    /// What deciding took when it came: the way into the fleet's mutex, and the policies. Waiting for its turn after that is
+    /// no part of it.
+    pub fn deciding(&self) -> Duration {
+        self.deciding
     }
 
     /// Whether its instance is to be made for it.

@@ -17,7 +17,16 @@ use crate::output::{duration, table};
 
 /// Parts of a call's time that the server reports.
 const PARTS: &[&str] = &[
-    "queue", "worker", "map", "fill", "faults", "boot", "runtime", "handler",
+    "queue",
+    "scheduling",
+    "worker",
+    "fetch",
+    "map",
+    "fill",
+    "faults",
+    "boot",
+    "runtime",
+    "handler",
 ];
 
 /// One line of a report.
