@@ -3,7 +3,10 @@
 //! A node whose link is lost fails what was asked of it with [`InvokeError::NodeLost`], at the latest when the link's
 //! silence bound has passed, and fails what is asked of it from then on at once. It is the same node when it comes back.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use gust_node::{
@@ -256,8 +259,11 @@ impl RemoteNode {
 
     async fn run(&self, id: &VersionId, invocation: &mut Invocation) -> Result<Outcome, InvokeError> {
         let request = Request::Node(NodeRequest::Invoke(convert::call(id, invocation)));
+        let mut introduced = Duration::ZERO;
         for _ in 0..REGISTRATIONS_MAX {
+            let asked = Instant::now();
             self.introduce(id).await?;
+            introduced += asked.elapsed();
             let link = self.member.link().ok_or_else(|| self.is_lost(false))?;
             let refused = |error: CallError| self.refused(error.into(), "running an event");
             let pending = link
@@ -266,7 +272,11 @@ impl RemoteNode {
                 .map_err(refused)?;
             let (reply, body) = self.await_reply(pending, invocation).await.map_err(refused)?;
             match reply {
-                Reply::Outcome(outcome) => return Ok(convert::from_outcome(outcome, body)),
+                Reply::Outcome(outcome) => {
+                    let mut outcome = convert::from_outcome(outcome, body);
+                    outcome.timings.fetch_ns += convert::nanos(introduced);
+                    return Ok(outcome);
+                }
                 Reply::NotRun(NotRun::UnknownVersion(_)) => drop(self.member.unlearned(&id.0)),
                 Reply::NotRun(not_run) => return Err(convert::from_not_run(not_run, body)),
                 Reply::Busy => {

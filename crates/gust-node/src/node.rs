@@ -352,8 +352,12 @@ impl Inner {
         };
         let asked = Instant::now();
         let made = self.snapshot(store, version, log).await?;
-        // An initialisation is not the fetching of a snapshot, but there for want of one.
-        let fetched = asked.elapsed().saturating_sub(made.init);
+        // One that has been made has not been fetched: what its boot and its writing took is no part of that.
+        let fetched = if made.init.is_zero() {
+            asked.elapsed()
+        } else {
+            Duration::ZERO
+        };
         self.tend_graft(version, &made.snapshot);
         let (instance, restoring) = self.restore(version, made.snapshot, place).await?;
         instance.place.started();

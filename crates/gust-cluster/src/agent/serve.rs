@@ -199,7 +199,7 @@ impl Agent {
             return replier.reply(&reply, log).await;
         }
         // What this node has not had of the version has come from others by now.
-        let prepared_ns = u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let prepared_ns = convert::nanos(asked.elapsed());
         let (output, mut pieces) = mpsc::channel(OUTPUT_QUEUED_MAX);
         let (delivered, mut was_delivered) = oneshot::channel();
         let mut is_awaited = call.wants_delivery;

@@ -209,6 +209,7 @@ pub async fn a_snapshot_of_one_node_is_restored_on_another(isolation: Isolation)
     let called = call(&two.node, &id, "count").await?;
     equal(called.outcome.start, StartKind::Restored)?;
     equal(called.response.as_str(), "1")?;
+    equal(called.outcome.timings.fetch_ns > 0, true)?;
     // It is the other's, byte for byte.
     let snapshots = |name: &str| -> Result<Vec<(std::ffi::OsString, blake3::Hash)>, Failed> {
         let mut files = Vec::new();
