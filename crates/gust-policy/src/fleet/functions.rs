@@ -1,7 +1,7 @@
 //! The way of a function: there, changed, gone, forgotten.
 
 use super::Fleet;
-use super::state::{Function, Room};
+use super::state::{Armed, Function, Room};
 use crate::demand::{Demand, Prices};
 use crate::slab::{List, Slot};
 use crate::window::Window;
@@ -66,6 +66,7 @@ impl Fleet {
             failures: 0,
             retry_at: Time(0),
             snapshots: Vec::new(),
+            armed: Armed::default(),
             uses: Default::default(),
             run_ns: 0,
         });
