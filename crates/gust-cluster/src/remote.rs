@@ -190,9 +190,19 @@ impl RemoteNode {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn end(&self, name: InstanceName) {
+    pub fn end(&self, InstanceName(name): InstanceName, armed_for: Duration) {
         let node = self.clone();
-        tokio::spawn(async move { node.told(NodeRequest::End(name.0)).await });
+        let armed_ms = u64::try_from(armed_for.as_millis()).unwrap_or(u64::MAX);
+        tokio::spawn(async move {
+            if armed_ms > 0 {
+                let request = NodeRequest::EndArmed { name, armed_ms };
+                // A member of the release before can only end one.
+                if let Ok((Reply::Done, _)) = node.ask(request, SHORT_LIMIT).await {
+                    return;
+                }
+            }
+            node.told(NodeRequest::End(name)).await;
+        });
     }
 
     /// Waits for instances to end that were not told to: see [`gust_node::Node::lost`]. One caller at a time.

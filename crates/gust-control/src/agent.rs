@@ -80,12 +80,12 @@ impl Agent {
         }
     }
 
-    /// Ends an instance, now or when it rests.
-    pub fn end(&self, name: InstanceName) {
+    /// Ends an instance, now or when it rests, and has it wait armed for so long.
+    pub fn end(&self, name: InstanceName, armed_for: Duration) {
         match self {
-            Self::Local(node) => node.end(name),
+            Self::Local(node) => node.end(name, armed_for),
             Self::Fake(fake) => fake.end(name),
-            Self::Remote(node) => node.end(name),
+            Self::Remote(node) => node.end(name, armed_for),
         }
     }
 

@@ -377,9 +377,10 @@ impl Node {
     }
 
     /// Ends an instance: at once when it rests, otherwise as soon as it does. [`Node::lost`] does not tell it. Its worker is
-    /// used again, armed, for its own version where armed instances are wanted.
-    pub fn end(&self, name: InstanceName) {
-        self.0.end(name);
+    /// used again, armed, for its own version for so long, where that can be and armed instances are wanted at all; zero for
+    /// not at all.
+    pub fn end(&self, name: InstanceName, armed_for: Duration) {
+        self.0.end(name, armed_for);
     }
 
     /// Waits until instances that have names have ended without [`Node::end`] (for another's sake, by themselves, or with
@@ -393,7 +394,8 @@ impl Node {
         self.0.desk.present()
     }
 
-    /// Ends the idle instances of a version, and its armed ones too unless `keep_armed`; for measurements.
+    /// Ends the idle instances of a version, and its armed ones too unless `keep_armed`; then as many are armed as there are
+    /// after a deployment. For measurements.
     pub async fn evict(&self, id: &VersionId, keep_armed: bool) {
         self.0.evict(id, keep_armed);
     }

@@ -178,9 +178,8 @@ impl Inner {
                     let (version, is_named) = (Arc::clone(&instance.version), settling.is_named());
                     inner.desk.rest(*instance, pristine);
                     drop(settling);
-                    match is_named {
-                        true => inner.arm_later(&version),
-                        false => inner.arm(&version),
+                    if !is_named {
+                        inner.arm(&version);
                     }
                 }
                 // Memory that cannot be given back is not kept.

@@ -42,9 +42,6 @@ impl Inner {
             Granted::Use(instance, kind) => {
                 let is_armed = kind == StartKind::Armed;
                 self.desk.rest(*instance, is_armed);
-                if is_armed {
-                    self.arm(&version);
-                }
             }
             Granted::Thaw(frozen) => self.desk.rest_frozen(*frozen, Instant::now()),
             Granted::Start(place) => match self.make_ahead(&version, place).await {

@@ -248,9 +248,9 @@ impl Desk {
         self.places().place_of(name)
     }
 
-    /// Ends an instance when it comes to rest; answers it when it does already.
-    pub(crate) fn end(&self, name: InstanceName) -> Option<AtRest> {
-        self.places().end(name)
+    /// Ends an instance when it comes to rest; answers it when it does already. It may be armed again for so long.
+    pub(crate) fn end(&self, name: InstanceName, armed_for: Duration) -> Option<AtRest> {
+        self.places().end(name, armed_for)
     }
 
     /// Whether the control plane has ended an instance that is about to rest.

@@ -48,4 +48,5 @@ pub use egress::{EgressPolicy, RuleError};
 pub use gust_worker::protocol::{GuestExit, MemoryMode, RunStats};
 pub use named::{InstanceClass, InstanceName, Named, Present, Wanted};
 pub use program::{Program, ProgramEnd, Programs, Running, Standard};
+pub use retire::ARMED_AGAIN_MAX;
 pub use snapshot::{Scratch, SnapshotFiles};

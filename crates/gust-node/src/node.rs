@@ -188,7 +188,6 @@ impl Inner {
                 let Some(inner) = weak.upgrade() else { return };
                 inner.desk.expire(idle_timeout);
                 inner.freeze_idle();
-                inner.arm_used();
                 inner.pool.tend();
                 inner.shaped.tend();
             }
@@ -304,11 +303,9 @@ impl Inner {
             let ran = self
                 .call(instance, restoring.as_ref(), &mut invocation, &mut log)
                 .await;
-            if is_armed || restoring.is_some() {
-                match named {
-                    Some(_) => self.arm_later(&version),
-                    None => self.arm(&version),
-                }
+            // What is armed beside instances that have names is the control plane's decision.
+            if named.is_none() && (is_armed || restoring.is_some()) {
+                self.arm(&version);
             }
             match ran {
                 Ok(ran) => {
@@ -395,8 +392,12 @@ impl Inner {
         }
     }
 
-    pub(crate) fn evict(&self, id: &VersionId, keep_armed: bool) {
+    pub(crate) fn evict(self: &Arc<Self>, id: &VersionId, keep_armed: bool) {
         self.desk.evict(id, keep_armed);
+        let version = self.versions().get(id).filter(|_| keep_armed).cloned();
+        if let Some(version) = version {
+            self.arm(&version);
+        }
     }
 
     pub(crate) fn stats(&self) -> NodeStats {

@@ -8,7 +8,7 @@
 //! A new worker costs ten times what a call does. One that goes back to its snapshot is as good as a new one for its own
 //! version, and serves no other (invariant 3).
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{sync::Arc, time::Duration};
 
 use gust_worker::protocol::Command;
 
@@ -18,18 +18,17 @@ use crate::{
     link::Outgoing,
     named::InstanceName,
     node::Inner,
-    version::Version,
     worker::WorkerError,
 };
 
-/// Instances of a version that are kept armed when they have been used, for each that is armed ahead: what a burst has made
-/// is there for the next.
-const RETIRED_PER_ARMED: usize = 4;
+/// Instances of a version that are kept armed when they have been used, where any are: what a burst has made is there for the
+/// next. How long is the control plane's decision.
+pub const ARMED_AGAIN_MAX: usize = 64;
 
 impl Inner {
     /// Ends an instance of the control plane's: now, or when it comes to rest.
-    pub(crate) fn end(self: &Arc<Self>, name: InstanceName) {
-        match self.desk.end(name) {
+    pub(crate) fn end(self: &Arc<Self>, name: InstanceName, armed_for: Duration) {
+        match self.desk.end(name, armed_for) {
             Some(AtRest::Instance(instance)) => self.retire(instance),
             // A frozen one has no worker that could be used again.
             Some(AtRest::Frozen(_)) | None => {}
@@ -38,7 +37,10 @@ impl Inner {
 
     /// Arms an instance again that has been ended, in the background, or lets it go.
     pub(crate) fn retire(self: &Arc<Self>, mut instance: Box<Instance>) {
-        let wanted = self.config.armed_per_version * RETIRED_PER_ARMED;
+        let wanted = match self.config.armed_per_version {
+            0 => 0,
+            _ => ARMED_AGAIN_MAX,
+        };
         let can_go_back = instance.origin.is_some() && instance.recording.is_none();
         if !can_go_back || self.is_stopping() || !self.desk.retire(&instance, wanted) {
             return;
@@ -55,23 +57,6 @@ impl Inner {
                 Err(error) => tracing::debug!(%error, instance = instance.id, "not armed again"),
             }
         });
-    }
-
-    /// A version has been used by a named instance: whether one of it is to be armed beside that is looked at in a while,
-    /// when it may have been armed again itself.
-    pub(crate) fn arm_later(&self, version: &Version) {
-        version.arm_later.store(true, Ordering::Relaxed);
-    }
-
-    /// Arms versions that have been used since this was done last.
-    pub(crate) fn arm_used(self: &Arc<Self>) {
-        let used: Vec<_> = self
-            .versions()
-            .values()
-            .filter(|version| version.arm_later.swap(false, Ordering::Relaxed))
-            .cloned()
-            .collect();
-        used.iter().for_each(|version| self.arm(version));
     }
 }
 

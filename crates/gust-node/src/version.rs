@@ -38,8 +38,6 @@ pub(crate) struct Version {
     pub grafting: AtomicBool,
     /// An instance that is kept is being learned from.
     pub learning: AtomicBool,
-    /// It has been used, and whether one of it is to be armed is yet to be looked at.
-    pub arm_later: AtomicBool,
     /// Grafts that came to nothing.
     pub graft_failures: AtomicU32,
     /// Held while its snapshot or its first instance is made, so that only one is.
@@ -55,7 +53,6 @@ impl Version {
             removed: AtomicBool::new(false),
             grafting: AtomicBool::new(false),
             learning: AtomicBool::new(false),
-            arm_later: AtomicBool::new(false),
             graft_failures: AtomicU32::new(0),
             making: tokio::sync::Mutex::default(),
         }

@@ -21,6 +21,8 @@ pub struct FleetConfig {
     pub concurrency_max: Option<u32>,
     /// How long `Sync` keeps an idle instance, in nanoseconds.
     pub keep_alive_ns: u64,
+    /// What idle instances become, where that is not left to the cost model.
+    pub rest: RestConfig,
     /// How long calls wait while there is no node at all, in nanoseconds.
     pub node_wait_ns: u64,
     /// For how long an instance is safe, after its last call, from functions that use more than its own, in nanoseconds.
@@ -33,6 +35,16 @@ pub struct FleetConfig {
     pub instances_from: u64,
 }
 
+/// Fixed times in place of those that the cost model has over a function's gaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestConfig {
+    /// How long an emergency instance stays idle, in nanoseconds.
+    pub idle_ns: Option<u64>,
+    /// How long an instance that has ended waits as an armed one, in nanoseconds; 0 for not at all.
+    pub armed_ns: Option<u64>,
+}
+
 impl Default for FleetConfig {
     fn default() -> FleetConfig {
         FleetConfig {
@@ -43,6 +55,7 @@ impl Default for FleetConfig {
             waiting_max: 200_000,
             concurrency_max: None,
             keep_alive_ns: 600_000_000_000,
+            rest: RestConfig::default(),
             node_wait_ns: 2_000_000_000,
             eviction_guard_ns: 2_000_000_000,
             placement_choices: 2,

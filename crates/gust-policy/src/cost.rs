@@ -19,6 +19,13 @@ pub struct CostModel {
     pub create_cpu_ns: u64,
     /// Processor time of one armed instance's life without its calls: as a restore's, only that it comes before the call.
     pub arm_cpu_ns: u64,
+    /// Processor time of an instance that has run to go back to its snapshot, and of the call that begins in it then, beyond
+    /// one of an idle instance, in nanoseconds.
+    pub rearm_cpu_ns: u64,
+    /// The same for each MiB that it holds beyond an idle instance's least.
+    pub rearm_mib_cpu_ns: u64,
+    /// Most memory, in bytes, that an instance may have used to go back.
+    pub rearm_bytes_max: u64,
     /// Processor time to freeze an idle instance and thaw it again, in nanoseconds: it gives its worker away, so this is a
     /// restore and more.
     pub thaw_cpu_ns: u64,
@@ -43,21 +50,24 @@ pub struct CostModel {
 }
 
 impl Default for CostModel {
-    /// As measured on two processors of a Xeon (`docs/bench.md`); prices are those of AWS Fargate in us-east-1, where a
+    /// As measured on two processors of a Xeon (`gust calibrate`); prices are those of AWS Fargate in us-east-1, where a
     /// vCPU's hour costs 9.107 times a gigabyte's (0.04048 and 0.004445 dollars).
     fn default() -> CostModel {
         CostModel {
-            restore_cpu_ns: 12_700_000,
-            create_cpu_ns: 15_500_000,
-            arm_cpu_ns: 12_700_000,
-            thaw_cpu_ns: 14_000_000,
-            restore_armed_ns: 300_000,
-            restore_shaped_ns: 500_000,
-            restore_plain_ns: 5_000_000,
+            restore_cpu_ns: 23_000_000,
+            create_cpu_ns: 23_000_000,
+            arm_cpu_ns: 23_000_000,
+            rearm_cpu_ns: 2_200_000,
+            rearm_mib_cpu_ns: 0,
+            rearm_bytes_max: 256 << 20,
+            thaw_cpu_ns: 43_000_000,
+            restore_armed_ns: 1_700_000,
+            restore_shaped_ns: 6_000_000,
+            restore_plain_ns: 15_000_000,
             fetch_ns: 50_000_000,
-            armed_bytes: 3_040_870,
-            frozen_bytes: 209_920,
-            idle_bytes: 15_204_352,
+            armed_bytes: 2_752_512,
+            frozen_bytes: 65_536,
+            idle_bytes: 2_088_960,
             memory_price: SECOND_NS / 9.107e9,
             delay_price: 1.0,
         }
@@ -68,6 +78,18 @@ impl CostModel {
     /// What one more restore costs, its delay priced in.
     pub fn restore(&self) -> f64 {
         self.restore_cpu_ns as f64 + self.delay_price * self.restore_shaped_ns as f64
+    }
+
+    /// What going back to its snapshot costs an instance of a function, and the next call's start in it; without bound
+    /// where it cannot go back.
+    pub fn rearm(&self, function_bytes: u64) -> f64 {
+        if function_bytes > self.rearm_bytes_max {
+            return f64::INFINITY;
+        }
+        let mib = function_bytes.saturating_sub(self.idle_bytes) as f64 / f64::from(1 << 20);
+        self.rearm_cpu_ns as f64
+            + mib * self.rearm_mib_cpu_ns as f64
+            + self.delay_price * self.restore_armed_ns as f64
     }
 
     /// What one more regular instance costs to make.
@@ -91,33 +113,27 @@ impl CostModel {
         (self.restore() / self.keep_per_ns(function_bytes)) as u64
     }
 
-    /// The cheapest way to wait for the next call that comes after a given time, with what it costs until then.
-    pub fn cheapest_rest(&self, gap_ns: u64, function_bytes: u64) -> (Rest, f64) {
+    /// What it costs for an instance that has run to wait for the next call, which comes after a given time: each way, with
+    /// what that call takes more than it would in an idle instance.
+    pub fn rests(&self, gap_ns: u64, function_bytes: u64) -> [(Rest, f64); 4] {
         let gap = gap_ns as f64;
-        let delay = |ns: u64| self.delay_price * ns as f64;
-        let ways = [
+        let thaw = self.thaw_cpu_ns as f64 + self.delay_price * self.restore_shaped_ns as f64;
+        [
             (Rest::Idle, gap * self.keep_per_ns(function_bytes)),
             (
                 Rest::Armed,
-                gap * self.memory_per_ns(self.armed_bytes)
-                    + self.arm_cpu_ns as f64
-                    + delay(self.restore_armed_ns),
+                gap * self.memory_per_ns(self.armed_bytes) + self.rearm(function_bytes),
             ),
-            (
-                Rest::Frozen,
-                gap * self.memory_per_ns(self.frozen_bytes)
-                    + self.thaw_cpu_ns as f64
-                    + delay(self.restore_shaped_ns),
-            ),
+            (Rest::Frozen, gap * self.memory_per_ns(self.frozen_bytes) + thaw),
             (Rest::Gone, self.restore()),
-        ];
-        let mut best = ways[0];
-        for way in ways {
-            if way.1 < best.1 {
-                best = way;
-            }
-        }
-        best
+        ]
+    }
+
+    /// The cheapest of [`CostModel::rests`].
+    pub fn cheapest_rest(&self, gap_ns: u64, function_bytes: u64) -> (Rest, f64) {
+        let ways = self.rests(gap_ns, function_bytes);
+        ways.into_iter()
+            .fold(ways[0], |best, way| if way.1 < best.1 { way } else { best })
     }
 }
 
@@ -127,7 +143,7 @@ impl CostModel {
 pub enum Rest {
     /// As the last call left it.
     Idle,
-    /// Laid out, and never run.
+    /// Laid out as its snapshot has it: gone back to it, or never run.
     Armed,
     /// Its memory compressed, its worker kept.
     Frozen,
@@ -147,23 +163,28 @@ mod tests {
             let kept = cost.break_even_ns(bytes) as f64 * cost.keep_per_ns(bytes);
             assert!((kept / cost.restore() - 1.0).abs() < 1e-6, "{bytes}: {kept}");
         }
-        // What was measured: an instance of the least size is worth about eight seconds, one of 128 MiB nearly one.
-        assert_eq!(cost.break_even_ns(0) / 1_000_000, 7906);
-        assert_eq!(cost.break_even_ns(128 << 20) / 1_000_000, 895);
+        // What was measured: an instance of the least size is worth about two minutes, one of 128 MiB two seconds.
+        assert_eq!(cost.break_even_ns(0) / 1_000_000_000, 126);
+        assert_eq!(cost.break_even_ns(128 << 20) / 1_000_000, 1967);
     }
 
     #[test]
     fn short_gaps_stay_idle_and_long_ones_do_not() {
         let cost = CostModel::default();
         assert_eq!(cost.cheapest_rest(1_000_000, 0).0, Rest::Idle);
+        // One that holds no more than an armed one stays as it is; one that holds more goes back.
+        assert_eq!(cost.cheapest_rest(10_000_000_000, 0).0, Rest::Idle);
+        assert_eq!(cost.cheapest_rest(10_000_000_000, 64 << 20).0, Rest::Armed);
         assert_eq!(cost.cheapest_rest(3_600_000_000_000, 0).0, Rest::Gone);
-        // Where delay is dear, an armed instance pays where an idle one does not.
+        // What has used too much memory cannot go back.
+        assert_eq!(cost.cheapest_rest(10_000_000_000, 1 << 30).0, Rest::Gone);
+        // Where delay is dear, an armed instance pays for longer.
         let patient = CostModel {
-            delay_price: 1000.0,
+            delay_price: 100.0,
             ..cost
         };
-        assert_eq!(patient.cheapest_rest(240_000_000_000, 0).0, Rest::Armed);
-        assert_eq!(cost.cheapest_rest(240_000_000_000, 0).0, Rest::Gone);
+        assert_eq!(patient.cheapest_rest(240_000_000_000, 64 << 20).0, Rest::Armed);
+        assert_eq!(cost.cheapest_rest(240_000_000_000, 64 << 20).0, Rest::Gone);
     }
 
     proptest! {

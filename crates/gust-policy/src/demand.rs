@@ -3,7 +3,8 @@
 //! Source: WaveLink (arXiv 2505.24551) hides from the autoscaler what emergency instances absorb, unless it lasts. Here that
 //! is a question of cost. A function's concurrency is seen as levels: the k-th level is busy while k instances are needed at
 //! once, so it is what a k-th instance would have to do if calls always took the first idle one. Each time that a level
-//! becomes busy again, an instance kept for it would have saved a restore and have cost its memory for the gap before.
+//! becomes busy again, an instance kept for it would have saved a restore (or what an armed one costs where that is less) and
+//! have cost its memory for the gap before.
 //! Savings add up, never below nothing; once they pay for making a regular instance, the level is *kept*: the autoscaler sees it.
 //! From then on gaps are paid from what was saved, and when it is used up the level is traffic for restores again. Renting
 //! until the rent has paid the price, then buying, costs at most twice the best (ski rental).
@@ -11,7 +12,7 @@
 //! The object knows no instances: levels are the same whichever track served them, so that traffic which moves from one track
 //! to the other does not change what is seen of it.
 
-use crate::keep_alive::Gaps;
+use crate::keep_alive::{Gaps, RestPlan};
 use crate::{CostModel, Time};
 
 /// Most levels that are looked at; concurrency above counts as the last one.
@@ -20,12 +21,16 @@ pub const LEVELS_MAX: usize = 1 << 14;
 /// What the instances of one function cost, in processor nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prices {
-    /// One restore.
+    /// One restore, with the worker that it takes.
     pub restore: f64,
+    /// An instance's way back to its snapshot and the next call's start in it; infinite where it cannot go back.
+    pub rearm: f64,
     /// Making one regular instance.
     pub create: f64,
     /// Keeping one idle, for a nanosecond.
     pub keep_per_ns: f64,
+    /// Keeping one armed, for a nanosecond.
+    pub armed_per_ns: f64,
 }
 
 impl Prices {
@@ -33,9 +38,16 @@ impl Prices {
     pub fn of(cost: &CostModel, function_bytes: u64) -> Prices {
         Prices {
             restore: cost.restore(),
+            rearm: cost.rearm(function_bytes),
             create: cost.create(),
             keep_per_ns: cost.keep_per_ns(function_bytes),
+            armed_per_ns: cost.memory_per_ns(cost.armed_bytes),
         }
+    }
+
+    /// The least that a call after such a gap costs without an idle instance: restored for, or in an armed one.
+    pub fn without_idle(&self, gap_ns: u64) -> f64 {
+        self.restore.min(self.rearm + gap_ns as f64 * self.armed_per_ns)
     }
 }
 
@@ -53,7 +65,7 @@ struct Level {
 impl Level {
     /// It becomes busy after a gap.
     fn begin(&mut self, gap_ns: u64, prices: &Prices) {
-        let saved = self.saved + prices.restore - gap_ns as f64 * prices.keep_per_ns;
+        let saved = self.saved + prices.without_idle(gap_ns) - gap_ns as f64 * prices.keep_per_ns;
         self.saved = saved.clamp(0.0, prices.create);
         // Instances that save nothing by being made would be wanted for nothing, so the first gain must come first.
         self.kept = if self.kept {
@@ -156,9 +168,9 @@ impl Demand {
         }
     }
 
-    /// How long an idle emergency instance is worth keeping, in nanoseconds.
-    pub fn keep_alive_ns(&self, prices: &Prices) -> u64 {
-        self.gaps.keep_alive_ns(prices)
+    /// What becomes of an idle emergency instance.
+    pub fn rest(&self, prices: &Prices) -> RestPlan {
+        self.gaps.rest(prices)
     }
 
     fn instances(&self, concurrency_per_instance: u32) -> usize {
@@ -174,8 +186,10 @@ mod tests {
     const MS: u64 = 1_000_000;
     const PRICES: Prices = Prices {
         restore: 2e6,
+        rearm: f64::INFINITY,
         create: 30e6,
         keep_per_ns: 2e6 / 1e9,
+        armed_per_ns: 2e5 / 1e9,
     };
 
     /// `count` calls of 10 ms, a gap apart, and how many instances are worth it then.
@@ -204,6 +218,23 @@ mod tests {
     fn traffic_with_longer_gaps_than_the_break_even_never_counts() {
         let (mut demand, mut now) = (Demand::default(), 0);
         assert_eq!(after(&mut demand, &mut now, 10_000, 1_001), 0);
+    }
+
+    #[test]
+    fn what_armed_instances_serve_for_less_never_counts() {
+        // A gap of 500 ms costs 1 ms idle, and 0.4 ms armed.
+        let prices = Prices {
+            rearm: 0.3e6,
+            ..PRICES
+        };
+        let (mut demand, mut now) = (Demand::default(), 0);
+        for _ in 0..10_000 {
+            now += 500 * MS;
+            demand.begin(Time(now), &prices, 1, 0);
+            demand.end(Time(now), 1);
+        }
+        assert_eq!(demand.worth(Time(now), &prices), 0);
+        assert_eq!(after(&mut Demand::default(), &mut now, 100, 500), 1);
     }
 
     #[test]

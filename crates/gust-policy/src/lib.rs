@@ -26,12 +26,12 @@ mod types;
 mod window;
 
 pub use autoscaler::{Autoscaler, AutoscalerConfig, Load};
-pub use config::{ConfigError, FleetConfig};
+pub use config::{ConfigError, FleetConfig, RestConfig};
 pub use cost::{CostModel, Rest};
 pub use demand::{Demand, Prices};
 pub use eviction::{Eviction, Priority};
 pub use fleet::{Counts, Fleet, FunctionCounts, NodeCounts};
-pub use keep_alive::Gaps;
+pub use keep_alive::{Gaps, RestPlan};
 pub use regions::{Order, RegionConfig, Regions, Uses};
 pub use types::*;
 pub use window::Window;

@@ -159,6 +159,10 @@ pub enum Decision {
         instance: InstanceId,
         /// Its node.
         node: NodeId,
+        /// For how long it waits, gone back to its snapshot and without a name, for whatever instance of its function is
+        /// restored or created there next, in nanoseconds; 0 for not at all. Whether it does is the node's affair: nothing
+        /// needs to be said about that.
+        armed_ns: u64,
     },
     /// Answer a call that it cannot run.
     Refuse {

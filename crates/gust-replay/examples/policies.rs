@@ -63,10 +63,10 @@ fn main() -> Result<()> {
         .get("modes")
         .map_or("dual,sync,async,dirigent", String::as_str);
     println!(
-        "mode      slowdown by function      response ms      on        memory  overhead    refused  million"
+        "mode      slowdown by function      response ms      on        memory  overhead      cost    refused  million"
     );
     println!(
-        "          geo   p50    p99     mean   p50      p99  regular    GiB s     CPU s           events/s"
+        "          geo   p50    p99     mean   p50      p99  regular    GiB s     CPU s     CPU s           events/s"
     );
     for mode in modes.split(',') {
         let which = match mode {
@@ -105,6 +105,16 @@ fn one(name: &str, mode: Mode, workload: &Workload, arguments: &Arguments) -> Re
         },
     };
     fleet.mode = mode;
+    if let Some(factor) = arguments.0.get("price") {
+        fleet.cost.memory_price *= factor.parse::<f64>()?;
+    }
+    if let Some(factor) = arguments.0.get("delay") {
+        fleet.cost.delay_price *= factor.parse::<f64>()?;
+    }
+    if let Some(seconds) = arguments.0.get("armed") {
+        fleet.rest.armed_ns = Some((seconds.parse::<f64>()? * SECOND as f64) as u64);
+    }
+    let memory_price = fleet.cost.memory_price;
     if let Some(text) = arguments.0.get("manager") {
         let (low, high) = text.split_once('-').unwrap_or((text, text));
         costs.manager = Delay::Uniform(low.parse::<u64>()? * MS, high.parse::<u64>()? * MS);
@@ -147,7 +157,7 @@ fn one(name: &str, mode: Mode, workload: &Workload, arguments: &Arguments) -> Re
     let figures = Figures::of(&run);
     let by_function = figures.slowdown_by_function;
     println!(
-        "{name:8} {:5.2} {:5.2} {:6.1}  {:7.1} {:5.1} {:8.1}  {:6.2}% {:8.0} {:9.1}  {:9} {:8.2}",
+        "{name:8} {:5.2} {:5.2} {:6.1}  {:7.1} {:5.1} {:8.1}  {:6.2}% {:8.0} {:9.1} {:9.0}  {:9} {:8.2}",
         by_function.mean,
         by_function.p50,
         by_function.p99,
@@ -157,6 +167,8 @@ fn one(name: &str, mode: Mode, workload: &Workload, arguments: &Arguments) -> Re
         100.0 * figures.regular_part,
         figures.costs.memory_gib_s,
         figures.costs.overhead_cpu_s,
+        // A byte's second is priced in processor nanoseconds.
+        figures.costs.overhead_cpu_s + figures.costs.memory_gib_s * (1u64 << 30) as f64 * memory_price / 1e9,
         figures.endings.refused,
         result.events as f64 / took / 1e6,
     );

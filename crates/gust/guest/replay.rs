@@ -253,8 +253,7 @@ fn work(event: &Buffer, body: usize, memory: &mut Memory) -> u64 {
     let is = |what: &str| event.find(body, what).is_some();
     if is("\"work\":\"spin") {
         let rounds = event.number_after(body, "\"rounds\":");
-        let left = 1.0 - spent as f64 / wanted as f64;
-        spin((rounds as f64 * left) as u64);
+        spin(rounds);
     } else if is("\"work\":\"wall") {
         while now().saturating_sub(began) < wanted {
             spin(ROUNDS_BETWEEN_LOOKS);

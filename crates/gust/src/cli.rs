@@ -331,6 +331,15 @@ pub struct UpArgs {
     /// [default: 0.11]
     #[arg(long, env = "GUST_MEMORY_PRICE")]
     pub memory_price: Option<f64>,
+    /// File of costs as gust calibrate writes them: what instances cost on this machine [default: as measured on another]
+    #[arg(long, env = "GUST_COSTS")]
+    pub costs: Option<PathBuf>,
+    /// Seconds that an instance which a node has made for a call stays idle [default: what costs least]
+    #[arg(long, env = "GUST_KEEP_IDLE")]
+    pub keep_idle: Option<f64>,
+    /// Seconds that an instance which has ended waits armed; 0 for not at all [default: what costs least]
+    #[arg(long, env = "GUST_KEEP_ARMED")]
+    pub keep_armed: Option<f64>,
     /// Seconds between two decisions of the autoscaler about a function [default: 2]
     #[arg(long, env = "GUST_AUTOSCALE_PERIOD")]
     pub autoscale_period: Option<u64>,

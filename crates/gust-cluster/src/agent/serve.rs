@@ -159,7 +159,12 @@ impl Agent {
                 ended(created.await)
             }
             NodeRequest::End(name) => {
-                self.0.node.end(InstanceName(name));
+                self.0.node.end(InstanceName(name), Duration::ZERO);
+                done()
+            }
+            NodeRequest::EndArmed { name, armed_ms } => {
+                let armed_for = Duration::from_millis(armed_ms);
+                self.0.node.end(InstanceName(name), armed_for);
                 done()
             }
         };

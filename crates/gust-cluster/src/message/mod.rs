@@ -118,6 +118,13 @@ pub enum NodeRequest {
     },
     /// End an instance.
     End(u64),
+    /// End an instance, and have its worker wait armed.
+    EndArmed {
+        /// The instance.
+        name: u64,
+        /// For how long, in milliseconds.
+        armed_ms: u64,
+    },
 }
 
 /// What it answers.

@@ -58,7 +58,7 @@ impl LiveFleet {
             let is_wanted = state.created(fleet.now(), instance, is_there);
             fleet.finish(state);
             if !is_wanted {
-                agent.end(named(instance, Class::Regular).name);
+                agent.end(named(instance, Class::Regular).name, Duration::ZERO);
             }
         });
     }

@@ -134,7 +134,7 @@ impl LiveFleet {
             let known = state.function_of(&present.version);
             match known.filter(|_| present.rests) {
                 Some(function) => state.found(now, present.named, node, function),
-                None => agent.end(present.named.name),
+                None => agent.end(present.named.name, Duration::ZERO),
             }
         }
         let losses = self.spawn_losses(agent);

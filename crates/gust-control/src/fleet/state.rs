@@ -344,12 +344,16 @@ impl State {
                         None => self.cannot(instance),
                     }
                 }
-                Decision::Remove { instance, node } => {
+                Decision::Remove {
+                    instance,
+                    node,
+                    armed_ns,
+                } => {
                     self.instances.remove(&instance);
                     // The node hears of it before anybody is given the room: a call that came to it first would find
                     // none, and the node would end what the policies mean to keep.
                     if let Some(agent) = self.agents.get(&node) {
-                        agent.end(InstanceName(instance.0));
+                        agent.end(InstanceName(instance.0), Duration::from_nanos(armed_ns));
                     }
                 }
                 Decision::Refuse {

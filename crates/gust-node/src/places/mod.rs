@@ -204,6 +204,7 @@ impl<I, T> Places<I, T> {
         let taken = self.taken.get(&place);
         let is_evicted = taken.is_some_and(|taken| taken.evicted);
         let name = taken.and_then(|taken| taken.named).map(|named| named.name);
+        let kept_for = taken.filter(|_| armed).and_then(|taken| taken.armed_for);
         let Some(entry) = self.current(&id, generation).filter(|_| !is_evicted) else {
             let mut consequences = self.serve_queue();
             consequences.dropped.push(instance);
@@ -230,6 +231,7 @@ impl<I, T> Places<I, T> {
             cold,
             name,
             kind,
+            kept_for,
         };
         // The borrow above had to end for the queue.
         if let Some(entry) = self.versions.get_mut(&id) {
@@ -280,7 +282,8 @@ impl<I, T> Places<I, T> {
         is_dead: impl Fn(&I) -> bool,
     ) -> Vec<I> {
         let over = |resting: &mut Resting<I>| {
-            let is_old = now.saturating_duration_since(resting.since) >= idle_timeout;
+            let longest = resting.kept_for.unwrap_or(idle_timeout);
+            let is_old = now.saturating_duration_since(resting.since) >= longest;
             is_old && resting.name.is_none() || is_dead(&resting.instance)
         };
         let mut gone = Vec::new();
@@ -379,6 +382,7 @@ impl<I, T> Places<I, T> {
     fn give(&mut self, place: PlaceId, id: &VersionId, named: Option<Named>) {
         if let Some(taken) = self.taken.get_mut(&place) {
             taken.armed = false;
+            taken.armed_for = None;
         }
         if let Some(named) = named {
             self.name(place, id, named);
@@ -420,6 +424,7 @@ impl<I, T> Places<I, T> {
                 named: None,
                 settling: 0,
                 is_told: false,
+                armed_for: None,
             },
         );
         self.bytes += bytes;

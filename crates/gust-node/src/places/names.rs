@@ -1,5 +1,7 @@
 //! Places whose instances have names: found by them, given away with them, and told when they are lost.
 
+use std::time::Duration;
+
 use super::{
     Places,
     types::{Claim, Consequences, LOST_MAX, PlaceId, Resting, Waiter},
@@ -15,13 +17,15 @@ impl<I, T> Places<I, T> {
         self.names.get(&name).map(|(place, _)| *place)
     }
 
-    /// Lets an instance go by its name: now, or when it comes to rest. It is not told as lost.
-    pub(crate) fn end(&mut self, name: InstanceName) -> Option<I> {
+    /// Lets an instance go by its name: now, or when it comes to rest. It is not told as lost. Its worker may be used again,
+    /// armed, for so long.
+    pub(crate) fn end(&mut self, name: InstanceName, armed_for: Duration) -> Option<I> {
         let (place, version) = self.names.get(&name)?;
         let place = *place;
         let taken = self.taken.get_mut(&place)?;
         taken.evicted = true;
         taken.is_told = true;
+        taken.armed_for = Some(armed_for);
         let entry = self.versions.get_mut(version)?;
         let at = entry.idle.iter().position(|resting| resting.place == place)?;
         Some(entry.idle.remove(at).instance)
@@ -32,10 +36,12 @@ impl<I, T> Places<I, T> {
         self.taken.get(&place).is_some_and(|taken| taken.is_told)
     }
 
-    /// Takes its name from an instance that has been ended and is to be armed again, if fewer than `wanted` are armed or in
-    /// the making and no call waits for room.
+    /// Takes its name from an instance that has been ended and is to be armed again, if it is to be for any time, fewer than
+    /// `wanted` are armed or in the making, and no call waits for room.
     pub(crate) fn retire(&mut self, id: &VersionId, generation: u64, place: PlaceId, wanted: usize) -> bool {
-        if !self.queue.is_empty() || self.bytes > self.bounds.memory_bytes_max {
+        let taken = self.taken.get(&place);
+        let is_wanted = taken.is_some_and(|taken| taken.armed_for.is_some_and(|time| !time.is_zero()));
+        if !is_wanted || !self.queue.is_empty() || self.bytes > self.bounds.memory_bytes_max {
             return false;
         }
         let Some(entry) = self.current(id, generation) else {

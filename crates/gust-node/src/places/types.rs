@@ -1,6 +1,6 @@
 //! What the places are asked, answer and remember.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -102,6 +102,8 @@ pub(super) struct Resting<I> {
     pub(super) name: Option<InstanceName>,
     /// How it serves its next call.
     pub(super) kind: StartKind,
+    /// How long it rests at most; the node's own time when `None`.
+    pub(super) kept_for: Option<Duration>,
 }
 
 /// What is known of a version.
@@ -151,6 +153,8 @@ pub(super) struct Taken {
     pub(super) settling: u32,
     /// The control plane has ended it, and need not be told of its end.
     pub(super) is_told: bool,
+    /// How long the control plane, which has ended it, has it wait armed.
+    pub(super) armed_for: Option<Duration>,
 }
 
 impl<I> Entry<I> {

@@ -107,14 +107,14 @@ pub async fn instances_are_made_ahead(isolation: Isolation) -> Result<(), Failed
 pub async fn instances_end_when_they_are_told_to(isolation: Isolation) -> Result<(), Failed> {
     let (world, id) = bare(isolation).await?;
     world.node.create(&id, regular(1)).await?;
-    world.node.end(InstanceName(1));
+    world.node.end(InstanceName(1), Duration::ZERO);
     until(|| async { world.workers().is_empty() }).await?;
     // One that serves a call does so to its end.
     let (calling, called) = (Arc::clone(&world), id.clone());
     let running =
         tokio::spawn(async move { call(&calling, &called, "wait 500", Wanted::New(emergency(2))).await });
     until(|| async { world.node.stats().emergency == 1 && world.workers().len() == 1 }).await?;
-    world.node.end(InstanceName(2));
+    world.node.end(InstanceName(2), Duration::ZERO);
     match running.await??.result {
         InvokeResult::Success(body) => equal(body.as_ref(), b"wait 500".as_slice())?,
         other => return Err(format!("{other:?}").into()),
@@ -206,15 +206,24 @@ pub async fn ended_instances_are_armed_again(isolation: Isolation) -> Result<(),
         if name % 2 == 0 {
             world.settled().await?;
         }
-        world.node.end(named.name);
+        world.node.end(named.name, LONG);
         until(|| async {
             let stats = world.node.stats();
             stats.armed >= 1 && stats.busy == 0 && stats.emergency == 0
         })
         .await?;
     }
-    // But for those that are armed beside one that is used for a while.
-    equal(world.node.stats().instances_started < started + 20, true)?;
+    equal(world.node.stats().instances_started, started)?;
+    // One that is not to wait is gone.
+    let armed = world.node.stats().armed;
+    call(&world, &id, "count", Wanted::New(emergency(100))).await?;
+    world.settled().await?;
+    world.node.end(InstanceName(100), Duration::ZERO);
+    until(|| async {
+        let stats = world.node.stats();
+        stats.armed == armed - 1 && stats.busy == 0 && stats.emergency == 0
+    })
+    .await?;
     world.stop().await;
     Ok(())
 }

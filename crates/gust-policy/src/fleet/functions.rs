@@ -1,7 +1,7 @@
 //! The way of a function: there, changed, gone, forgotten.
 
 use super::Fleet;
-use super::state::{Function, Room};
+use super::state::{Armed, Function, Room};
 use crate::demand::{Demand, Prices};
 use crate::slab::{List, Slot};
 use crate::window::Window;
@@ -67,6 +67,7 @@ impl Fleet {
             retry_at: Time(0),
             held: false,
             snapshots: Vec::new(),
+            armed: Armed::default(),
             uses: Default::default(),
             run_ns: 0,
         });

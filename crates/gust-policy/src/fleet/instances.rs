@@ -93,7 +93,11 @@ impl Fleet {
                 && function.vacancies() > 0
         };
         let Some(f) = f.filter(|f| fits(*f)) else {
-            out.push(Decision::Remove { instance: id, node });
+            out.push(Decision::Remove {
+                instance: id,
+                node,
+                armed_ns: 0,
+            });
             return;
         };
         let slot = self.add_instance(now, id, f, on, class, Phase::Ready);
@@ -147,7 +151,7 @@ impl Fleet {
         }
         let keep_ns = self.keep_alive_ns(f, class);
         if keep_ns == Some(0) || class == Class::Regular && self.is_surplus(f) {
-            self.dismiss(slot, out);
+            self.retire(now, slot, out);
         } else {
             self.offer(now, slot);
             if let Some(keep_ns) = keep_ns {
@@ -215,12 +219,29 @@ impl Fleet {
         }
     }
 
-    /// Ends an instance that has no call.
+    /// Ends an instance that has no call and makes room with it: nothing is left of it.
     pub(super) fn dismiss(&mut self, slot: Slot, out: &mut Vec<Decision>) {
+        self.remove(slot, 0, out);
+    }
+
+    /// Ends an instance that has no call and is not worth its memory any more; it may be worth that of an armed one.
+    pub(super) fn retire(&mut self, now: Time, slot: Slot, out: &mut Vec<Decision>) {
+        let it = &self.instances[slot];
+        let (f, node) = (it.function, self.nodes[it.node].id);
+        let armed_ns = self.armed_ns(f);
+        if armed_ns > 0 {
+            let until = Time(now.0.saturating_add(armed_ns));
+            self.functions[f].armed.add(now, node, until);
+        }
+        self.remove(slot, armed_ns, out);
+    }
+
+    fn remove(&mut self, slot: Slot, armed_ns: u64, out: &mut Vec<Decision>) {
         let it = &self.instances[slot];
         out.push(Decision::Remove {
             instance: it.id,
             node: self.nodes[it.node].id,
+            armed_ns,
         });
         self.drop_instance(slot);
     }

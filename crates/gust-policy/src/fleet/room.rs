@@ -95,8 +95,10 @@ impl Fleet {
         class: Class,
         phase: Phase,
     ) -> Slot {
+        let id_of_node = self.nodes[node].id;
         let function = &mut self.functions[f];
         let bytes = function.charge();
+        function.armed.take(id_of_node);
         function.uses[class as usize].made();
         self.uses[class as usize].made();
         match class {
@@ -155,6 +157,9 @@ impl Fleet {
         let need = function.charge();
         let calls = function.uses[class as usize].mean(self.uses[class as usize].usual());
         let order = self.regions.order(function.spec.home, calls);
+        if let Some(node) = self.armed_node(now, f, need) {
+            return Some(node);
+        }
         let key = self.next_instance;
         let cost = &self.config.cost;
         let is_late = |node: &super::state::Node| class == Class::Regular && node.creates_enough();
@@ -207,6 +212,14 @@ impl Fleet {
             }
         }
         None
+    }
+
+    /// A node with room for a new instance of a function that has an armed one.
+    fn armed_node(&self, now: Time, f: Slot, need: u64) -> Option<Slot> {
+        let function = &self.functions[f];
+        let node = self.node(function.armed.last(now)?)?;
+        let on = &self.nodes[node];
+        (on.free_bytes() >= need && on.spec.region == function.spec.home).then_some(node)
     }
 
     /// Evicts idle instances of a node until a function's new instance has room there; none if that does not suffice.

@@ -88,7 +88,7 @@ impl Fleet {
             && let Some(instance) = self.functions[f].room[Room::IdleRegular as usize].first()
         {
             let node = self.instances[instance].node;
-            self.dismiss(instance, out);
+            self.retire(now, instance, out);
             self.feed(now, node, out);
         }
     }
@@ -100,7 +100,7 @@ impl Fleet {
                 && end <= now
             {
                 let node = self.instances[instance].node;
-                self.dismiss(instance, out);
+                self.retire(now, instance, out);
                 self.feed(now, node, out);
             }
         }
@@ -110,11 +110,30 @@ impl Fleet {
     pub(super) fn keep_alive_ns(&self, f: Slot, class: Class) -> Option<u64> {
         let function = &self.functions[f];
         match (class, self.config.mode) {
-            (Class::Emergency, _) => Some(function.demand.keep_alive_ns(&function.prices)),
+            (Class::Emergency, _) => Some(
+                self.config
+                    .rest
+                    .idle_ns
+                    .unwrap_or_else(|| function.demand.rest(&function.prices).idle_ns),
+            ),
             (Class::Regular, Mode::Sync) if function.regular > function.spec.instances_min => {
                 Some(self.config.keep_alive_ns)
             }
             (Class::Regular, _) => None,
+        }
+    }
+
+    /// For how long an instance of a function that has been idle long enough waits as an armed one, in nanoseconds.
+    pub(super) fn armed_ns(&self, f: Slot) -> u64 {
+        let function = &self.functions[f];
+        if function.gone {
+            return 0;
+        }
+        match self.config.rest.armed_ns {
+            // What cannot go back is not told to.
+            Some(_) if function.prices.rearm.is_infinite() => 0,
+            Some(armed_ns) => armed_ns,
+            None => function.demand.rest(&function.prices).armed_ns,
         }
     }
 

@@ -10,6 +10,9 @@ use crate::window::Window;
 use crate::{CallId, Class, FunctionId, FunctionSpec, InstanceId, NodeId, NodeSpec, Time};
 use std::collections::BTreeSet;
 
+/// Armed instances of one function that are known.
+const ARMED_KNOWN_MAX: usize = 64;
+
 /// Lists of the instances of a node.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OfNode;
@@ -60,6 +63,8 @@ pub(super) struct Function {
     pub(super) held: bool,
     /// Nodes that hold its snapshot.
     pub(super) snapshots: Vec<Slot>,
+    /// Nodes that should have an armed instance of it.
+    pub(super) armed: Armed,
     /// How often its instances are called, by class.
     pub(super) uses: [Uses; 2],
     /// Average time of its calls on instances, in nanoseconds.
@@ -93,6 +98,36 @@ impl Function {
     /// one used last before the others, so that those that are not needed stay idle.
     pub(super) fn with_room(&self) -> Option<Slot> {
         self.room.iter().find_map(List::last)
+    }
+}
+
+/// Where armed instances of a function should be. What became of them is not told: a node may have ended one, so this only says
+/// which node is asked first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Armed(Vec<(NodeId, Time)>);
+
+impl Armed {
+    /// One becomes armed on a node, and ends then if it is not used.
+    pub(super) fn add(&mut self, now: Time, node: NodeId, until: Time) {
+        self.0.retain(|(_, until)| *until > now);
+        if self.0.len() < ARMED_KNOWN_MAX {
+            self.0.push((node, until));
+        }
+    }
+
+    /// The node where one was armed last.
+    pub(super) fn last(&self, now: Time) -> Option<NodeId> {
+        self.0
+            .iter()
+            .rfind(|(_, until)| *until > now)
+            .map(|(node, _)| *node)
+    }
+
+    /// An instance is made on a node, of an armed one where there is one.
+    pub(super) fn take(&mut self, node: NodeId) {
+        if let Some(at) = self.0.iter().rposition(|(other, _)| *other == node) {
+            self.0.remove(at);
+        }
     }
 }
 

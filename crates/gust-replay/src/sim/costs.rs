@@ -48,63 +48,117 @@ pub enum CostsError {
     },
 }
 
-/// What things take on nodes of one region.
+/// What things take on nodes of one region. Processor time is in nanoseconds, memory in bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SimCosts {
     /// From a call's arrival to its decision, and the way to the instance and back: what no processor is busy with.
     pub way: Delay,
-    /// Processor time of a call around its handler: gateway, control plane, node, runtime, in nanoseconds.
+    /// Processor time of a call around its handler that its caller waits for: gateway, control plane, node, runtime.
     pub call_cpu_ns: u64,
+    /// Processor time of a call when its answer is out: logs, accounts, its instance's way to rest.
+    pub after_cpu_ns: u64,
+    /// Processor time of whoever makes a call, where that is done on the nodes' own processors; 0 where it is not.
+    pub caller_cpu_ns: u64,
+    /// What touching a MiB of memory takes that an instance has not touched before, beside the time that a handler is asked to
+    /// take.
+    pub touch: Delay,
     /// Delay of a restore that no processor is busy with.
     pub restore: Delay,
-    /// Processor time of a restore into a prepared worker, before the handler begins, in nanoseconds.
+    /// Processor time of a restore into a prepared worker, before the handler begins.
     pub restore_cpu_ns: u64,
-    /// Processor time to prepare a worker, in nanoseconds; in the background while there are prepared ones.
+    /// Processor time of a restore while no worker is prepared, with the worker that is made for it.
+    pub unprepared_cpu_ns: u64,
+    /// Processor time to prepare a worker; in the background while there are prepared ones.
     pub prepare_cpu_ns: u64,
-    /// Processor time to end an instance, in nanoseconds; in the background.
+    /// Processor time to end an instance; in the background.
     pub end_cpu_ns: u64,
+    /// Processor time of a call that begins in an armed instance, beyond a call of one that has run before.
+    pub armed_cpu_ns: u64,
+    /// Processor time of an instance that has run to go back to its snapshot, armed; in the background.
+    pub rearm_cpu_ns: u64,
+    /// The same for each MiB that its function uses.
+    pub rearm_mib_cpu_ns: u64,
+    /// Most memory that an instance may have used to go back; one that has used more ends.
+    pub rearm_bytes_max: u64,
+    /// Armed instances of one function that a node keeps.
+    pub armed_max: u32,
     /// Prepared workers of a node.
     pub prepared: u32,
     /// What the cluster manager takes before a node is asked for a regular instance.
     pub manager: Delay,
     /// Delay of making a regular instance that no processor is busy with.
     pub create: Delay,
-    /// Processor time of making a regular instance, in nanoseconds.
+    /// Processor time of making a regular instance of which none is armed.
     pub create_cpu_ns: u64,
-    /// Memory of an instance beside what its function uses, in bytes.
+    /// Memory of an instance beside what its function uses.
     pub instance_bytes: u64,
-    /// Memory of a prepared worker, in bytes.
+    /// Memory that an instance has more which was restored while no worker was prepared.
+    pub unprepared_bytes: u64,
+    /// Memory of an armed instance.
+    pub armed_bytes: u64,
+    /// Memory that instances of one function share on a node: there while one of them is.
+    pub shared_bytes: u64,
+    /// Memory of a prepared worker.
     pub prepared_bytes: u64,
+    /// Processor time to freeze an idle instance and to thaw it again, with the worker that it takes. Policies reckon with it;
+    /// simulated nodes freeze nothing.
+    pub thaw_cpu_ns: u64,
+    /// Memory of a frozen instance.
+    pub frozen_bytes: u64,
 }
 
 impl Default for SimCosts {
-    /// As measured on two processors of a Xeon (`docs/bench.md`, `gust bench sandbox --part clients`).
+    /// As measured on two processors of a Xeon (`gust calibrate`). There is no caller and no cluster manager, and nothing for touching
+    /// memory: the durations of traces have that.
     fn default() -> Self {
         Self {
-            way: Delay::Constant(200_000),
-            call_cpu_ns: 450_000,
-            restore: Delay::Constant(200_000),
-            restore_cpu_ns: 1_200_000,
-            prepare_cpu_ns: 10_000_000,
-            end_cpu_ns: 1_500_000,
+            way: Delay::Constant(0),
+            call_cpu_ns: 300_000,
+            after_cpu_ns: 150_000,
+            caller_cpu_ns: 0,
+            touch: Delay::Constant(0),
+            restore: Delay::Constant(0),
+            restore_cpu_ns: 6_000_000,
+            unprepared_cpu_ns: 24_000_000,
+            prepare_cpu_ns: 12_000_000,
+            end_cpu_ns: 5_000_000,
+            armed_cpu_ns: 1_700_000,
+            rearm_cpu_ns: 500_000,
+            rearm_mib_cpu_ns: 0,
+            rearm_bytes_max: 256 << 20,
+            armed_max: 64,
             prepared: 4,
             manager: Delay::Constant(0),
             create: Delay::Constant(0),
-            create_cpu_ns: 14_000_000,
-            instance_bytes: 15_204_352,
-            prepared_bytes: 2_621_440,
+            create_cpu_ns: 18_000_000,
+            instance_bytes: 2_088_960,
+            unprepared_bytes: 12_582_912,
+            armed_bytes: 2_752_512,
+            shared_bytes: 0,
+            prepared_bytes: 12_582_912,
+            thaw_cpu_ns: 43_000_000,
+            frozen_bytes: 65_536,
         }
     }
 }
 
 impl SimCosts {
-    /// What policies reckon with on such nodes: the life of an instance of either track, and its memory. Prices and what is
-    /// not in here are the built-in ones.
+    /// What policies reckon with on such nodes: the life of an instance of either track, what it can be when it is idle, and
+    /// its memory. Prices and what is not in here are the built-in ones.
     pub fn cost_model(&self) -> CostModel {
         CostModel {
             restore_cpu_ns: self.restore_cpu_ns + self.prepare_cpu_ns + self.end_cpu_ns,
             create_cpu_ns: self.create_cpu_ns + self.end_cpu_ns,
+            arm_cpu_ns: self.restore_cpu_ns + self.prepare_cpu_ns + self.end_cpu_ns,
+            rearm_cpu_ns: self.rearm_cpu_ns + self.armed_cpu_ns,
+            rearm_mib_cpu_ns: self.rearm_mib_cpu_ns,
+            rearm_bytes_max: self.rearm_bytes_max,
+            thaw_cpu_ns: self.thaw_cpu_ns,
+            restore_armed_ns: self.armed_cpu_ns,
+            restore_shaped_ns: self.restore_cpu_ns,
+            armed_bytes: self.armed_bytes,
+            frozen_bytes: self.frozen_bytes,
             idle_bytes: self.instance_bytes,
             ..CostModel::default()
         }
@@ -117,6 +171,7 @@ impl SimCosts {
     pub fn check(&self) -> Result<(), CostsError> {
         for (name, delay) in [
             ("way", &self.way),
+            ("touch", &self.touch),
             ("restore", &self.restore),
             ("manager", &self.manager),
             ("create", &self.create),
@@ -157,6 +212,16 @@ impl Delay {
         }
     }
 
+    /// The median, in nanoseconds. The distribution has been checked.
+    pub fn median(&self) -> u64 {
+        match self {
+            Self::Constant(ns) => *ns,
+            Self::Uniform(low, high) => low + (high - low) / 2,
+            Self::LogNormal { mu, .. } => (mu.exp() * SECOND_NS).min(DELAY_MAX_NS) as u64,
+            Self::Quantiles(quantiles) => between(quantiles, 0.5),
+        }
+    }
+
     /// A delay, in nanoseconds. The distribution has been checked.
     pub(super) fn draw(&self, random: &mut Pcg64Mcg) -> u64 {
         match self {
@@ -168,15 +233,18 @@ impl Delay {
                 let seconds = LogNormal::new(*mu, *sigma).map_or(0.0, |normal| normal.sample(random));
                 (seconds * SECOND_NS).min(DELAY_MAX_NS) as u64
             }
-            Self::Quantiles(quantiles) => {
-                let at = unit(random) * (quantiles.len() - 1) as f64;
-                let (below, part) = (at as usize, at.fract());
-                let low = quantiles[below] as f64;
-                let high = quantiles[(below + 1).min(quantiles.len() - 1)] as f64;
-                (low + (high - low) * part) as u64
-            }
+            Self::Quantiles(quantiles) => between(quantiles, unit(random)),
         }
     }
+}
+
+/// The value at a part of the way from the first to the last of evenly spaced quantiles.
+fn between(quantiles: &[u64], part: f64) -> u64 {
+    let at = part * (quantiles.len() - 1) as f64;
+    let (below, part) = (at as usize, at.fract());
+    let low = quantiles[below] as f64;
+    let high = quantiles[(below + 1).min(quantiles.len() - 1)] as f64;
+    (low + (high - low) * part) as u64
 }
 
 /// A number from 0 (included) to 1 (excluded).
@@ -232,5 +300,13 @@ mod tests {
         }
         assert_eq!(SimCosts::default().check(), Ok(()));
         assert_eq!(Delay::of_samples(vec![3, 1, 2]), Delay::Quantiles(vec![1, 2, 3]));
+        for (delay, median) in [
+            (Delay::Constant(7), 7),
+            (Delay::Uniform(2, 6), 4),
+            (Delay::LogNormal { mu: 0.0, sigma: 2.0 }, 1_000_000_000),
+            (Delay::Quantiles(vec![1, 3, 9]), 3),
+        ] {
+            assert_eq!(delay.median(), median);
+        }
     }
 }

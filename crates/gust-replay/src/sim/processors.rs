@@ -1,24 +1,40 @@
 //! The processors of a simulated node: shared fairly by what runs on them.
 //!
-//! With no more jobs than processors each job has one; with more, all get the same part. The node has a clock of its
-//! own that tells how much work a job that was always there would have got done; a job ends when that clock has gone on by its
-//! work. So a change costs the logarithm of the jobs, and not their number.
+//! With no more jobs than processors each job has one; with more, all get the same part. Jobs that stand back share what the
+//! others leave. Each of the two groups has a clock of its own that tells how much work a job that was always there would have got
+//! done; a job ends when that clock has gone on by its work. So a change costs the logarithm of the jobs, and not their number.
 
 use std::{
     cmp::{Ordering, Reverse},
     collections::BinaryHeap,
 };
 
+/// Who gets the processors first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// Someone waits for it.
+    Urgent,
+    /// Preparation: it stands back for whatever is urgent.
+    StandsBack,
+}
+
 /// Jobs that share processors. `J` names a job.
 #[derive(Debug)]
 pub(super) struct Processors<J> {
     count: f64,
+    /// When the clocks were reckoned, in nanoseconds.
+    at_ns: u64,
+    urgent: Group<J>,
+    standing_back: Group<J>,
+    order: u64,
+}
+
+/// Jobs of one urgency.
+#[derive(Debug)]
+struct Group<J> {
     /// Work that a job that was always there would have got done, in nanoseconds.
     served: f64,
-    /// When `served` was reckoned, in nanoseconds.
-    at_ns: u64,
     jobs: BinaryHeap<Reverse<Job<J>>>,
-    order: u64,
 }
 
 #[derive(Debug)]
@@ -34,34 +50,80 @@ impl<J> Processors<J> {
     pub(super) fn new(count: u32) -> Self {
         Self {
             count: f64::from(count.max(1)),
-            served: 0.0,
             at_ns: 0,
-            jobs: BinaryHeap::new(),
+            urgent: Group::new(),
+            standing_back: Group::new(),
             order: 0,
         }
     }
 
     /// Begins a job with this much work, in nanoseconds.
-    pub(super) fn begin(&mut self, now_ns: u64, work_ns: u64, name: J) {
+    pub(super) fn begin(&mut self, now_ns: u64, work_ns: u64, urgency: Urgency, name: J) {
         self.go_on(now_ns);
         self.order += 1;
-        self.jobs.push(Reverse(Job {
-            ends: self.served + work_ns as f64,
-            order: self.order,
+        let order = self.order;
+        let group = match urgency {
+            Urgency::Urgent => &mut self.urgent,
+            Urgency::StandsBack => &mut self.standing_back,
+        };
+        group.jobs.push(Reverse(Job {
+            ends: group.served + work_ns as f64,
+            order,
             name,
         }));
     }
 
     /// When the next job ends if none begins before.
     pub(super) fn next_end(&self) -> Option<u64> {
-        let Reverse(job) = self.jobs.peek()?;
-        let left = (job.ends - self.served).max(0.0) / self.rate();
-        Some(self.at_ns + left.ceil() as u64)
+        let urgent = self.urgent.next_end(self.count);
+        let standing_back = self.standing_back.next_end(self.left());
+        let after = match (urgent, standing_back) {
+            (Some(one), Some(other)) => one.min(other),
+            (one, other) => one.or(other)?,
+        };
+        Some(self.at_ns + after.ceil() as u64)
     }
 
     /// A job that has ended by now.
     pub(super) fn ended(&mut self, now_ns: u64) -> Option<J> {
         self.go_on(now_ns);
+        self.urgent.ended().or_else(|| self.standing_back.ended())
+    }
+
+    /// Processors that urgent jobs leave.
+    fn left(&self) -> f64 {
+        (self.count - self.urgent.jobs.len() as f64).max(0.0)
+    }
+
+    fn go_on(&mut self, now_ns: u64) {
+        let passed = now_ns.saturating_sub(self.at_ns) as f64;
+        self.at_ns = self.at_ns.max(now_ns);
+        let left = self.left();
+        self.urgent.go_on(passed, self.count);
+        self.standing_back.go_on(passed, left);
+    }
+}
+
+impl<J> Group<J> {
+    fn new() -> Self {
+        Self {
+            served: 0.0,
+            jobs: BinaryHeap::new(),
+        }
+    }
+
+    /// Work that is done for each job in a nanosecond.
+    fn rate(&self, processors: f64) -> f64 {
+        (processors / self.jobs.len() as f64).min(1.0)
+    }
+
+    /// How long the next job still takes; `None` for never.
+    fn next_end(&self, processors: f64) -> Option<f64> {
+        let Reverse(job) = self.jobs.peek()?;
+        (processors > 0.0).then(|| (job.ends - self.served).max(0.0) / self.rate(processors))
+    }
+
+    fn ended(&mut self) -> Option<J> {
         // The end was rounded up to a nanosecond, so it may lie a little behind.
         let Reverse(job) = self.jobs.peek()?;
         if job.ends > self.served + 0.5 {
@@ -70,18 +132,11 @@ impl<J> Processors<J> {
         self.jobs.pop().map(|Reverse(job)| job.name)
     }
 
-    /// Work that is done for each job in a nanosecond.
-    fn rate(&self) -> f64 {
-        (self.count / self.jobs.len() as f64).min(1.0)
-    }
-
-    fn go_on(&mut self, now_ns: u64) {
-        let passed = now_ns.saturating_sub(self.at_ns);
-        self.at_ns = self.at_ns.max(now_ns);
+    fn go_on(&mut self, passed_ns: f64, processors: f64) {
         match self.jobs.is_empty() {
             // Small again, so that it stays exact.
             true => self.served = 0.0,
-            false => self.served += passed as f64 * self.rate(),
+            false => self.served += passed_ns * self.rate(processors),
         }
     }
 }
@@ -114,12 +169,20 @@ mod tests {
 
     /// Runs jobs, each `(begin, work)`, to their ends.
     fn ends(count: u32, jobs: &[(u64, u64)]) -> Vec<(usize, u64)> {
+        let jobs: Vec<_> = jobs
+            .iter()
+            .map(|(at, work)| (*at, *work, Urgency::Urgent))
+            .collect();
+        ends_of(count, &jobs)
+    }
+
+    fn ends_of(count: u32, jobs: &[(u64, u64, Urgency)]) -> Vec<(usize, u64)> {
         let (mut processors, mut ends, mut next) = (Processors::new(count), Vec::new(), 0);
         loop {
             let begins = jobs.get(next).map(|job| job.0);
             match (begins, processors.next_end()) {
                 (Some(begin), end) if end.is_none_or(|end| begin < end) => {
-                    processors.begin(begin, jobs[next].1, next);
+                    processors.begin(begin, jobs[next].1, jobs[next].2, next);
                     next += 1;
                 }
                 (_, Some(end)) => {
@@ -144,5 +207,16 @@ mod tests {
         // One that comes later slows the other down from then on.
         assert_eq!(ends(1, &[(0, 100), (50, 25)]), [(1, 100), (0, 125)]);
         assert_eq!(ends(1, &[(5, 0)]), [(0, 5)]);
+    }
+
+    #[test]
+    fn what_stands_back_gets_what_is_left() {
+        use Urgency::{StandsBack, Urgent};
+        // One of two processors is left, then none, then two for one.
+        let jobs = [(0, 300, StandsBack), (0, 150, Urgent), (100, 100, Urgent)];
+        assert_eq!(ends_of(2, &jobs), [(1, 150), (2, 200), (0, 350)]);
+        // Two that stand back share what is left.
+        let jobs = [(0, 100, StandsBack), (0, 100, StandsBack), (0, 300, Urgent)];
+        assert_eq!(ends_of(2, &jobs), [(0, 200), (1, 200), (2, 300)]);
     }
 }

@@ -18,6 +18,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// A fixed number of instances, and one queue for them; or a restore for each call when there are none.
 struct Fixed {
     instances: u64,
+    /// How long an instance that has ended is armed.
+    armed_ns: u64,
     made: bool,
     idle: Vec<InstanceId>,
     queue: VecDeque<CallId>,
@@ -29,6 +31,7 @@ impl Fixed {
     fn new(instances: u64) -> Self {
         Self {
             instances,
+            armed_ns: 0,
             made: false,
             idle: Vec::new(),
             queue: VecDeque::new(),
@@ -82,6 +85,7 @@ impl Policy for Fixed {
                     0 => decisions.push(Decision::Remove {
                         instance,
                         node: NodeId(0),
+                        armed_ns: self.armed_ns,
                     }),
                     _ => self.idle.push(instance),
                 }
@@ -125,10 +129,16 @@ fn free() -> SimCosts {
         call_cpu_ns: 0,
         restore: Delay::Constant(0),
         restore_cpu_ns: 0,
+        unprepared_cpu_ns: 0,
+        unprepared_bytes: 0,
         prepare_cpu_ns: 0,
         end_cpu_ns: 0,
         prepared: 1,
         create_cpu_ns: 0,
+        after_cpu_ns: 0,
+        caller_cpu_ns: 0,
+        touch: Delay::Constant(0),
+        shared_bytes: 0,
         ..SimCosts::default()
     }
 }
@@ -219,6 +229,7 @@ fn a_restore_has_its_parts() {
         call_cpu_ns: 2,
         restore: Delay::Constant(4),
         restore_cpu_ns: 8,
+        unprepared_cpu_ns: 1008,
         prepare_cpu_ns: 1000,
         prepared: 1,
         ..free()
@@ -243,6 +254,58 @@ fn a_restore_has_its_parts() {
     // Two handlers with what goes around them, two restores, two workers prepared, one made.
     assert_eq!(last.cpu_ns, 2 * 502 + 2 * 8 + 2 * 1000);
     assert_eq!(last.overhead_cpu_ns, last.cpu_ns - 1000);
+}
+
+#[test]
+fn an_armed_instance_serves_the_next_call() {
+    let costs = SimCosts {
+        unprepared_cpu_ns: 1000,
+        unprepared_bytes: 50,
+        rearm_cpu_ns: 10,
+        rearm_mib_cpu_ns: 0,
+        armed_cpu_ns: 4,
+        end_cpu_ns: 2,
+        instance_bytes: 1000,
+        armed_bytes: 100,
+        shared_bytes: 7,
+        prepared: 0,
+        rearm_bytes_max: 1 << 30,
+        ..free()
+    };
+    // The second comes while the first is armed, the third when the second is no more.
+    let arrivals = [0, 5_000, 50_000].map(|at_ns| Arrival {
+        at_ns,
+        function: 0,
+        duration_ns: 500,
+    });
+    let workload = Workload {
+        arrivals: arrivals.to_vec(),
+        ..poisson(1, 1.0, 1.0, 1)
+    };
+    let mut policy = Fixed::new(0);
+    policy.armed_ns = 10_000;
+    let small = SimCosts {
+        rearm_bytes_max: 1000,
+        ..costs.clone()
+    };
+    let result = run(&workload, &config(2, costs), &mut policy).unwrap();
+    let starts: Vec<Start> = result.records.iter().map(|record| record.start).collect();
+    assert_eq!(starts, [Start::Restored, Start::Armed, Start::Restored]);
+    let second = result.records[1];
+    assert_eq!((second.started_ns, second.ended_ns), (5_004, 5_504));
+    let last = result.samples.last().unwrap();
+    // What is armed at the end, what it has more because no worker was prepared, and what is shared with it.
+    assert_eq!(last.memory_bytes, 157);
+    assert_eq!(last.overhead_cpu_ns, 2 * 1000 + 4 + 3 * 10 + 2);
+    // One that has used more than it may cannot go back.
+    let result = run(&workload, &config(2, small), &mut { policy }).unwrap();
+    assert!(
+        result
+            .records
+            .iter()
+            .all(|record| record.start == Start::Restored)
+    );
+    assert_eq!(result.samples.last().unwrap().memory_bytes, 0);
 }
 
 #[test]
@@ -289,6 +352,9 @@ fn the_fleet_loses_nothing_in_any_mode() {
     for mode in [Mode::Dual, Mode::Sync, Mode::Async, Mode::Dirigent] {
         let costs = SimCosts {
             manager: Delay::Uniform(5_000_000, 50_000_000),
+            // What a node has beside named instances is not the policy's to bound.
+            armed_max: 0,
+            unprepared_bytes: 0,
             ..SimCosts::default()
         };
         let prepared = u64::from(costs.prepared) * costs.prepared_bytes;

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Most changed entries that are undone; a run that changed more is cheaper to throw away.
-const ENTRIES_MAX: usize = 16_384;
+const ENTRIES_MAX: usize = 65_536;
 /// Most new memory that a run may have bound.
 const FRESH_BYTES_MAX: u64 = 256 << 20;
 

@@ -1,17 +1,26 @@
 //! The server's configuration: command line and environment, then a file, then the defaults.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use gust_control::{fleet::ManagerConfig, ids::Place, limits::AccountLimits};
 use gust_gateway::AuthConfig;
 use gust_node::{EgressPolicy, PageSharing};
-use gust_policy::Mode;
+use gust_policy::{CostModel, Mode, RestConfig};
+use gust_replay::sim::SimCosts;
 use gust_worker::protocol::MemoryMode;
 use serde::Deserialize;
 
 use crate::{
     cli::{IsolationChoice, MemoryChoice, ModeChoice, SharingChoice, UpArgs},
+    commands::replay::read_json,
     paths,
 };
 
@@ -29,6 +38,9 @@ const QUEUE_TIMEOUT_MAX: Duration = Duration::from_secs(900);
 
 /// Longest delay of the cluster manager.
 const MANAGER_DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// Longest time that an instance can be kept idle or armed, in seconds.
+const KEEP_SECONDS_MAX: f64 = 86_400.0;
 
 /// What a start takes where sandboxes are none, in milliseconds, unless someone says otherwise: as in Dirigent's test.
 const FAKE_START_MS: u64 = 40;
@@ -55,6 +67,9 @@ struct File {
     mode: Option<ModeChoice>,
     manager_delay: Option<String>,
     memory_price: Option<f64>,
+    costs: Option<PathBuf>,
+    keep_idle: Option<f64>,
+    keep_armed: Option<f64>,
     autoscale_period: Option<u64>,
     queue_timeout: Option<u64>,
     fake_start_ms: Option<u64>,
@@ -105,6 +120,10 @@ pub struct UpConfig {
     pub manager: ManagerConfig,
     /// What a gigabyte costs beside a processor; the policies' own price when `None`.
     pub memory_price: Option<f64>,
+    /// What instances cost on this machine; the policies' own figures when `None`.
+    pub costs: Option<CostModel>,
+    /// What idle instances become, where that is not left to the policies.
+    pub rest: RestConfig,
     /// Time between two decisions of the autoscaler; the policies' own when `None`.
     pub autoscale_period: Option<Duration>,
     /// Longest wait of a call for an instance.
@@ -209,6 +228,14 @@ impl UpConfig {
                 None => ManagerConfig::default(),
             },
             memory_price: arguments.memory_price.or(file.memory_price),
+            costs: match arguments.costs.or(file.costs) {
+                Some(path) => Some(costs(&path)?),
+                None => None,
+            },
+            rest: RestConfig {
+                idle_ns: seconds(arguments.keep_idle.or(file.keep_idle))?,
+                armed_ns: seconds(arguments.keep_armed.or(file.keep_armed))?,
+            },
             autoscale_period: arguments
                 .autoscale_period
                 .or(file.autoscale_period)
@@ -308,6 +335,23 @@ impl UpConfig {
     }
 }
 
+/// What instances cost, from a file of `gust calibrate`.
+fn costs(path: &Path) -> Result<CostModel> {
+    let read: SimCosts = read_json(path)?;
+    read.check()
+        .with_context(|| format!("check the costs in {}", path.display()))?;
+    Ok(read.cost_model())
+}
+
+/// A time that is given in seconds, in nanoseconds.
+fn seconds(given: Option<f64>) -> Result<Option<u64>> {
+    match given {
+        None => Ok(None),
+        Some(seconds) if (0.0..=KEEP_SECONDS_MAX).contains(&seconds) => Ok(Some((seconds * 1e9) as u64)),
+        Some(seconds) => bail!("{seconds} is no number of seconds between 0 and {KEEP_SECONDS_MAX}"),
+    }
+}
+
 /// A delay in milliseconds, `5`, or a range of them, `5-50`.
 fn manager(text: &str) -> Result<ManagerConfig> {
     let (least, most) = text.split_once('-').unwrap_or((text, text));
@@ -395,6 +439,9 @@ mod tests {
             (&["--memory-price", "0"], ""),
             (&["--autoscale-period", "0"], ""),
             (&["--memory-price", "NaN"], ""),
+            (&["--keep-idle", "NaN"], ""),
+            (&["--keep-armed", "100000"], ""),
+            (&["--costs", "/nowhere/costs.json"], ""),
             (&[], "mode = 'none'"),
             (&["--egress", "everywhere"], ""),
             (&[], "egress = ['10.0.0.1/8']"),

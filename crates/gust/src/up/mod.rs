@@ -277,6 +277,10 @@ pub async fn start_node(config: &UpConfig, isolation: Isolation) -> Result<Node>
 fn policy(config: &UpConfig) -> FleetConfig {
     let mut policy = FleetConfig::new(config.mode);
     policy.keep_alive_ns = u64::try_from(config.idle_timeout.as_nanos()).unwrap_or(u64::MAX);
+    if let Some(costs) = config.costs {
+        policy.cost = costs;
+    }
+    policy.rest = config.rest;
     if let Some(price) = config.memory_price {
         // A gigabyte's second in processor seconds is the same number as a byte's second in processor nanoseconds.
         policy.cost.memory_price = price;
@@ -287,9 +291,10 @@ fn policy(config: &UpConfig) -> FleetConfig {
     policy
 }
 
-fn control_config(config: &UpConfig, wall: Wall) -> ControlConfig {
+/// What the policies are told of the server's own node.
+pub fn node_spec(config: &UpConfig, wall: Wall) -> NodeSpec {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let node = NodeSpec {
+    NodeSpec {
         memory_bytes: match wall {
             Wall::Sandbox(_) => config.memory_budget_bytes,
             Wall::Fake => u64::MAX >> 1,
@@ -300,13 +305,16 @@ fn control_config(config: &UpConfig, wall: Wall) -> ControlConfig {
             Wall::Fake => FAKE_RESTORES,
         },
         region: 0,
-    };
+    }
+}
+
+fn control_config(config: &UpConfig, wall: Wall) -> ControlConfig {
     ControlConfig {
         fleet: LiveConfig {
             policy: policy(config),
             manager: config.manager,
         },
-        node,
+        node: node_spec(config, wall),
         queue_timeout: config.queue_timeout,
         place: config.place.clone(),
         limits: config.limits,

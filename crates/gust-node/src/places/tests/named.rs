@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// How long one that has been ended is to wait armed.
+const ARMED_FOR: Duration = Duration::from_secs(40);
+
 const fn emergency(name: u64) -> Named {
     Named {
         name: InstanceName(name),
@@ -183,9 +186,9 @@ fn lost_names_are_told_once_and_ended_ones_never() {
     let mut world = World::new(2, 1000);
     let (one, two) = (world.start_named("a", 1), world.start_named("a", 2));
     world.rest(one, 10, false);
-    let gone = world.places.end(InstanceName(1)).unwrap();
+    let gone = world.places.end(InstanceName(1), ARMED_FOR).unwrap();
     world.leave(gone);
-    assert_eq!(world.places.end(InstanceName(2)), None);
+    assert_eq!(world.places.end(InstanceName(2), ARMED_FOR), None);
     assert_eq!(world.rest(two, 10, false), 1);
     assert!(!world.places.has_lost());
     let three = world.start_named("a", 3);
@@ -196,6 +199,40 @@ fn lost_names_are_told_once_and_ended_ones_never() {
     world.leave(four);
     assert_eq!(world.places.take_lost(), [InstanceName(4)]);
     assert!(world.places.take_lost().is_empty());
+}
+
+#[test]
+fn one_that_has_ended_is_armed_for_as_long_as_it_is_to_be() {
+    let mut world = World::new(10, 1000);
+    let retire = |world: &mut World, instance: &Instance, wanted| {
+        let generation = world.places.versions[&id("a")].generation;
+        world.places.retire(&id("a"), generation, instance.place, wanted)
+    };
+    let ended = |world: &mut World, name, armed_for| {
+        let instance = world.start_named("a", name);
+        world.rest(instance, 10, false);
+        world.places.end(InstanceName(name), armed_for).unwrap()
+    };
+    let none = ended(&mut world, 1, Duration::ZERO);
+    assert!(!retire(&mut world, &none, 1));
+    world.leave(none);
+    let one = ended(&mut world, 2, ARMED_FOR);
+    assert!(!retire(&mut world, &one, 0));
+    assert!(retire(&mut world, &one, 1));
+    let generation = world.places.versions[&id("a")].generation;
+    world.places.armed(&id("a"), generation);
+    let place = one.place;
+    world.rest(one, 10, true);
+    // Its own time counts, whatever the node's is.
+    let early = world.now + ARMED_FOR - Duration::from_secs(1);
+    assert!(world.places.expire(early, Duration::ZERO, |_| false).is_empty());
+    let gone = world
+        .places
+        .expire(world.now + ARMED_FOR, Duration::MAX, |_| false);
+    assert_eq!(
+        gone.iter().map(|instance| instance.place).collect::<Vec<_>>(),
+        [place]
+    );
 }
 
 #[test]
@@ -279,7 +316,7 @@ proptest! {
                     world.leave(instance);
                 }
                 Step::End(name) => {
-                    let gone = world.places.end(InstanceName(name));
+                    let gone = world.places.end(InstanceName(name), ARMED_FOR);
                     gone.into_iter().for_each(|instance| world.leave(instance));
                 }
                 Step::Evict(version) => {

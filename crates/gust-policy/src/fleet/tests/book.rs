@@ -39,7 +39,11 @@ fn call(world: &mut World, name: u64, gap_ns: u64) {
 
 #[test]
 fn dual_restores_at_once_and_keeps_by_cost() {
-    let mut world = world(Mode::Dual);
+    let mut config = FleetConfig::new(Mode::Dual);
+    config.rest.armed_ns = Some(0);
+    // Nothing goes back.
+    config.cost.rearm_bytes_max = 0;
+    let mut world = with(config, function(0));
     let decisions = arrive(&mut world, 1);
     assert!(
         matches!(
@@ -58,8 +62,45 @@ fn dual_restores_at_once_and_keeps_by_cost() {
     let keep = world.fleet.config().cost.break_even_ns(128 * MIB);
     assert_eq!(world.pass(keep - 1), []);
     assert_eq!(counts(&world).idle, 1);
-    assert!(matches!(world.pass(1)[..], [Decision::Remove { .. }]));
+    assert!(matches!(
+        world.pass(1)[..],
+        [Decision::Remove { armed_ns: 0, .. }]
+    ));
     assert_eq!(counts(&world).emergency, 0);
+}
+
+#[test]
+fn what_has_been_idle_waits_armed_and_the_next_call_goes_there() {
+    let small = FunctionSpec {
+        memory_bytes: 20 * MIB,
+        ..function(0)
+    };
+    let mut world = World::new(FleetConfig::new(Mode::Dual));
+    world.tell(Observation::Function(F, small));
+    (0..50).for_each(|id| drop(world.tell(Observation::Node(NodeId(id), node(100)))));
+    let arrives = |world: &mut World, name| match arrive(world, name)[..] {
+        [Decision::Restore { node, .. }] => node,
+        ref other => panic!("{other:?}"),
+    };
+    let first = arrives(&mut world, 1);
+    world.ready_all();
+    world.tell(Observation::Ended(CallId(1)));
+    let cost = world.fleet.config().cost;
+    let idle = cost.rearm(small.memory_bytes)
+        / (cost.keep_per_ns(small.memory_bytes) - cost.memory_per_ns(cost.armed_bytes));
+    assert_eq!(world.pass(idle as u64 - 1), []);
+    let ended = world.pass(2);
+    let [Decision::Remove { node, armed_ns, .. }] = ended[..] else {
+        panic!("{ended:?}")
+    };
+    assert_eq!(node, first);
+    // Armed it is kept for as long as that costs less than a restore.
+    let armed = (cost.restore() - cost.rearm(small.memory_bytes)) / cost.memory_per_ns(cost.armed_bytes);
+    assert!((idle as u64 + armed_ns).abs_diff(armed as u64) <= 2, "{armed_ns}");
+    world.pass(armed_ns - 2);
+    assert_eq!(arrives(&mut world, 2), first);
+    // There was one.
+    assert!((3..10).any(|name| arrives(&mut world, name) != first));
 }
 
 #[test]
@@ -503,7 +544,8 @@ fn nodes_with_the_snapshot_come_first() {
         [Decision::Restore { node, .. }] => node,
         _ => panic!("{decisions:?}"),
     };
-    assert!((0..10).all(|name| on(arrive(&mut world, name)) == NodeId(31)));
+    // As long as that is quicker than to fetch it elsewhere.
+    assert!((0..6).all(|name| on(arrive(&mut world, name)) == NodeId(31)));
     world.tell(Observation::Snapshot(NodeId(31), F, false));
     assert!((10..20).any(|name| on(arrive(&mut world, name)) != NodeId(31)));
 }

@@ -272,7 +272,7 @@ impl World {
                 } => {
                     self.make(instance, node, function, Class::Regular, Phase::Starting);
                 }
-                Decision::Remove { instance, node } => {
+                Decision::Remove { instance, node, .. } => {
                     let it = self.instances.remove(&instance).expect("removes what is there");
                     assert!(it.calls.is_empty(), "{instance:?} is removed at work");
                     assert_eq!(it.node, node);

@@ -39,6 +39,9 @@ const FAKE_RATES: (f64, f64) = (400.0, 2000.0);
 /// Processor time that a life cycle of Dirigent's takes (3.9 to 5 ms), and that ours may take.
 const LIFE_CYCLE: (Duration, Duration) = (Duration::from_micros(3900), Duration::from_micros(600));
 
+/// Seconds that instances wait armed: memory that is so dear would not be kept for that either.
+const KEEP_ARMED: &str = "300";
+
 /// Cold starts of micro-VMs a second that are to be reached.
 const REAL_RATE: f64 = 500.0;
 
@@ -108,7 +111,14 @@ pub async fn fake(settings: &Settings) -> Result<Report> {
 /// With micro-VMs.
 pub async fn real(settings: &Settings) -> Result<Report> {
     let machine = Machine::this();
-    let options = ["--memory-price", DEAR, "--mode", &settings.mode];
+    let options = [
+        "--memory-price",
+        DEAR,
+        "--keep-armed",
+        KEEP_ARMED,
+        "--mode",
+        &settings.mode,
+    ];
     let server = Server::start_with(&settings.data_dir, "auto", &options).await?;
     let event: Bytes = handlers::event().to_string().into();
     let names = deploy(&server, settings.real_functions).await?;

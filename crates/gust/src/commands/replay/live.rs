@@ -30,6 +30,9 @@ use crate::{
 /// Calls in flight that a user may ask for.
 const IN_FLIGHT_MAX: usize = 20_000;
 
+/// Calls of each function before a run that a user may ask for.
+const WARM_UP_MAX: usize = 1000;
+
 /// Part of calls that may be later than [`LATE_MS`] before the report warns.
 const LATE_PART: f64 = 0.01;
 const LATE_MS: f64 = 10.0;
@@ -52,6 +55,10 @@ pub struct LiveArgs {
     /// Start a server for the run, with the runtimes of the data directory, and end it afterwards
     #[arg(long, conflicts_with = "endpoint")]
     pub up: bool,
+    /// Calls of each function before the run: what a node learns from a version's first runs is not part of it then. The
+    /// instances are ended
+    #[arg(long, default_value_t = 0, requires = "up")]
+    pub warm_up: usize,
     /// Option for gust up, such as --up-arg=--pool=8; can be given several times
     #[arg(long, requires = "up", allow_hyphen_values = true)]
     pub up_arg: Vec<String>,
@@ -133,6 +140,10 @@ impl LiveArgs {
             (1..=IN_FLIGHT_MAX).contains(&self.in_flight),
             "between 1 and {IN_FLIGHT_MAX} calls can be in flight"
         );
+        ensure!(
+            self.warm_up <= WARM_UP_MAX,
+            "each function can be called {WARM_UP_MAX} times before the run at most"
+        );
         let machine = Machine::this().line();
         let server = self.server(mode).await?;
         let client = server.client().clone();
@@ -141,6 +152,7 @@ impl LiveArgs {
         if self.up {
             // What deployments have left behind, and the measurement of the work's speed, are not part of the run.
             server.quiet().await?;
+            target::warm_up(&server, &targets, self.warm_up).await?;
         }
         let handlers_ns = Arc::new(AtomicU64::new(0));
         let began = Instant::now();

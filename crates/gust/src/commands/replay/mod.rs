@@ -21,6 +21,6 @@ pub use calibrate::{CalibrateArgs, run as calibrate};
 pub use chaos::{ChaosArgs, run as chaos};
 pub use live::{ReplayArgs, run as replay};
 pub use report::{ReportArgs, run as report};
-pub use simulate::{SimulateArgs, run as simulate};
+pub use simulate::{SimulateArgs, read_json, run as simulate};
 pub use trace::{TraceArgs, run as trace};
 pub use validate::{ValidateArgs, run as validate};

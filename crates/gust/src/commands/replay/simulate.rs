@@ -19,8 +19,9 @@ use serde::de::DeserializeOwned;
 use super::{report, workload::WorkloadArgs};
 use crate::{
     bench::machine::Machine,
-    cli::{ModeChoice, OutputArgs},
+    cli::{ModeChoice, OutputArgs, UpArgs},
     output::spinner,
+    up::{self, UpConfig},
 };
 
 /// Nodes that are simulated at most.
@@ -202,6 +203,22 @@ impl ClusterArgs {
         })
     }
 
+    /// The same with the bounds that `gust up` has on this machine, without options.
+    pub fn like_a_server(&self) -> Result<Self> {
+        let config = UpConfig::read(UpArgs {
+            config: Some("/dev/null".into()),
+            ..UpArgs::default()
+        })?;
+        let node = up::node_spec(&config, up::wall(&config)?.0);
+        Ok(Self {
+            node_memory: node.memory_bytes >> 20,
+            node_instances: node.instances_max,
+            node_restores: node.restores_max,
+            queue_timeout: config.queue_timeout.as_secs(),
+            ..self.clone()
+        })
+    }
+
     fn config(&self, mode: ModeChoice, workload: &Workload, shape: Shape) -> Result<SimConfig> {
         let mut costs: Vec<SimCosts> = match &self.costs {
             None => vec![SimCosts::default()],
@@ -275,7 +292,7 @@ impl From<OneOrMany> for Vec<SimCosts> {
 }
 
 /// Reads a file of JSON.
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let shown = path.display();
     let length = fs::metadata(path).with_context(|| format!("read {shown}"))?.len();
     ensure!(

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use clap::ValueEnum;
 use gust_control::TENANT_TAG;
 use gust_replay::Workload;
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 use crate::{
+    bench::{calls, own::Server},
     client::{Client, Connection, segment},
     commands::deploy,
     output::progress,
@@ -120,6 +122,8 @@ impl Work {
 struct Made {
     /// Memory that it gets, in MiB.
     memory_mib: u32,
+    /// Memory that it is asked to touch at most, in MiB.
+    used_mib: u32,
     /// Its owner in the trace, where it has one.
     tenant: Option<u32>,
 }
@@ -127,6 +131,8 @@ struct Made {
 /// Functions of a workload on a server.
 #[derive(Debug, Clone)]
 pub struct Targets {
+    /// Names of the functions on the server, with the memory that they are asked to touch, in MiB.
+    made: Vec<(String, u32)>,
     /// Path of each function's invocations, by index; empty for one that is never called.
     paths: Vec<String>,
     /// Memory that is asked for, in MiB, by index.
@@ -170,15 +176,23 @@ impl Targets {
                 FunctionsChoice::Shared => None,
             };
             let memory_mib = size;
-            names.insert(name, Made { memory_mib, tenant });
+            let made = names.entry(name).or_insert(Made {
+                memory_mib,
+                used_mib: 0,
+                tenant,
+            });
+            made.used_mib = made.used_mib.max(function.memory_mib);
         }
         ensure!(
             names.len() <= FUNCTIONS_MAX,
             "{} functions are more than {FUNCTIONS_MAX}; use --functions shared or a smaller --scale",
             names.len()
         );
+        let used = names.iter().map(|(name, made)| (name.clone(), made.used_mib));
+        let used = used.collect();
         deploy_all(client, names, language).await?;
         let mut targets = Self {
+            made: used,
             memory_mib: workload.functions.iter().map(|f| f.memory_mib).collect(),
             paths,
             work,
@@ -310,6 +324,30 @@ async fn quickest(connection: &mut Connection, path: &str, rounds: u64) -> Resul
 /// What a function of a replay says that its work took, in nanoseconds.
 pub fn took_ns(answer: &[u8]) -> Option<u64> {
     serde_json::from_slice::<Value>(answer).ok()?["ns"].as_u64()
+}
+
+/// Calls every function so many times, one call after the other, and ends the instances that this has made, armed ones too.
+pub async fn warm_up(server: &Server, targets: &Targets, calls: usize) -> Result<()> {
+    if calls == 0 {
+        return Ok(());
+    }
+    let bar = progress("calling functions ahead", targets.made.len());
+    let mut connection = server.client().connect().await?;
+    for (name, memory_mib) in &targets.made {
+        // The memory that it will use is known then, too.
+        let event = Bytes::from(event(targets.work, 1, 0, *memory_mib).to_string());
+        for _ in 0..calls {
+            calls::call(&mut connection, name, &event).await?;
+            // What is learned from a run is learned when its instance has come to rest.
+            server.quiet().await?;
+            // Each is a start, from which more is learned.
+            server.evict(name, false).await?;
+        }
+        bar.inc(1);
+    }
+    server.quiet().await?;
+    bar.finish_and_clear();
+    Ok(())
 }
 
 /// Deletes the functions of a replay.

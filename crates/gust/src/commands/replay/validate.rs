@@ -1,4 +1,7 @@
 //! `gust validate-sim`: the same workload live and simulated, and how far the two are apart.
+//!
+//! The simulated node has the processors of this machine and the bounds of the server that is started; both reckon with the
+//! same costs.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -52,9 +55,22 @@ pub async fn run(arguments: ValidateArgs) -> Result<ExitCode> {
     std::fs::create_dir_all(&arguments.out)
         .with_context(|| format!("make directory {}", arguments.out.display()))?;
     let mode = arguments.live.up.then_some(mode_word(arguments.mode));
-    let live = arguments.live.replay("live", mode, &workload, &method).await?;
+    let mut live = arguments.live.clone();
+    if let (true, Some(costs)) = (live.up, &arguments.cluster.costs) {
+        // The live policies reckon with what the simulated ones do.
+        let costs = costs
+            .to_str()
+            .context("the name of the file of costs is no text")?;
+        live.up_arg.push(format!("--costs={costs}"));
+    }
+    let live = live.replay("live", mode, &workload, &method).await?;
     live.write(&arguments.out.join("live.run"))?;
     let here = std::thread::available_parallelism().map_or(1, usize::from);
+    // A server that is started has the usual bounds of its node.
+    let cluster = match arguments.live.up {
+        true => arguments.cluster.like_a_server()?,
+        false => arguments.cluster.clone(),
+    };
     let shape = Shape {
         nodes: 1,
         processors: match arguments.processors {
@@ -65,9 +81,7 @@ pub async fn run(arguments: ValidateArgs) -> Result<ExitCode> {
         between_regions_ns: 0,
         seed: arguments.workload.seed,
     };
-    let simulated = arguments
-        .cluster
-        .simulate("simulated", arguments.mode, &workload, &method, shape)?;
+    let simulated = cluster.simulate("simulated", arguments.mode, &workload, &method, shape)?;
     simulated.write(&arguments.out.join("simulated.run"))?;
     let compared = compare(&Figures::of(&live), &Figures::of(&simulated));
     report::write(&[live, simulated], &arguments.out)?;

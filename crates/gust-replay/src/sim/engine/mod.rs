@@ -1,4 +1,10 @@
 //! The loop of events, and what the nodes make of decisions.
+//!
+//! `calls.rs` is the way of a call, `instances.rs` that of an instance, `armed.rs` what a node has ready for whoever comes.
+
+mod armed;
+mod calls;
+mod instances;
 
 use std::{
     cmp::Reverse,
@@ -6,12 +12,16 @@ use std::{
 };
 
 use gust_policy::{
-    CallId, Class, Decision, FunctionId, FunctionSpec, InstanceId, NodeId, Observation, TenantId, Time,
+    Class, Decision, FunctionId, FunctionSpec, InstanceId, NodeId, Observation, TenantId, Time,
 };
 use rand_pcg::Pcg64Mcg;
 
-use super::{Policy, SimConfig, SimCosts, SimError, SimResult, processors::Processors};
-use crate::{Components, Ending, Record, Sample, Start, Workload};
+use super::{
+    Policy, SimConfig, SimCosts, SimError, SimResult,
+    processors::{Processors, Urgency},
+};
+use crate::{Record, Sample, Workload};
+use armed::OnNode;
 
 /// Longest time after the last arrival, in nanoseconds: calls that have not ended by then never will.
 const AFTER_MAX_NS: u64 = 86_400_000_000_000;
@@ -29,6 +39,8 @@ enum Event {
     Create(u64),
     /// A regular instance's delay is over.
     Created(u64),
+    /// Armed instances of a function may have been kept long enough.
+    Disarm { node: u32, function: u32 },
     /// The policy wants to be told the time.
     Tick,
     /// What is used is noted.
@@ -43,6 +55,12 @@ enum Job {
     Create(u64),
     /// Preparing a worker in the stead of one that was used.
     Prepare,
+    /// An instance of a function becomes armed, to be kept for so long.
+    Arm {
+        function: u32,
+        keep_ns: u64,
+        more_bytes: u64,
+    },
     /// Nothing waits for it.
     Background,
 }
@@ -51,6 +69,8 @@ struct Node {
     processors: Processors<Job>,
     generation: u64,
     prepared: u32,
+    /// What it has of each function.
+    functions: HashMap<u32, OnNode>,
     costs: usize,
     region: u16,
 }
@@ -58,10 +78,15 @@ struct Node {
 #[derive(Debug, Clone, Copy)]
 struct Instance {
     node: u32,
+    function: u32,
     class: Class,
     bytes: u64,
+    /// Memory beyond that, because it was made without a prepared worker.
+    more_bytes: u64,
     calls: u32,
     ready: bool,
+    /// Whether a call has touched its memory.
+    touched: bool,
 }
 
 /// Where a call is.
@@ -100,6 +125,7 @@ impl<'a, P: Policy> Engine<'a, P> {
                 processors: Processors::new(node.processors),
                 generation: 0,
                 prepared: config.costs[costs].prepared,
+                functions: HashMap::new(),
                 costs,
                 region: node.spec.region,
             }
@@ -189,25 +215,6 @@ impl<'a, P: Policy> Engine<'a, P> {
         }
     }
 
-    fn arrive(&mut self, function: u32, requested_ns: u64) -> Result<(), SimError> {
-        let call = self.records.len() as u32;
-        self.records.push(Record {
-            function,
-            arrived_ns: self.now_ns,
-            started_ns: self.now_ns,
-            ended_ns: self.now_ns,
-            requested_ns,
-            class: Class::Regular,
-            start: Start::Warm,
-            ending: Ending::Refused,
-            components: Components::default(),
-            instance: None,
-        });
-        self.open += 1;
-        self.use_now.queued += 1;
-        self.observe(Observation::Arrived(CallId(call.into()), FunctionId(function)))
-    }
-
     fn happen(&mut self, event: Event) -> Result<(), SimError> {
         match event {
             Event::Node { node, generation } => {
@@ -226,12 +233,21 @@ impl<'a, P: Policy> Engine<'a, P> {
                 let Some(found) = self.instances.get(&InstanceId(instance)).copied() else {
                     return Ok(());
                 };
-                let work = self.costs_of(found.node).create_cpu_ns;
+                let costs = self.costs_of(found.node);
+                let id = InstanceId(instance);
+                let work = match self.take_armed(id, found.node, found.function) {
+                    true => costs.armed_cpu_ns,
+                    false => costs.create_cpu_ns,
+                };
                 self.overhead(work);
                 self.begin(found.node, work, Job::Create(instance));
                 Ok(())
             }
             Event::Created(instance) => self.ready(InstanceId(instance)),
+            Event::Disarm { node, function } => {
+                self.disarm(node, function);
+                Ok(())
+            }
             Event::Tick => {
                 if self.tick_ns != Some(self.now_ns) {
                     return Ok(());
@@ -273,67 +289,16 @@ impl<'a, P: Policy> Engine<'a, P> {
                 self.nodes[node as usize].prepared += 1;
                 Ok(())
             }
+            Job::Arm {
+                function,
+                keep_ns,
+                more_bytes,
+            } => {
+                self.armed(node, function, keep_ns, more_bytes);
+                Ok(())
+            }
             Job::Background => Ok(()),
         }
-    }
-
-    /// A call's handler begins, with all that goes around it.
-    fn begin_handler(&mut self, call: u32) -> Result<(), SimError> {
-        let sent = self.sent(call)?;
-        let around = self.costs_of(sent.node).call_cpu_ns;
-        let record = &mut self.records[call as usize];
-        record.started_ns = self.now_ns;
-        let work = record.requested_ns + around;
-        self.use_now.cpu_ns += work;
-        self.use_now.overhead_cpu_ns += around;
-        self.begin(sent.node, work, Job::Handler(call));
-        Ok(())
-    }
-
-    fn begin_restore(&mut self, call: u32) -> Result<(), SimError> {
-        let node = self.sent(call)?.node;
-        let costs = self.nodes[node as usize].costs;
-        let costs = &self.config.costs[costs];
-        let found = &mut self.nodes[node as usize];
-        let components = &mut self.records[call as usize].components;
-        components.map_ns = costs.restore_cpu_ns;
-        let work = if found.prepared > 0 {
-            found.prepared -= 1;
-            self.use_now.memory_bytes -= costs.prepared_bytes;
-            self.overhead(costs.prepare_cpu_ns);
-            self.begin(node, costs.prepare_cpu_ns, Job::Prepare);
-            costs.restore_cpu_ns
-        } else {
-            // All are used: one is made now, and those that are being made take its place.
-            components.worker_ns = costs.prepare_cpu_ns;
-            costs.restore_cpu_ns + costs.prepare_cpu_ns
-        };
-        self.overhead(work);
-        self.begin(node, work, Job::Restore(call));
-        Ok(())
-    }
-
-    fn ready(&mut self, instance: InstanceId) -> Result<(), SimError> {
-        let Some(found) = self.instances.get_mut(&instance) else {
-            return Ok(());
-        };
-        found.ready = true;
-        self.observe(Observation::Ready(instance))
-    }
-
-    /// A call has been answered.
-    fn end(&mut self, call: u32) -> Result<(), SimError> {
-        let sent = self.sent(call)?;
-        self.calls.remove(&call);
-        let record = &mut self.records[call as usize];
-        record.ended_ns = self.now_ns;
-        record.ending = Ending::Answered;
-        self.open -= 1;
-        if let Some(instance) = self.instances.get_mut(&sent.instance) {
-            instance.calls -= 1;
-            self.use_now.busy -= u32::from(instance.calls == 0);
-        }
-        self.observe(Observation::Ended(CallId(call.into())))
     }
 
     fn observe(&mut self, observation: Observation) -> Result<(), SimError> {
@@ -366,7 +331,11 @@ impl<'a, P: Policy> Engine<'a, P> {
                     let delay = self.config.costs[costs].manager.draw(&mut self.random);
                     self.at(self.now_ns + delay, Event::Create(instance.0));
                 }
-                Decision::Remove { instance, node } => self.remove(instance, node)?,
+                Decision::Remove {
+                    instance,
+                    node,
+                    armed_ns,
+                } => self.remove(instance, node, armed_ns)?,
                 Decision::Refuse { call, .. } => self.refuse(call)?,
             }
         }
@@ -381,144 +350,6 @@ impl<'a, P: Policy> Engine<'a, P> {
         Ok(())
     }
 
-    fn run_call(&mut self, call: CallId, instance: InstanceId, node: NodeId) -> Result<(), SimError> {
-        let ready = self.instances.get(&instance).is_some_and(|found| found.ready);
-        if !ready {
-            return Err(SimError::Policy("sent a call to an instance that is not ready"));
-        }
-        let call = self.send(call, instance, node, Start::Warm)?;
-        let delay = self.way(call, node.0);
-        self.at(self.now_ns + delay, Event::Reached(call));
-        Ok(())
-    }
-
-    fn restore(&mut self, call: CallId, instance: InstanceId, node: NodeId) -> Result<(), SimError> {
-        let call = self.send(call, instance, node, Start::Restored)?;
-        let costs = self.nodes[node.0 as usize].costs;
-        let delay = self.config.costs[costs].restore.draw(&mut self.random);
-        let way = self.way(call, node.0);
-        self.records[call as usize].components.fetch_ns = delay;
-        self.at(self.now_ns + way + delay, Event::Restore(call));
-        Ok(())
-    }
-
-    /// Notes where a call goes.
-    fn send(&mut self, call: CallId, id: InstanceId, node: NodeId, start: Start) -> Result<u32, SimError> {
-        let index = u32::try_from(call.0).unwrap_or(u32::MAX);
-        let (Some(record), Some(instance)) =
-            (self.records.get_mut(index as usize), self.instances.get_mut(&id))
-        else {
-            return Err(SimError::Policy("sent a call that is none, or to no instance"));
-        };
-        if self
-            .calls
-            .insert(
-                index,
-                Call {
-                    instance: id,
-                    node: node.0,
-                },
-            )
-            .is_some()
-        {
-            return Err(SimError::Policy("sent a call twice"));
-        }
-        record.instance = Some(id);
-        record.class = instance.class;
-        record.start = start;
-        record.components.queue_ns = self.now_ns - record.arrived_ns;
-        self.use_now.queued -= 1;
-        self.use_now.busy += u32::from(instance.calls == 0);
-        instance.calls += 1;
-        Ok(index)
-    }
-
-    /// The way to a node and back, drawn.
-    fn way(&mut self, call: u32, node: u32) -> u64 {
-        let found = &self.nodes[node as usize];
-        let function = self.records[call as usize].function as usize;
-        let home = self.config.homes.get(function).copied().unwrap_or(0);
-        let between = if home == found.region {
-            0
-        } else {
-            self.config.between_regions_ns
-        };
-        let way = self.config.costs[found.costs].way.draw(&mut self.random) + between;
-        self.records[call as usize].components.runtime_ns = way;
-        way
-    }
-
-    fn add(
-        &mut self,
-        id: InstanceId,
-        node: NodeId,
-        function: FunctionId,
-        class: Class,
-    ) -> Result<(), SimError> {
-        let (Some(found), Some(of)) = (
-            self.nodes.get(node.0 as usize),
-            self.workload.functions.get(function.0 as usize),
-        ) else {
-            return Err(SimError::Policy("made an instance on no node, or of no function"));
-        };
-        let bytes = self.config.costs[found.costs].instance_bytes + (u64::from(of.memory_mib) << 20);
-        let instance = Instance {
-            node: node.0,
-            class,
-            bytes,
-            calls: 0,
-            ready: false,
-        };
-        if self.instances.insert(id, instance).is_some() {
-            return Err(SimError::Policy("gave a name twice"));
-        }
-        self.use_now.memory_bytes += bytes;
-        *self.of_class(class) += 1;
-        Ok(())
-    }
-
-    fn remove(&mut self, id: InstanceId, node: NodeId) -> Result<(), SimError> {
-        let removed = self
-            .instances
-            .remove(&id)
-            .filter(|instance| instance.node == node.0);
-        let Some(instance) = removed.filter(|instance| instance.calls == 0) else {
-            return Err(SimError::Policy(
-                "removed an instance that is not there, or at work",
-            ));
-        };
-        self.use_now.memory_bytes -= instance.bytes;
-        *self.of_class(instance.class) -= 1;
-        let work = self.costs_of(node.0).end_cpu_ns;
-        self.overhead(work);
-        self.begin(node.0, work, Job::Background);
-        Ok(())
-    }
-
-    fn refuse(&mut self, call: CallId) -> Result<(), SimError> {
-        let Some(record) = self.records.get_mut(call.0 as usize) else {
-            return Err(SimError::Policy("refused a call that is none"));
-        };
-        record.ended_ns = self.now_ns;
-        record.started_ns = self.now_ns;
-        record.components.queue_ns = self.now_ns - record.arrived_ns;
-        self.open -= 1;
-        self.use_now.queued -= 1;
-        Ok(())
-    }
-
-    fn of_class(&mut self, class: Class) -> &mut u32 {
-        match class {
-            Class::Regular => &mut self.use_now.regular,
-            Class::Emergency => &mut self.use_now.emergency,
-        }
-    }
-
-    fn sent(&self, call: u32) -> Result<Call, SimError> {
-        let found = self.calls.get(&call).copied();
-        found.ok_or(SimError::Policy("lost a call"))
-    }
-
     fn costs_of(&self, node: u32) -> &'a SimCosts {
         &self.config.costs[self.nodes[node as usize].costs]
     }
@@ -529,9 +360,13 @@ impl<'a, P: Policy> Engine<'a, P> {
     }
 
     fn begin(&mut self, node: u32, work_ns: u64, job: Job) {
+        let urgency = match job {
+            Job::Handler(_) | Job::Restore(_) | Job::Create(_) | Job::Background => Urgency::Urgent,
+            Job::Prepare | Job::Arm { .. } => Urgency::StandsBack,
+        };
         self.nodes[node as usize]
             .processors
-            .begin(self.now_ns, work_ns, job);
+            .begin(self.now_ns, work_ns, urgency, job);
         self.look_again(node);
     }
 

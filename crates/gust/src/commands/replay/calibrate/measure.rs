@@ -1,0 +1,452 @@
+//! What is measured for `gust calibrate`, each figure on a server that has nothing else to do.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use gust_replay::{Arrival, Function, Workload, sim::Delay};
+
+use crate::{
+    bench::{
+        calls::{self, Sample},
+        memory,
+        own::{Server, Start, UNSCALED},
+        processes,
+    },
+    commands::replay::target::{FunctionsChoice, Language, Targets, Work},
+    output::progress,
+};
+
+/// Time that a handler is asked to take, in nanoseconds: as little as traces have.
+const HANDLER_NS: u64 = 1_000_000;
+
+/// Memory that it is asked to touch, in MiB; where the way back of an instance that has touched more is measured; and where
+/// touching itself is.
+pub const MEMORY_MIB: u32 = 1;
+pub const REARMED_MIB: u32 = 48;
+const TOUCHED_MIB: u32 = 80;
+
+/// Calls after which a node has learned of a version's runs what it learns.
+const LEARNING: usize = 4;
+
+/// Instances whose memory is measured together.
+const INSTANCES: usize = 12;
+
+/// Time that their calls wait, so that each needs an instance of its own, in nanoseconds.
+const HOLD_NS: u64 = 4_000_000_000;
+
+/// Rounds of freezing and thawing.
+const FREEZINGS: usize = 3;
+
+/// Looks at a server for something that it does by itself, at most, and the pause between two.
+const LOOKS_MAX: u32 = 300;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Pause between two looks for prepared workers.
+const PREPARED_PAUSE: Duration = Duration::from_millis(5);
+
+/// Looks in a row that must find as many prepared workers.
+const PREPARED_LOOKS: u32 = 10;
+
+/// A server with one function, which is called.
+pub struct Lab {
+    server: Server,
+    pid: u64,
+    name: String,
+    event: bytes::Bytes,
+    /// Prepared workers that hold the runtime's base, and memory for each of them.
+    pub prepared: (u32, u64),
+    /// All prepared workers.
+    prepared_all: u32,
+}
+
+/// Warm calls: what no processor is busy with, and processor time that the caller waits for, of the server afterwards, and of
+/// the caller.
+pub struct Warm {
+    pub way: Delay,
+    pub call_cpu_ns: u64,
+    pub after_cpu_ns: u64,
+    pub caller_cpu_ns: u64,
+    /// The runtime's part, as the server tells it.
+    runtime_ns: u64,
+}
+
+/// Calls that each meet no idle instance, in processor time.
+pub struct Cycles {
+    /// What the call waits for beyond a warm one.
+    pub start_ns: u64,
+    /// All of the rest, for each: preparing, going back.
+    pub background_ns: u64,
+}
+
+/// Memory of instances, in bytes.
+pub struct Held {
+    /// Of each.
+    pub each: u64,
+    /// Of all of them together, once.
+    pub shared: u64,
+    /// Processor time to end one, in nanoseconds.
+    pub end_cpu_ns: u64,
+}
+
+impl Lab {
+    /// Starts a server with options, and calls its function until nothing is learned of it any more.
+    pub async fn start(data_dir: &std::path::Path, options: &[&str], more: &[String]) -> Result<Self> {
+        let options: Vec<&str> = UNSCALED
+            .iter()
+            .chain(options)
+            .copied()
+            .chain(more.iter().map(String::as_str))
+            .collect();
+        let server = Server::start_with(data_dir, "auto", &options).await?;
+        let pid = server.pid().context("the server runs elsewhere")?;
+        let client = server.client();
+        let (own, spin, python) = (FunctionsChoice::Own, Work::Spin, Language::Python);
+        let targets = Targets::deploy(client, &one_call(), own, spin, python).await?;
+        let mut lab = Self {
+            pid,
+            name: "replay-0".to_owned(),
+            event: targets.event(0, HANDLER_NS).into(),
+            prepared: (0, 0),
+            prepared_all: 0,
+            server,
+        };
+        let mut connection = lab.server.client().connect().await?;
+        for _ in 0..LEARNING {
+            calls::call(&mut connection, &lab.name, &lab.event).await?;
+            lab.server.quiet().await?;
+            lab.server.evict(&lab.name, false).await?;
+            lab.server.quiet().await?;
+        }
+        let (all, with_base) = prepared(&lab.server).await?;
+        // A start takes one that holds the runtime's base; the plain ones behind these count as part of them.
+        let each = instances_bytes(pid)? / u64::from(with_base.max(1));
+        lab.prepared = (with_base, each);
+        lab.prepared_all = all;
+        Ok(lab)
+    }
+
+    /// Warm calls, one after the other.
+    pub async fn warm(&self, count: usize) -> Result<Warm> {
+        let mut connection = self.server.client().connect().await?;
+        for _ in 0..10 {
+            calls::call(&mut connection, &self.name, &self.event).await?;
+        }
+        let bar = progress("warm calls", count);
+        let before = (self.cpu_ns()?, own_cpu_ns()?);
+        let mut samples = Vec::with_capacity(count);
+        for _ in 0..count {
+            samples.push(calls::call(&mut connection, &self.name, &self.event).await?);
+            bar.inc(1);
+        }
+        let each = |used: u64| used / count as u64;
+        let handlers: u64 = samples.iter().map(|sample| timing(sample, "handler_ns")).sum();
+        let server_ns = each((self.cpu_ns()? - before.0).saturating_sub(handlers));
+        let caller_cpu_ns = each(own_cpu_ns()? - before.1);
+        bar.finish_and_clear();
+        let overheads: Vec<u64> = samples.iter().filter_map(Sample::overhead).map(ns).collect();
+        // Some of the work is done when the answer is out already (logs, accounts, settling): what is more than the caller waits.
+        let waited_ns = median(overheads.clone()).saturating_sub(caller_cpu_ns);
+        let call_cpu_ns = server_ns.min(waited_ns);
+        let beyond = overheads
+            .iter()
+            .map(|overhead| overhead.saturating_sub(call_cpu_ns + caller_cpu_ns));
+        let runtime = samples.iter().map(|sample| timing(sample, "runtime_ns"));
+        Ok(Warm {
+            way: Delay::of_samples(beyond.collect()),
+            call_cpu_ns,
+            after_cpu_ns: server_ns - call_cpu_ns,
+            caller_cpu_ns,
+            runtime_ns: median(runtime.collect()),
+        })
+    }
+
+    /// Calls that each find their instance as `start` says.
+    pub async fn cycles(&self, count: usize, start: Start, memory_mib: u32, warm: &Warm) -> Result<Cycles> {
+        let event: bytes::Bytes =
+            serde_json::json!({ "work": "spin", "ns": HANDLER_NS, "rounds": 0, "memory_mib": memory_mib })
+                .to_string()
+                .into();
+        let bar = progress("starts", count);
+        self.server.evict(&self.name, start == Start::Armed).await?;
+        self.server.quiet().await?;
+        let (mut starts, mut used_ns, mut handlers_ns) = (Vec::with_capacity(count), 0, 0);
+        for _ in 0..count {
+            let before = self.cpu_ns()?;
+            let sample = self.cold(start, &event).await?;
+            used_ns += self.cpu_ns()? - before;
+            handlers_ns += timing(&sample, "handler_ns");
+            let parts = ["worker_ns", "map_ns", "fill_ns", "faults_ns"];
+            let inside: u64 = parts.iter().map(|part| timing(&sample, part)).sum();
+            let runtime = timing(&sample, "runtime_ns").saturating_sub(warm.runtime_ns);
+            starts.push(inside + runtime);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let start_ns = median(starts);
+        let foreground = start_ns + warm.call_cpu_ns + warm.after_cpu_ns;
+        let background_ns = (used_ns.saturating_sub(handlers_ns) / count as u64).saturating_sub(foreground);
+        Ok(Cycles {
+            start_ns,
+            background_ns,
+        })
+    }
+
+    /// One call that starts as it says, until all that follows from it is over.
+    async fn cold(&self, start: Start, event: &bytes::Bytes) -> Result<Sample> {
+        let sample = match start {
+            Start::Armed => {
+                let mut connection = self.server.client().connect().await?;
+                let sample = calls::call(&mut connection, &self.name, event).await?;
+                ensure!(
+                    sample.start() == "armed",
+                    "an instance was not armed but {}",
+                    sample.start()
+                );
+                sample
+            }
+            Start::Unprepared | Start::Process => {
+                self.server.evict(&self.name, false).await?;
+                self.server.quiet().await?;
+                self.server.cold_call(&self.name, event, start).await?
+            }
+        };
+        self.server.quiet().await?;
+        Ok(sample)
+    }
+
+    /// What touching memory takes for the first time, for a MiB. Instances are held meanwhile, so that each finds other memory of
+    /// the machine.
+    pub async fn touch(&self, rounds: usize) -> Result<Delay> {
+        let bar = progress("touching memory", rounds);
+        let mut each = Vec::with_capacity(rounds * INSTANCES);
+        for _ in 0..rounds {
+            for answer in self.call_at_once(INSTANCES, TOUCHED_MIB, true).await? {
+                let answer: serde_json::Value =
+                    serde_json::from_slice(&answer.body).context("read what the function answered")?;
+                let took = answer["touch_ns"].as_u64();
+                let took = took.context("the function does not say what touching memory took")?;
+                each.push(took / u64::from(TOUCHED_MIB));
+            }
+            self.server.evict(&self.name, false).await?;
+            self.server.quiet().await?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(Delay::of_samples(each))
+    }
+
+    /// Memory of idle instances, and what ending them takes.
+    pub async fn held(&self) -> Result<Held> {
+        self.server.evict(&self.name, false).await?;
+        self.server.quiet().await?;
+        let before = self.instances_bytes().await?;
+        self.hold(1).await?;
+        let one = self.instances_bytes().await?.saturating_sub(before);
+        self.hold(INSTANCES).await?;
+        let all = self.instances_bytes().await?.saturating_sub(before);
+        let cpu = self.cpu_ns()?;
+        self.server.evict(&self.name, false).await?;
+        self.server.quiet().await?;
+        let end_cpu_ns = (self.cpu_ns()? - cpu) / INSTANCES as u64;
+        let each = all.saturating_sub(one) / (INSTANCES as u64 - 1);
+        Ok(Held {
+            each: each.saturating_sub(u64::from(MEMORY_MIB) << 20),
+            shared: one.saturating_sub(each),
+            end_cpu_ns,
+        })
+    }
+
+    /// Processor time of a restore while no worker is prepared, and memory that its instance has more: of as many calls at once
+    /// as there are prepared workers, and some more.
+    pub async fn unprepared(&self, warm: &Warm, restored: &Cycles, held: &Held) -> Result<(u64, u64)> {
+        self.server.evict(&self.name, false).await?;
+        self.server.quiet().await?;
+        let bytes = self.instances_bytes().await?;
+        let cpu = self.cpu_ns()?;
+        let prepared = u64::from(self.prepared.0);
+        let count = prepared + INSTANCES as u64;
+        self.call_at_once(usize::try_from(count)?, MEMORY_MIB, false)
+            .await?;
+        let held_bytes = self.instances_bytes().await?.saturating_sub(bytes);
+        let used = (self.cpu_ns()? - cpu).saturating_sub(count * (warm.call_cpu_ns + warm.after_cpu_ns));
+        // Those that found a prepared worker have had another prepared.
+        let prepare_ns = restored.background_ns.saturating_sub(held.end_cpu_ns);
+        let others_ns = prepared * (restored.start_ns + prepare_ns);
+        let usual = count * (held.each + (u64::from(MEMORY_MIB) << 20));
+        Ok((
+            used.saturating_sub(others_ns) / INSTANCES as u64,
+            held_bytes.saturating_sub(usual) / INSTANCES as u64,
+        ))
+    }
+
+    /// Memory of armed instances that have run and gone back, and what they share.
+    pub async fn armed_bytes(&self) -> Result<(u64, u64)> {
+        let count = |armed: u64| async move {
+            for _ in 0..LOOKS_MAX {
+                let node = self.server.node().await?;
+                if node["armed"] == armed && node["idle"] == 0 && node["busy"] == 0 {
+                    self.server.quiet().await?;
+                    return self.instances_bytes().await;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            bail!("the server does not arm {armed} instances again")
+        };
+        self.server.evict(&self.name, false).await?;
+        let none = count(0).await?;
+        self.hold(1).await?;
+        let one = count(1).await?.saturating_sub(none);
+        self.hold(INSTANCES).await?;
+        let all = count(INSTANCES as u64).await?.saturating_sub(none);
+        let each = all.saturating_sub(one) / (INSTANCES as u64 - 1);
+        Ok((each, one.saturating_sub(each)))
+    }
+
+    /// Processor time to freeze an idle instance and thaw it again, and the memory of a frozen one. The server freezes what
+    /// has been idle for a second.
+    pub async fn frozen(&self, warm: &Warm) -> Result<(u64, u64)> {
+        self.server.evict(&self.name, false).await?;
+        self.server.quiet().await?;
+        let bytes = memory::of_tree(self.pid)?;
+        self.hold(INSTANCES).await?;
+        self.await_frozen().await?;
+        let frozen_bytes = memory::of_tree(self.pid)?.saturating_sub(bytes) / INSTANCES as u64;
+        let cpu = self.cpu_ns()?;
+        for _ in 0..FREEZINGS {
+            self.hold(INSTANCES).await?;
+            self.await_frozen().await?;
+        }
+        let each = (self.cpu_ns()? - cpu) / (FREEZINGS * INSTANCES) as u64;
+        Ok((
+            each.saturating_sub(warm.call_cpu_ns + warm.after_cpu_ns),
+            frozen_bytes,
+        ))
+    }
+
+    async fn await_frozen(&self) -> Result<()> {
+        for _ in 0..LOOKS_MAX {
+            if self.server.node().await?["frozen"] == INSTANCES {
+                return self.server.quiet().await;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        bail!("the server does not freeze {INSTANCES} idle instances")
+    }
+
+    /// So many calls at once, each in an instance of its own, until all are at rest. Each begins when there are as many
+    /// prepared workers as before the others, because an instance made without one has other memory.
+    async fn hold(&self, count: usize) -> Result<()> {
+        self.call_at_once(count, MEMORY_MIB, true).await.map(drop)
+    }
+
+    /// The same with other memory; all begin at once unless they are to be `prepared` for.
+    async fn call_at_once(&self, count: usize, memory_mib: u32, prepared: bool) -> Result<Vec<Sample>> {
+        let hold =
+            serde_json::json!({ "work": "wait", "ns": HOLD_NS, "rounds": 0, "memory_mib": memory_mib });
+        let event: bytes::Bytes = hold.to_string().into();
+        let mut running = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            if prepared {
+                self.await_prepared().await?;
+            }
+            let mut connection = self.server.client().connect().await?;
+            let (name, event) = (self.name.clone(), event.clone());
+            running.spawn(async move { calls::call(&mut connection, &name, &event).await });
+        }
+        let mut answers = Vec::with_capacity(count);
+        while let Some(called) = running.join_next().await {
+            answers.push(called.context("a call was cut short")??);
+        }
+        self.server.quiet().await?;
+        Ok(answers)
+    }
+
+    async fn await_prepared(&self) -> Result<()> {
+        for _ in 0..LOOKS_MAX {
+            if prepared_now(&self.server.node().await?).0 >= self.prepared_all {
+                return Ok(());
+            }
+            tokio::time::sleep(PREPARED_PAUSE).await;
+        }
+        bail!("the server does not prepare workers again")
+    }
+
+    /// Memory of the server's processes but its own, with all the prepared workers that there should be.
+    async fn instances_bytes(&self) -> Result<u64> {
+        self.await_prepared().await?;
+        instances_bytes(self.pid)
+    }
+
+    fn cpu_ns(&self) -> Result<u64> {
+        Ok(ns(processes::cpu_of_tree(self.pid)?))
+    }
+}
+
+/// A workload of one function and one call.
+fn one_call() -> Workload {
+    Workload {
+        functions: vec![Function {
+            name: "calibrated".to_owned(),
+            tenant: 0,
+            memory_mib: MEMORY_MIB,
+        }],
+        arrivals: vec![Arrival {
+            at_ns: 0,
+            function: 0,
+            duration_ns: HANDLER_NS,
+        }],
+        length_ns: 1,
+    }
+}
+
+/// Prepared workers of a server, once there are no more of them than before: all, and those that hold a runtime's base, or all
+/// where none does.
+async fn prepared(server: &Server) -> Result<(u32, u32)> {
+    let (mut before, mut same) = ((0, 0), 0);
+    for _ in 0..LOOKS_MAX {
+        let now = prepared_now(&server.node().await?);
+        same = if now == before && now.0 > 0 { same + 1 } else { 0 };
+        if same == PREPARED_LOOKS {
+            return Ok(match now {
+                (all, 0) => (all, all),
+                both => both,
+            });
+        }
+        before = now;
+        tokio::time::sleep(PAUSE).await;
+    }
+    bail!("the server prepares no workers: {} are there", before.0)
+}
+
+/// Prepared workers, as a node tells them: all, and those that hold a runtime's base.
+fn prepared_now(node: &serde_json::Value) -> (u32, u32) {
+    let count = |name: &str| node[name].as_u64().and_then(|count| u32::try_from(count).ok());
+    let shaped = count("shaped").unwrap_or(0);
+    (count("pooled").unwrap_or(0) + shaped, shaped)
+}
+
+/// Memory of the server's processes but its own.
+fn instances_bytes(pid: u64) -> Result<u64> {
+    let own = memory::of_process(pid).context("read the server's memory")?;
+    Ok(memory::of_tree(pid)?.saturating_sub(own))
+}
+
+/// Processor time of this process, in nanoseconds.
+fn own_cpu_ns() -> Result<u64> {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let used = Duration::try_from(used).context("read the processor time of this process")?;
+    Ok(ns(used))
+}
+
+fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn timing(sample: &Sample, name: &str) -> u64 {
+    sample.timings[name].as_u64().unwrap_or(0)
+}
+
+fn median(mut values: Vec<u64>) -> u64 {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
+}
