@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use gust_store::{Batch, BlobId, Meta, StoreError};
+use gust_store::{Batch, BlobId, Meta, Precondition, Record, Revision, StoreError};
 
 use crate::{
     error::{ControlError, Missing},
@@ -28,45 +28,35 @@ pub(crate) struct Resolved {
 }
 
 impl Account {
-    /// Reads all functions. A version whose function is gone is what a crash in an older program left; it is not
-    /// shown.
-    pub(crate) fn load(meta: &Meta) -> Result<Self, StoreError> {
-        let mut versions: BTreeMap<Vec<u8>, BTreeMap<VersionNumber, Arc<Version>>> = BTreeMap::new();
-        for (key, version) in meta.scan::<Version>()? {
-            let name = key
-                .split(|byte| *byte == b'/')
-                .next()
-                .unwrap_or_default()
-                .to_vec();
-            versions
-                .entry(name)
-                .or_default()
-                .insert(version.number, Arc::new(version));
-        }
-        let mut scalings: BTreeMap<Vec<u8>, Scaling> = meta.scan::<Scaling>()?.into_iter().collect();
+    /// Reads all functions, and the revisions of their records. A version whose function is gone is what a deletion left
+    /// that was cut short; it is not shown, and goes when a function of that name is made.
+    pub(crate) fn load(meta: &Meta) -> Result<(Self, Revisions), StoreError> {
+        let mut revisions = Revisions {
+            retaken: meta.retaken(),
+            ..Revisions::default()
+        };
+        let mut versions: BTreeMap<Vec<u8>, Published> = BTreeMap::new();
+        meta.each(&[], |key, version: Version, revision| {
+            revisions.note::<Version>(key, revision);
+            let name = key.split(|byte| *byte == b'/').next().unwrap_or_default();
+            let published = versions.entry(name.to_vec()).or_default();
+            published.insert(version.number, Arc::new(version));
+        })?;
+        let mut scalings: BTreeMap<Vec<u8>, Scaling> = BTreeMap::new();
+        meta.each(&[], |key, scaling: Scaling, revision| {
+            revisions.note::<Scaling>(key, revision);
+            scalings.insert(key.to_vec(), scaling);
+        })?;
         let mut functions = BTreeMap::new();
-        for (key, shared) in meta.scan::<Shared>()? {
-            let mut published = versions.remove(&key).unwrap_or_default();
-            let Some(latest) = published.remove(&VersionNumber::Latest) else {
-                tracing::error!(function = %shared.name, "a function has no $LATEST and is not shown");
-                continue;
-            };
-            let published = published
-                .into_values()
-                .filter_map(|version| match version.number {
-                    VersionNumber::Published(number) => Some((number, version)),
-                    VersionNumber::Latest => None,
-                });
-            let name = shared.name.clone();
-            let function = Function {
-                shared: Arc::new(shared),
-                latest,
-                published: published.collect(),
-                scaling: Arc::new(scalings.remove(&key).unwrap_or_default()),
-            };
-            functions.insert(name, Arc::new(function));
-        }
-        Ok(Self { functions })
+        meta.each(&[], |key, shared: Shared, revision| {
+            revisions.note::<Shared>(key, revision);
+            let versions = versions.remove(key).unwrap_or_default();
+            let scaling = scalings.remove(key).unwrap_or_default();
+            if let Some(function) = assemble(shared, versions, scaling) {
+                functions.insert(function.shared.name.clone(), Arc::new(function));
+            }
+        })?;
+        Ok((Self { functions }, revisions))
     }
 
     pub(crate) fn functions(&self) -> impl Iterator<Item = &Arc<Function>> {
@@ -137,43 +127,195 @@ fn not_found(place: &Place, target: &Target) -> ControlError {
     }
 }
 
-/// The changes of the store that turn one state of a function into another.
-pub(crate) fn batch(name: &FunctionName, old: Option<&Function>, new: Option<&Function>) -> Batch {
-    let mut batch = Batch::new();
-    let function_key = name.as_str().as_bytes();
-    match (old, new) {
-        (Some(old), Some(new)) if Arc::ptr_eq(&old.shared, &new.shared) => {}
-        (_, Some(new)) => batch.put(function_key, &*new.shared),
-        (Some(_), None) => batch.delete::<Shared>(function_key),
-        (None, None) => {}
+/// A function's versions, as they are read.
+type Published = BTreeMap<VersionNumber, Arc<Version>>;
+
+/// A function from its records; `None` when it has no code.
+fn assemble(mut shared: Shared, mut versions: Published, scaling: Scaling) -> Option<Function> {
+    let Some(latest) = versions.remove(&VersionNumber::Latest) else {
+        tracing::error!(function = %shared.name, "a function has no $LATEST and is not shown");
+        return None;
+    };
+    let numbered = versions.into_values().filter_map(|version| match version.number {
+        VersionNumber::Published(number) => Some((number, version)),
+        VersionNumber::Latest => None,
+    });
+    let published: BTreeMap<u64, Arc<Version>> = numbered.collect();
+    if let Some(last) = published.keys().next_back() {
+        // A publication that was cut short has written its version, and not yet that its number is taken.
+        shared.next_version = shared.next_version.max(last + 1);
     }
-    match (old, new) {
-        (Some(old), Some(new)) if Arc::ptr_eq(&old.scaling, &new.scaling) => {}
-        (_, Some(new)) if !new.scaling.provisioned.is_empty() => batch.put(function_key, &*new.scaling),
-        (Some(_), _) => batch.delete::<Scaling>(function_key),
-        (None, _) => {}
-    }
-    for version in new.into_iter().flat_map(Function::versions) {
-        let before = old.and_then(|old| old.version(version.number));
-        if !before.is_some_and(|before| Arc::ptr_eq(before, version)) {
-            batch.put(&version_key(name, version.number), &**version);
-        }
-    }
-    for version in old.into_iter().flat_map(Function::versions) {
-        if new.and_then(|new| new.version(version.number)).is_none() {
-            batch.delete::<Version>(&version_key(name, version.number));
-        }
-    }
-    batch
+    Some(Function {
+        shared: Arc::new(shared),
+        latest,
+        published,
+        scaling: Arc::new(scaling),
+    })
 }
 
-/// `name/` and the number in big-endian bytes, `$LATEST` as zero. No name has a slash.
+/// Revisions of the records that functions are kept as: what this control plane has read or written last. A change
+/// depends on them, so that one that was made on old grounds fails instead of undoing another.
+#[derive(Debug, Default)]
+pub(crate) struct Revisions {
+    of: BTreeMap<(&'static str, Vec<u8>), Revision>,
+    /// How often the store had been taken again when they were read.
+    retaken: u64,
+}
+
+impl Revisions {
+    fn note<R: Record>(&mut self, key: &[u8], revision: Revision) {
+        self.of.insert((R::TABLE, key.to_vec()), revision);
+    }
+
+    /// Whether they are of what the store has now, as far as this process has changed it.
+    pub(crate) fn are_of(&self, meta: &Meta) -> bool {
+        self.retaken == meta.retaken()
+    }
+
+    fn when<R: Record>(&self, key: &[u8]) -> Precondition {
+        match self.of.get(&(R::TABLE, key.to_vec())) {
+            Some(revision) => Precondition::Is(*revision),
+            None => Precondition::Absent,
+        }
+    }
+
+    fn put<R: Record>(&self, batch: &mut Batch, key: &[u8], record: &R) {
+        batch.put_if(self.when::<R>(key), key, record);
+    }
+
+    fn delete<R: Record>(&self, batch: &mut Batch, key: &[u8]) {
+        match self.when::<R>(key) {
+            Precondition::Absent | Precondition::None => {}
+            when @ Precondition::Is(_) => batch.delete_if::<R>(when, key),
+        }
+    }
+
+    /// Writes a batch of [`Revisions::batch`]'s.
+    pub(crate) async fn commit(&mut self, meta: &Meta, batch: Batch) -> Result<(), StoreError> {
+        let steps = batch.steps().iter();
+        let written: Vec<_> = steps
+            .map(|step| ((step.table, step.key.clone()), step.value.is_some()))
+            .collect();
+        let revisions = meta.commit(batch).await?;
+        for ((key, is_there), revision) in written.into_iter().zip(revisions) {
+            match is_there {
+                true => self.of.insert(key, revision),
+                false => self.of.remove(&key),
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads a function again, after a write that failed in a way that may have changed some of its records.
+    pub(crate) fn reload(
+        &mut self,
+        meta: &Meta,
+        name: &FunctionName,
+    ) -> Result<Option<Arc<Function>>, StoreError> {
+        let key = name.as_str().as_bytes();
+        let prefix = versions_prefix(name);
+        self.of
+            .retain(|(_, kept), _| kept != key && !kept.starts_with(&prefix));
+        let mut versions = Published::new();
+        meta.each(&prefix, |key, version: Version, revision| {
+            self.note::<Version>(key, revision);
+            versions.insert(version.number, Arc::new(version));
+        })?;
+        let mut scaling = Scaling::default();
+        if let Some((found, revision)) = meta.get::<Scaling>(key)? {
+            self.note::<Scaling>(key, revision);
+            scaling = found;
+        }
+        let Some((shared, revision)) = meta.get::<Shared>(key)? else {
+            return Ok(None);
+        };
+        self.note::<Shared>(key, revision);
+        Ok(assemble(shared, versions, scaling).map(Arc::new))
+    }
+
+    /// The changes of the store that turn one state of a function into another, in an order in which what is there after
+    /// any of them is a function as it was, as it is to be, or on a way that its caller may see: [`Shared`] says that a
+    /// function is there, so it is written last and deleted first; what it names is written before it and deleted
+    /// after it.
+    pub(crate) fn batch(&self, name: &FunctionName, old: Option<&Function>, new: Option<&Function>) -> Batch {
+        let mut batch = Batch::new();
+        let function_key = name.as_str().as_bytes();
+        match new {
+            None => {
+                self.delete::<Shared>(&mut batch, function_key);
+                self.delete_versions(&mut batch, name, None);
+                self.delete::<Scaling>(&mut batch, function_key);
+            }
+            Some(new) => {
+                if old.is_none() {
+                    // What a deletion left that was cut short is not to belong to another function of that name.
+                    self.delete_versions(&mut batch, name, Some(new));
+                    if new.scaling.provisioned.is_empty() {
+                        self.delete::<Scaling>(&mut batch, function_key);
+                    }
+                }
+                self.put_function(&mut batch, name, old, new);
+            }
+        }
+        batch
+    }
+
+    fn put_function(&self, batch: &mut Batch, name: &FunctionName, old: Option<&Function>, new: &Function) {
+        let function_key = name.as_str().as_bytes();
+        for version in new.versions() {
+            let before = old.and_then(|old| old.version(version.number));
+            if !before.is_some_and(|before| Arc::ptr_eq(before, version)) {
+                self.put(batch, &version_key(name, version.number), &**version);
+            }
+        }
+        let is_scaling_new = old.is_none_or(|old| !Arc::ptr_eq(&old.scaling, &new.scaling));
+        if is_scaling_new && !new.scaling.provisioned.is_empty() {
+            self.put(batch, function_key, &*new.scaling);
+        }
+        if old.is_none_or(|old| !Arc::ptr_eq(&old.shared, &new.shared)) {
+            self.put(batch, function_key, &*new.shared);
+        }
+        if old.is_some() {
+            self.delete_versions(batch, name, Some(new));
+            if is_scaling_new && new.scaling.provisioned.is_empty() {
+                self.delete::<Scaling>(batch, function_key);
+            }
+        }
+    }
+
+    /// Deletes the versions under a name that `kept` has not.
+    fn delete_versions(&self, batch: &mut Batch, name: &FunctionName, kept: Option<&Function>) {
+        let prefix = versions_prefix(name);
+        let from = self.of.range((Version::TABLE, prefix.clone())..);
+        for ((_, key), _) in
+            from.take_while(|((table, key), _)| *table == Version::TABLE && key.starts_with(&prefix))
+        {
+            let is_kept = kept.is_some_and(|kept| {
+                let mut keys = kept.versions().map(|version| version_key(name, version.number));
+                keys.any(|kept| kept == *key)
+            });
+            if !is_kept {
+                self.delete::<Version>(batch, key);
+            }
+        }
+    }
+}
+
+/// What the keys of a function's versions begin with. No name has a slash.
+fn versions_prefix(name: &FunctionName) -> Vec<u8> {
+    format!("{name}/").into_bytes()
+}
+
+/// The prefix and the number in big-endian bytes, `$LATEST` as zero.
 fn version_key(name: &FunctionName, number: VersionNumber) -> Vec<u8> {
     let number = match number {
         VersionNumber::Latest => 0,
         VersionNumber::Published(number) => number,
     };
-    let mut key = format!("{name}/").into_bytes();
+    let mut key = versions_prefix(name);
     key.extend_from_slice(&number.to_be_bytes());
     key
 }
+
+#[cfg(test)]
+mod tests;

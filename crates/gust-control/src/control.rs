@@ -22,7 +22,7 @@ use gust_worker::protocol::MemoryMode;
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    account::{Account, Resolved, batch},
+    account::{Account, Resolved, Revisions},
     agent::Agent,
     cluster::Cluster,
     concurrency::Book,
@@ -99,8 +99,8 @@ pub(crate) struct Inner {
     pub(crate) fleet: LiveFleet,
     tenants: Mutex<HashMap<String, TenantId>>,
     published: RwLock<Published>,
-    /// Held while a change is computed, written and published.
-    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Held while a change is computed, written and published; what the store has of the functions.
+    pub(crate) changing: tokio::sync::Mutex<Revisions>,
     book: Mutex<Book>,
     pub(crate) events: EventQueue,
     pub(crate) tasks: Tasks,
@@ -113,16 +113,6 @@ pub(crate) struct Inner {
 /// The control plane; clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Control(pub(crate) Arc<Inner>);
-
-/// What a change makes of a function.
-pub(crate) enum Next {
-    /// It stays as it is.
-    Same,
-    /// It becomes this.
-    Put(Function),
-    /// It is no more.
-    Gone,
-}
 
 /// What the control plane holds now.
 #[derive(Debug, Clone, Copy)]
@@ -152,7 +142,7 @@ impl Control {
         cluster: Option<Cluster>,
     ) -> Result<Self, StoreError> {
         let (hub, nodes) = cluster.map_or((None, None), |cluster| (Some(cluster.hub), Some(cluster.events)));
-        let account = Account::load(&store.meta)?;
+        let (account, revisions) = Account::load(&store.meta)?;
         let mut book = Book::new(config.limits.concurrency);
         for function in account.functions() {
             if let Some(reserved) = function.shared.reserved_concurrency {
@@ -166,7 +156,7 @@ impl Control {
                 account,
                 runnables: HashMap::new(),
             }),
-            changing: tokio::sync::Mutex::new(()),
+            changing: tokio::sync::Mutex::new(revisions),
             book: Mutex::new(book),
             events,
             tasks: Tasks::new(),
@@ -264,80 +254,6 @@ impl Control {
     /// Finds a function and the version that a target names.
     pub(crate) fn resolve(&self, target: &Target, draw: f64) -> Result<Resolved, ControlError> {
         self.read(|published| published.account.resolve(&self.0.config.place, target, draw))
-    }
-
-    /// Computes a change from what is published, makes it durable, and publishes it. Carried out to its end even if
-    /// the caller goes away. Answers the function after the change beside the step's own value.
-    pub(crate) async fn change<T: Send + 'static>(
-        &self,
-        name: &FunctionName,
-        step: impl FnOnce(&Account) -> Result<(Next, T), ControlError> + Send + 'static,
-    ) -> Result<(Option<Arc<Function>>, T), ControlError> {
-        let (control, name) = (self.clone(), name.clone());
-        let work = async move { control.change_now(&name, step).await };
-        match self.0.tasks.spawn(work).await {
-            Ok(result) => result,
-            Err(panic) => Err(ControlError::Service(format!("the change failed: {panic}"))),
-        }
-    }
-
-    async fn change_now<T>(
-        &self,
-        name: &FunctionName,
-        step: impl FnOnce(&Account) -> Result<(Next, T), ControlError>,
-    ) -> Result<(Option<Arc<Function>>, T), ControlError> {
-        let _one_at_a_time = self.0.changing.lock().await;
-        let (old, next, value) = self.read(|published| {
-            let (next, value) = step(&published.account)?;
-            Ok::<_, ControlError>((published.account.get(name).cloned(), next, value))
-        })?;
-        let new = match next {
-            Next::Same => return Ok((old, value)),
-            Next::Put(function) => Some(Arc::new(function.pruned())),
-            Next::Gone => None,
-        };
-        self.0
-            .store
-            .meta
-            .commit(batch(name, old.as_deref(), new.as_deref()))
-            .await?;
-        self.write(|published| published.account.set(name, new.clone()));
-        self.tell_fleet_of(name);
-        if let Some(old) = old {
-            self.forget(name, &old, new.as_deref()).await;
-        }
-        Ok((new, value))
-    }
-
-    /// Lets go of what only the old state of a function needed.
-    async fn forget(&self, name: &FunctionName, old: &Function, new: Option<&Function>) {
-        let gone: Vec<Arc<Runnable>> = self.write(|published| {
-            let Some(runnables) = published.runnables.get_mut(name) else {
-                return Vec::new();
-            };
-            let gone = runnables.extract_if(|number, _| new.and_then(|new| new.version(*number)).is_none());
-            let gone = gone.map(|(_, runnable)| runnable).collect();
-            if new.is_none() {
-                published.runnables.remove(name);
-            }
-            gone
-        });
-        for runnable in gone {
-            self.0.fleet.remove_function(&runnable.id);
-            self.remove_version(&runnable.id).await;
-        }
-        let needed = self.read(|published| published.account.code_blobs());
-        for blob in old.versions().map(|version| version.code.blob()) {
-            if !needed.contains(&blob) {
-                self.remove_package(blob);
-            }
-        }
-        if new.is_none() {
-            self.0.recent.forget(name);
-            if let Err(error) = self.0.store.logs.remove(&log_scope(name)).await {
-                tracing::warn!(%error, "a log that nothing needs could not be removed");
-            }
-        }
     }
 
     /// Removes packages and images that no version has: what a process left that ended at the wrong moment.

@@ -136,7 +136,7 @@ impl Control {
                 )));
             }
         };
-        let Some(Payload(payload)) = payload else {
+        let Some((Payload(payload), _)) = payload else {
             tracing::error!(event = %event.id, "an event has no payload and is dropped");
             return Ok(Delivery::Answered);
         };

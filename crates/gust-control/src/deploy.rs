@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use crate::{
     calllog::CallLog,
+    change::Next,
     clock,
     config::{egress, memory_mode},
-    control::{CODE, CODE_IMAGES, Control, Next, OWN_NODE, Runnable, log_scope},
+    control::{CODE, CODE_IMAGES, Control, OWN_NODE, Runnable, log_scope},
     environment,
     error::ControlError,
     fault::Run,

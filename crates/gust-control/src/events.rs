@@ -13,13 +13,13 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use gust_store::{Batch, Meta, Record, StoreError};
+use gust_store::{Batch, Meta, Precondition, Record, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Notify,
@@ -102,9 +102,21 @@ pub(crate) struct EventQueue {
 }
 
 impl EventQueue {
-    /// A queue with the events of the store.
+    /// A queue with the events of the store. A payload without an event is what an acceptance or an end left that was cut
+    /// short, and goes.
     pub(crate) fn load(meta: &Meta) -> Result<Self, StoreError> {
         let queue = Self::default();
+        if meta.count::<Payload>()? > meta.count::<Event>()? {
+            let events: HashSet<Vec<u8>> = meta.keys::<Event>(&[])?.into_iter().map(|(key, _)| key).collect();
+            let mut batch = Batch::new();
+            for (key, revision) in meta.keys::<Payload>(&[])? {
+                if !events.contains(&key) {
+                    batch.delete_if::<Payload>(Precondition::Is(revision), &key);
+                }
+            }
+            // What is left this time is found the next time.
+            drop(meta.commit(batch));
+        }
         for (_, event) in meta.scan::<Event>()? {
             let mut waiting = queue.lock();
             waiting.held += 1;
@@ -135,8 +147,9 @@ impl EventQueue {
             waiting.held_bytes = bytes;
         }
         let mut batch = Batch::new();
-        batch.put(event.id.as_bytes(), &event);
+        // In this order, so that there is no event without its payload.
         batch.put(event.id.as_bytes(), &Payload(payload));
+        batch.put(event.id.as_bytes(), &event);
         if let Err(error) = meta.commit(batch).await {
             self.lock().release(&event);
             return Err(error);
@@ -158,7 +171,7 @@ impl EventQueue {
     pub(crate) async fn retry(&self, meta: &Meta, queued: Queued) -> Result<(), StoreError> {
         let mut batch = Batch::new();
         batch.put(queued.event.id.as_bytes(), &queued.event);
-        let stored = meta.commit(batch).await;
+        let stored = meta.commit(batch).await.map(drop);
         // Queued even when the store failed: the event is there as it was, and this process still knows better.
         self.requeue(queued);
         stored
@@ -169,7 +182,7 @@ impl EventQueue {
         let mut batch = Batch::new();
         batch.delete::<Event>(event.id.as_bytes());
         batch.delete::<Payload>(event.id.as_bytes());
-        let deleted = meta.commit(batch).await;
+        let deleted = meta.commit(batch).await.map(drop);
         self.lock().release(event);
         deleted
     }
@@ -235,7 +248,9 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use gust_store::{Store, StoreConfig, decode, encode};
+    use std::sync::Arc;
+
+    use gust_store::{Memory, decode, encode};
 
     use super::*;
 
@@ -269,44 +284,56 @@ mod tests {
 
     #[tokio::test]
     async fn events_come_in_the_order_of_their_time_and_survive_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = StoreConfig::new(dir.path());
         let limits = AccountLimits {
             events_queued: 2,
             ..AccountLimits::default()
         };
-        let store = Store::open(&config).unwrap();
-        let queue = EventQueue::load(&store.meta).unwrap();
+        let meta = Meta::in_memory();
+        let queue = EventQueue::load(&meta).unwrap();
         let payload = Bytes::from_static(b"{}");
-        assert!(
-            queue
-                .accept(&store.meta, &limits, event(1, 20), payload.clone())
-                .await
-                .unwrap()
-        );
-        assert!(
-            queue
-                .accept(&store.meta, &limits, event(2, 10), payload.clone())
-                .await
-                .unwrap()
-        );
-        assert!(
-            !queue
-                .accept(&store.meta, &limits, event(3, 10), payload)
-                .await
-                .unwrap(),
-            "the queue is full"
-        );
+        let accept = |n, due| queue.accept(&meta, &limits, event(n, due), payload.clone());
+        assert!(accept(1, 20).await.unwrap());
+        assert!(accept(2, 10).await.unwrap());
+        assert!(!accept(3, 10).await.unwrap(), "the queue is full");
         assert_eq!(queue.next().await.event.id, Uuid::from_u128(2));
         assert_eq!(queue.next().await.event.id, Uuid::from_u128(1));
-        queue.finish(&store.meta, &event(2, 10)).await.unwrap();
+        queue.finish(&meta, &event(2, 10)).await.unwrap();
         assert_eq!(queue.len(), 1);
-        drop(store);
 
-        let store = Store::open(&config).unwrap();
-        let queue = EventQueue::load(&store.meta).unwrap();
+        let queue = EventQueue::load(&meta).unwrap();
         assert_eq!(queue.len(), 1);
         assert_eq!(queue.next().await.event, event(1, 20));
-        assert_eq!(store.meta.scan::<Payload>().unwrap().len(), 1);
+        assert_eq!(meta.count::<Payload>().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_event_is_there_whole_or_not_at_all_wherever_its_acceptance_or_end_is_cut() {
+        let limits = AccountLimits::default();
+        let payload = Bytes::from_static(b"{}");
+        // What is cut is accepting and ending one event: two steps each.
+        for steps in 0..=4 {
+            let records = Arc::new(Memory::default());
+            let meta = Meta::new(records.clone());
+            let queue = EventQueue::load(&meta).unwrap();
+            queue
+                .accept(&meta, &limits, event(1, 1), payload.clone())
+                .await
+                .unwrap();
+            records.cut_after(Some(steps));
+            let accepted = queue.accept(&meta, &limits, event(2, 2), payload.clone()).await;
+            let finished = queue.finish(&meta, &event(2, 2)).await;
+            records.cut_after(None);
+            assert_eq!((accepted.is_ok(), finished.is_ok()), (steps >= 2, steps >= 4));
+
+            let queue = EventQueue::load(&meta).unwrap();
+            let is_there = steps == 2;
+            assert_eq!(queue.len(), 1 + usize::from(is_there), "after {steps} steps");
+            for (key, _) in meta.keys::<Event>(&[]).unwrap() {
+                assert!(meta.get::<Payload>(&key).unwrap().is_some());
+            }
+            assert_eq!(meta.count::<Payload>().unwrap(), queue.len() as u64);
+            // The first one is none the worse.
+            assert_eq!(queue.next().await.event, event(1, 1));
+        }
     }
 }

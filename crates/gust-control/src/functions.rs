@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use crate::{
     account::Account,
+    change::Next,
     clock,
     config::{ConfigChange, EGRESS_TAG, MEMORY_TAG, check_scaling, egress, memory_mode},
-    control::{Control, Next},
+    control::Control,
     error::ControlError,
     ids::{FunctionName, Target},
     limits,

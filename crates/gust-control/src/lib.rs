@@ -12,6 +12,7 @@
 mod account;
 pub mod agent;
 mod calllog;
+mod change;
 pub mod clock;
 mod cluster;
 pub mod concurrency;

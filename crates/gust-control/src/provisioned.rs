@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use crate::{
     account::Account,
+    change::Next,
     clock,
     concurrency::UNRESERVED_MIN,
-    control::{Control, Next},
+    control::Control,
     error::{ControlError, Missing},
     ids::{FunctionName, Qualifier, Target, VersionNumber},
     model::{Function, Provisioned},

@@ -3,9 +3,10 @@
 use uuid::Uuid;
 
 use crate::{
+    change::Next,
     clock,
     concurrency::UNRESERVED_MIN,
-    control::{Control, Next},
+    control::Control,
     error::{ControlError, Missing},
     ids::{AliasName, FunctionName, Qualifier, Target, VersionNumber},
     model::{Alias, EventConfig, Function},

@@ -217,10 +217,14 @@ impl From<ControlError> for ApiError {
                 tracing::error!(%error, cause = ?std::error::Error::source(&error), "the store failed");
                 match error {
                     StoreError::DiskFull { .. } | StoreError::Busy => Self::internal(message),
+                    StoreError::Conflict { .. } => {
+                        Self::new("ResourceConflictException", StatusCode::CONFLICT, message)
+                    }
                     StoreError::Locked { .. }
                     | StoreError::Io { .. }
                     | StoreError::Database { .. }
                     | StoreError::Record { .. }
+                    | StoreError::TooLarge { .. }
                     | StoreError::Closed => Self::internal("The server could not read or write its data."),
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use crate::RecordError;
+use crate::{RecordError, records::RECORD_BYTES_MAX};
 
 /// Why the store could not do something. Clones share the cause: one failed commit answers every batch in it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -49,6 +49,26 @@ pub enum StoreError {
         /// What is wrong with it.
         #[source]
         source: RecordError,
+    },
+    /// A record is not what its writer believed.
+    #[error("record {key:?} of table {table} has been changed by another writer")]
+    Conflict {
+        /// The table.
+        table: &'static str,
+        /// The record's key.
+        key: String,
+    },
+    /// A record is longer than may be.
+    #[error(
+        "record {key:?} of table {table} would have {bytes} bytes, of which {RECORD_BYTES_MAX} are allowed"
+    )]
+    TooLarge {
+        /// The table.
+        table: &'static str,
+        /// The record's key.
+        key: String,
+        /// Its length, in bytes.
+        bytes: usize,
     },
     /// More writes wait than may.
     #[error("too many writes are waiting for the metadata database")]

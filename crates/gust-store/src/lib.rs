@@ -3,7 +3,7 @@
 //! ```text
 //! <data directory>/
 //!   lock              advisory lock; holds the owner's process id
-//!   meta.redb         records (functions, versions, queued events): [`Meta`]
+//!   meta.redb         records (functions, versions, queued events): [`Meta`]; [`Records`] can be kept elsewhere
 //!   blobs/<kind>/     content-addressed files (code packages, images): [`Blobs`]
 //!   logs/<function>/  bounded log segments: [`Logs`]
 //! ```
@@ -15,11 +15,17 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+#[cfg(test)]
+mod conformance;
+mod embedded;
 mod error;
+mod lease;
 mod lock;
 mod logs;
+mod memory;
 mod meta;
 mod record;
+pub mod records;
 
 use std::{
     fs::{self, OpenOptions},
@@ -30,10 +36,13 @@ use std::{
 
 pub use blob::{BlobId, BlobKind, Blobs, ParseBlobIdError, Pin};
 pub use error::StoreError;
+pub use lease::{Held, LeaseError};
 pub use lock::DataDirLock;
 pub use logs::{Follower, LogLine, LogReadError, LogScope, Logs, LogsConfig};
-pub use meta::{Batch, Meta};
+pub use memory::Memory;
+pub use meta::{Batch, Meta, Watch, Watched};
 pub use record::{Record, RecordError, decode, encode};
+pub use records::{Precondition, Records, Revision};
 
 /// Name of the metadata file in the data directory.
 const META_FILE: &str = "meta.redb";
@@ -108,7 +117,7 @@ impl Store {
             .open(dir.join(META_FILE));
         drop(meta.map_err(failed)?);
         Ok(Self {
-            meta: Meta::open(&dir.join(META_FILE), config.meta_cache_bytes)?,
+            meta: Meta::embedded(&dir.join(META_FILE), config.meta_cache_bytes)?,
             blobs: Blobs::open(dir.join("blobs"))?,
             logs: Logs::open(dir.join("logs"), config.logs)?,
             lock,

@@ -178,6 +178,8 @@ fn open_store(config: &UpConfig) -> Result<Store> {
             StoreError::Io { .. } => Some("choose a directory that you may write to with --data-dir"),
             StoreError::Database { .. }
             | StoreError::Record { .. }
+            | StoreError::Conflict { .. }
+            | StoreError::TooLarge { .. }
             | StoreError::Busy
             | StoreError::Closed => None,
         };
