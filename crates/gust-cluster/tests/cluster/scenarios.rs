@@ -337,7 +337,7 @@ pub async fn a_control_plane_that_starts_again_learns_what_is_there(
         let called = call_wanting(&agent.node, &id, "count", Wanted::Resting(named(name))).await?;
         equal(called.response.as_str(), "1")?;
     }
-    two.node.end(InstanceName(3));
+    two.node.end(InstanceName(3), Duration::ZERO);
     until(|| async { two.node.stats_now().await.is_some_and(|stats| stats.regular == 1) }).await?;
     // What learns from a run has ended: the instances rest.
     for agent in [&one, &two] {
