@@ -137,7 +137,7 @@ pub struct Invocation {
     pub log: mpsc::Sender<Bytes>,
     /// What is to serve it.
     pub wanted: Wanted,
-    /// Told when the event has been handed to its instance: what starts there has been started then, or is part of the run.
+    /// Told when the event has been handed to its instance, which has been laid out by then if it is restored.
     pub delivered: Option<oneshot::Sender<()>>,
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use gust_worker::protocol::{
     Answer, AnswerKind, Command, GuestExit, InvokeSpec, RESPONSE_BYTES_MAX, Report, Waiting, WorkerTimings,
 };
+use tokio::sync::oneshot;
 
 use crate::{
     api::{Invocation, InvokeResult, StartKind},
@@ -64,7 +65,8 @@ impl Drop for Serving {
             let mut instance = instance;
             let mut log = LogSink::Discarded;
             let left = deadline.saturating_duration_since(Instant::now());
-            if let Ok(Ok(Heard::Answer(..))) = tokio::time::timeout(left, hear(&mut instance, &mut log)).await
+            if let Ok(Ok(Heard::Answer(..))) =
+                tokio::time::timeout(left, hear(&mut instance, &mut log, &mut None)).await
             {
                 inner.put_to_rest(instance);
             }
@@ -88,7 +90,7 @@ impl Inner {
         invocation: &mut Invocation,
         log: &mut LogSink,
     ) -> Result<Ran, CallError> {
-        let delivered = invocation.delivered.take();
+        let mut delivered = invocation.delivered.take();
         let start = Instant::now();
         let deadline = start + invocation.timeout;
         let command = invoke_command(invocation);
@@ -123,11 +125,11 @@ impl Inner {
                 let limited = current.worker.limit(limits);
                 limited.map_err(|error| CallError::Lost(WorkerError::Bounds(error)))?;
             }
-            if let Some(delivered) = delivered {
-                // Whoever has stopped listening need not be told.
-                let _ = delivered.send(());
+            // One that is restored has it once it has been laid out: until then it is a restore in flight.
+            if restoring.is_none() {
+                tell(&mut delivered);
             }
-            hear(current, log).await.map_err(lost)
+            hear(current, log, &mut delivered).await.map_err(lost)
         };
         let heard = tokio::time::timeout_at(deadline.into(), run).await;
         let took = start.elapsed();
@@ -206,17 +208,22 @@ fn lost(error: WorkerError) -> CallError {
     }
 }
 
-/// Hears a worker out until the call is over. One that has said something since it was given the event is not taken for one
-/// that has not read it.
-async fn hear(instance: &mut Instance, log: &mut LogSink) -> Result<Heard, WorkerError> {
+/// Hears a worker out until the call is over. One that has said something since it was given the event, but that its guest
+/// is laid out, is not taken for one that has not read it.
+async fn hear(
+    instance: &mut Instance,
+    log: &mut LogSink,
+    delivered: &mut Option<oneshot::Sender<()>>,
+) -> Result<Heard, WorkerError> {
     let mut is_silent = true;
     loop {
         let frame = match instance.worker.receive().await {
             Err(WorkerError::Link(LinkError::Unread)) if !is_silent => return Err(LinkError::Closed.into()),
             received => received?,
         };
-        is_silent = false;
+        is_silent &= matches!(frame.message, Report::LaidOut);
         match frame.message {
+            Report::LaidOut => tell(delivered),
             Report::Log => log.take(frame.body).await,
             Report::Answer(answer) => return Ok(Heard::Answer(answer, frame.body)),
             Report::Exited(exit) => return Ok(Heard::Exited(exit)),
@@ -232,6 +239,14 @@ async fn hear(instance: &mut Instance, log: &mut LogSink) -> Result<Heard, Worke
             | Report::Outside { .. }
             | Report::Refused { .. }) => return Err(unexpected(&other)),
         }
+    }
+}
+
+/// Tells whoever wants to know that an event is with its instance.
+fn tell(delivered: &mut Option<oneshot::Sender<()>>) {
+    if let Some(delivered) = delivered.take() {
+        // Whoever has stopped listening need not be told.
+        let _ = delivered.send(());
     }
 }
 

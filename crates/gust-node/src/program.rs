@@ -223,6 +223,7 @@ impl Running {
                 | Report::Replanned { .. }
                 | Report::Exited(_)
                 | Report::Outside { .. }
+                | Report::LaidOut
                 | Report::Refused { .. }) => return Err(lost(unexpected(&other))),
             }
         }

@@ -276,6 +276,7 @@ async fn until_waiting(
             | Report::Ran(_)
             | Report::CannotRun { .. }
             | Report::Outside { .. }
+            | Report::LaidOut
             | Report::Refused { .. }) => return Err(lost(unexpected(&other))),
         }
     }

@@ -254,6 +254,7 @@ pub(crate) fn unexpected(report: &Report) -> WorkerError {
         Report::Ran(_) => "Ran",
         Report::CannotRun { .. } => "CannotRun",
         Report::Refused { .. } => "Refused",
+        Report::LaidOut => "LaidOut",
     })
 }
 

@@ -61,8 +61,8 @@ pub enum Command {
     Init(InitSpec),
     /// Lay out a snapshot in a pooled worker, or, with a layout that has a graft for it, in a worker where the base of
     /// the snapshot's runtime has been laid out and touched ahead. Descriptors: memory, state, layout (when `has_layout`), root image,
-    /// code image, layers. Body: a frozen instance (when `thaw`). Answered by [`Report::Waiting`] only when `arm` is set; otherwise an [`Command::Invoke`]
-    /// follows at once.
+    /// code image, layers. Body: a frozen instance (when `thaw`). Answered by [`Report::Waiting`] when `arm` is set, otherwise by [`Report::LaidOut`]: an
+    /// [`Command::Invoke`] follows at once then.
     Restore(RestoreSpec),
     /// Deliver an event. Body: the event. Answered by any number of [`Report::Log`], one [`Report::Answer`], and
     /// [`Report::Waiting`] when the instance is ready for the next event (memory `Fresh`: already copied back).
@@ -211,6 +211,8 @@ pub enum Report {
         /// What was tried and why it failed, for the node's log.
         reason: String,
     },
+    /// The snapshot has been laid out, and the event that came with it is next.
+    LaidOut,
 }
 
 /// How the runtime's program takes events and gives answers.

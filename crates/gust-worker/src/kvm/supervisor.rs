@@ -299,9 +299,11 @@ impl Supervisor {
         };
         let mut sandbox = Box::new(Sandbox::restore(vm, outside, restore)?);
         sandbox.open_network(self.network.take());
-        if arm {
-            channel.send(&Report::Waiting(waiting(&mut sandbox, true)), b"")?;
-        }
+        let report = match arm {
+            true => Report::Waiting(waiting(&mut sandbox, true)),
+            false => Report::LaidOut,
+        };
+        channel.send(&report, b"")?;
         self.stage = Stage::Guest(sandbox);
         Ok(Next::Command)
     }

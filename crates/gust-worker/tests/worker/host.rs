@@ -601,6 +601,8 @@ impl Worker {
                 .ok_or("the worker closed its socket")?;
             match frame.message {
                 Report::Log => log.extend(frame.body),
+                // What is asked next is what it does with its event.
+                Report::LaidOut => {}
                 report => return Ok((report, frame.body, log)),
             }
         }
