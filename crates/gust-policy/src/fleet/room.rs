@@ -157,12 +157,13 @@ impl Fleet {
         let need = function.charge();
         let calls = function.uses[class as usize].mean(self.uses[class as usize].usual());
         let order = self.regions.order(function.spec.home, calls);
-        if let Some(node) = self.armed_node(now, f, need) {
+        let is_late = |node: &super::state::Node| class == Class::Regular && node.creates_enough();
+        let armed = self.armed_node(now, f, need);
+        if let Some(node) = armed.filter(|node| !is_late(&self.nodes[*node])) {
             return Some(node);
         }
         let key = self.next_instance;
         let cost = &self.config.cost;
-        let is_late = |node: &super::state::Node| class == Class::Regular && node.creates_enough();
         let mut is_held = false;
         for region in order.as_slice() {
             let draw = Draw {
