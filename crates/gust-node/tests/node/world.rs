@@ -396,11 +396,14 @@ pub fn signal(pid: i32, signal: rustix::process::Signal) -> Result<(), Failed> {
     }
 }
 
-/// Whether a process or one of its children gets processor time now.
-pub fn is_running(pid: i32) -> bool {
+/// Processor time that a process and its children have had, in ticks of the kernel's clock (10 ms).
+pub fn ticks(pid: i32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('R'));
-    state == Some(true) || children(pid).into_iter().any(is_running)
+    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    // Fields 14 and 15 (proc_pid_stat(5)); the state, which is the first here, is field 3.
+    let own = after_name.split(' ').skip(11).take(2);
+    let own: u64 = own.filter_map(|field| field.parse::<u64>().ok()).sum();
+    own + children(pid).into_iter().map(ticks).sum::<u64>()
 }
 
 /// Whether a process has ended, reaped or not.
