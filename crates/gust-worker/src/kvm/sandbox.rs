@@ -691,9 +691,12 @@ impl Sandbox {
     }
 
     /// Whether the guest, which keeps its memory between calls, can go back to its snapshot now. What was frozen cannot:
-    /// its pages were laid out as it left them.
+    /// its pages were laid out as it left them. Nor can one with several threads: a Node.js guest that went back after its
+    /// first calls was ended by SIGSEGV in its next one.
     pub fn can_go_back(&self) -> bool {
-        let is_settled = self.waits_for == WaitsFor::Event && self.said.is_empty() && self.renewal.is_none();
+        let is_alone = self.kernel.thread_slots().len() == 1;
+        let is_settled =
+            is_alone && self.waits_for == WaitsFor::Event && self.said.is_empty() && self.renewal.is_none();
         let origin = self.origin.as_ref();
         let has_layout = |origin: &Origin| !origin.recording && !origin.is_thawed && origin.layout.is_some();
         is_settled && self.kernel.ended().is_none() && origin.is_some_and(has_layout)
