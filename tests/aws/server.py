@@ -38,7 +38,7 @@ class Server:
         self.isolation = None
         self.errors = []
 
-    def start(self):
+    def start(self, *further):
         # Where functions run as processes, their users must be able to pass through.
         self.data_dir.chmod(0o711)
         runtimes = self.data_dir / "runtimes"
@@ -46,7 +46,7 @@ class Server:
             runtimes.symlink_to(RUNTIMES)
         command = [GUST, "up", "--listen", "127.0.0.1:0", "--data-dir", str(self.data_dir)]
         self.process = subprocess.Popen(
-            [*command, *self.arguments],
+            [*command, *self.arguments, *further],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -54,7 +54,7 @@ class Server:
             env={**os.environ, "GUST_CONFIG": "/dev/null", "GUST_ISOLATION": ISOLATION, **self.environment},
         )
         # Read to its end, so that a chatty server never waits for us; shown when a test fails.
-        threading.Thread(target=lambda: self.errors.extend(self.process.stderr), daemon=True).start()
+        threading.Thread(target=self.errors.extend, args=(self.process.stderr,), daemon=True).start()
         watchdog = threading.Timer(START_TIMEOUT_S, self.process.kill)
         watchdog.start()
         said = ""
@@ -70,6 +70,19 @@ class Server:
         wanted = MICRO_VM if ISOLATION == "kvm" or (ISOLATION == "auto" and os.path.exists("/dev/kvm")) else "process"
         assert wanted in self.isolation, f"functions should run in {wanted}, but the server says {self.isolation}"
         return self
+
+    def upgrade(self):
+        """Starts a server that takes over from this one, and answers how this one ended."""
+        before, endpoint = self.process, self.endpoint
+        try:
+            self.start("--take-over")
+            assert self.endpoint == endpoint
+            return before.wait(STOP_TIMEOUT_S)
+        finally:
+            if before.poll() is None:
+                before.kill()
+            before.wait()
+            before.stdout.close()
 
     @property
     def has_snapshots(self):

@@ -1,10 +1,13 @@
 """A server with nodes that have joined it: `gust node` processes with data directories of their own. (Nodes with network
 namespaces of their own are tested in crates/gust-cluster.)"""
 
+import collections
 import concurrent.futures
 import contextlib
+import http.client
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -17,7 +20,7 @@ import botocore.exceptions
 import pytest
 
 import server as gust
-from conftest import call, create, private, refused
+from conftest import call, create, private, raw, refused
 
 SLOW = "import time\ndef handler(event, context):\n    time.sleep(event)\n    return event\n"
 COUNT = "n = 0\ndef handler(event, context):\n    global n\n    n += 1\n    return n\n"
@@ -203,6 +206,68 @@ def test_nodes_are_upgraded_under_load_without_a_failed_call(cluster):
         assert old.end(signal.SIGTERM) == 0
         load.more(40)
         until(lambda: cluster.nodes() == 2)
+
+
+class Kept(threading.Thread):
+    """A client that keeps one connection, never tries anything again, and opens another one only when it is told to."""
+
+    def __init__(self, cluster, name):
+        super().__init__()
+        self.address, self.name = cluster.server.endpoint.removeprefix("http://"), name
+        self.wanted, self.answered, self.error = True, 0, None
+
+    def run(self):
+        connection = http.client.HTTPConnection(self.address, timeout=60)
+        try:
+            while self.wanted:
+                connection.request("POST", f"/2015-03-31/functions/{self.name}/invocations", b"0.001")
+                response = connection.getresponse()
+                body = response.read()
+                assert (response.status, body) == (200, b"0.001"), (response.status, body)
+                self.answered += 1
+        except Exception as error:
+            self.error = error
+        finally:
+            connection.close()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.wanted = False
+        self.join()
+        assert self.error is None and self.answered > 0, self.error
+
+
+def began(cluster, name):
+    """The ids of the invocations that have begun, from the function's log."""
+    lines = raw(cluster.server, "GET", f"/_gust/v1/functions/{name}/logs?lines=10000")[2].decode()
+    return collections.Counter(re.findall(r"START RequestId: ([0-9a-f-]{36})", lines))
+
+
+def test_a_server_is_upgraded_under_load_without_a_failed_call(cluster):
+    create(cluster.client, "slow", SLOW, Timeout=60)
+    create(cluster.client, "event", SLOW, Timeout=60)
+    cluster.node()
+    accepted = []
+    with Load(cluster, "slow", 3) as load, Kept(cluster, "slow"):
+        for upgrade in range(3):
+            load.more(30)
+            # One that goes on in the old process while the new one serves, and events: running, waiting and new.
+            across = calls_at_once(cluster, "slow", 1, 2)
+            for _ in range(6):
+                response = cluster.client.invoke(FunctionName="event", InvocationType="Event", Payload=b"0.5")
+                accepted.append(response["ResponseMetadata"]["RequestId"])
+            assert cluster.server.upgrade() == 0
+            assert across[0].result()["Payload"] == 2
+            until(lambda: cluster.nodes() == 2)
+            cluster.client.update_function_configuration(FunctionName="event", Description=f"upgrade {upgrade}")
+        load.more(30)
+        until(lambda: private(cluster.server, "stats")["events_waiting"] == 0)
+    counted = began(cluster, "event")
+    assert counted == collections.Counter(accepted), "each event was run once"
+    print(*(line for line in cluster.server.errors if "has taken over" in line))
 
 
 def test_a_server_that_starts_again_finds_its_nodes(data_dir):

@@ -167,6 +167,9 @@ impl RemoteNode {
     /// As there; [`InvokeError::NodeLost`] when the node is lost before it has answered.
     pub async fn invoke(&self, id: &VersionId, mut invocation: Invocation) -> Result<Outcome, InvokeError> {
         let limit = invocation.timeout + CALL_EXTRA;
+        let Some(_counted) = self.member.count_call() else {
+            return Err(self.is_lost(false));
+        };
         match tokio::time::timeout(limit, self.run(id, &mut invocation)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.refused(AskError::Call(CallError::Late(limit)), "running an event")),

@@ -5,7 +5,7 @@
 //! outlive a request (deployments, calls, deliveries) are counted and waited for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
@@ -20,6 +20,7 @@ use gust_policy::{FunctionId, NodeId, NodeSpec, TenantId};
 use gust_store::{BlobKind, LogScope, Store, StoreError};
 use gust_worker::protocol::MemoryMode;
 use tokio::sync::{Semaphore, watch};
+use uuid::Uuid;
 
 use crate::{
     account::{Account, Resolved, Revisions},
@@ -100,9 +101,11 @@ pub(crate) struct Inner {
     tenants: Mutex<HashMap<String, TenantId>>,
     published: RwLock<Published>,
     /// Held while a change is computed, written and published; what the store has of the functions.
-    pub(crate) changing: tokio::sync::Mutex<Revisions>,
+    pub(crate) changing: Arc<tokio::sync::Mutex<Revisions>>,
     book: Mutex<Book>,
     pub(crate) events: EventQueue,
+    /// Calls that wait for their places.
+    pub(crate) placing: watch::Sender<usize>,
     pub(crate) tasks: Tasks,
     pub(crate) deployments: Semaphore,
     pub(crate) recent: Recent,
@@ -131,7 +134,8 @@ pub struct ControlStats {
 
 impl Control {
     /// Starts the control plane on an open store and a running node. Versions that were deployed are made known to
-    /// the node, none is booted; deployments that were cut short begin again in the background.
+    /// the node, none is booted; deployments that were cut short begin again in the background. Events that the process
+    /// before this one still delivers are `elsewhere`; see [`Control::event_ended_elsewhere`].
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -140,6 +144,7 @@ impl Control {
         store: Store,
         node: Agent,
         cluster: Option<Cluster>,
+        elsewhere: &HashSet<Uuid>,
     ) -> Result<Self, StoreError> {
         let (hub, nodes) = cluster.map_or((None, None), |cluster| (Some(cluster.hub), Some(cluster.events)));
         let (account, revisions) = Account::load(&store.meta)?;
@@ -149,16 +154,17 @@ impl Control {
                 book.reserve(&function.shared.name, Some(reserved));
             }
         }
-        let events = EventQueue::load(&store.meta)?;
+        let events = EventQueue::load(&store.meta, elsewhere)?;
         let fleet = LiveFleet::start(config.fleet.clone());
         let control = Self(Arc::new(Inner {
             published: RwLock::new(Published {
                 account,
                 runnables: HashMap::new(),
             }),
-            changing: tokio::sync::Mutex::new(revisions),
+            changing: Arc::new(tokio::sync::Mutex::new(revisions)),
             book: Mutex::new(book),
             events,
+            placing: watch::Sender::default(),
             tasks: Tasks::new(),
             deployments: Semaphore::new(DEPLOYMENTS_MAX),
             recent: Recent::default(),

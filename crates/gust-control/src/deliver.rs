@@ -3,7 +3,10 @@
 //! Which events wait is [`crate::events`]'s, when an event is tried again [`crate::retry`]'s; here both meet the way of
 //! a call.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::Semaphore;
 
@@ -13,6 +16,7 @@ use crate::{
     control::Control,
     error::ControlError,
     events::{Event, Payload, Queued},
+    fleet::Ending,
     ids::Target,
     invoke::Request,
     retry::{self, Decision, Delivery, RetryPolicy},
@@ -90,7 +94,8 @@ impl Control {
     async fn deliver(&self, mut queued: Queued) {
         let event = &queued.event;
         let delivery = match self.attempt(event).await {
-            Ok(delivery) => delivery,
+            Ok(Some(delivery)) => delivery,
+            Ok(None) => return self.0.events.requeue(queued),
             // It stays in the store and is delivered after the next start.
             Err(ControlError::Stopping) => return,
             Err(error) => {
@@ -125,7 +130,9 @@ impl Control {
         }
     }
 
-    async fn attempt(&self, event: &Event) -> Result<Delivery, ControlError> {
+    /// Has the function run for an event. `None` when no delivery is to begin now.
+    async fn attempt(&self, event: &Event) -> Result<Option<Delivery>, ControlError> {
+        let began = Instant::now();
         let (control, id) = (self.clone(), event.id);
         let payload = tokio::task::spawn_blocking(move || control.0.store.meta.get::<Payload>(id.as_bytes()));
         let payload = match payload.await {
@@ -138,7 +145,7 @@ impl Control {
         };
         let Some((Payload(payload), _)) = payload else {
             tracing::error!(event = %event.id, "an event has no payload and is dropped");
-            return Ok(Delivery::Answered);
+            return Ok(Some(Delivery::Answered));
         };
         let request = Request {
             target: event.target(),
@@ -148,12 +155,21 @@ impl Control {
             trace_id: event.trace_id.clone(),
             want_tail: false,
         };
-        let reply = Box::pin(self.run(request)).await?;
-        Ok(if reply.is_error {
+        let ready = tokio::select! {
+            biased;
+            () = self.0.events.held() => return Ok(None),
+            ready = self.ready(&request.target) => ready?,
+        };
+        if !self.0.events.begin(event.id) {
+            ready.placed.end(Ending::NotSent);
+            return Ok(None);
+        }
+        let reply = Box::pin(self.run(request, ready, began)).await?;
+        Ok(Some(if reply.is_error {
             Delivery::Failed
         } else {
             Delivery::Answered
-        })
+        }))
     }
 
     fn retry_policy(&self, target: &Target) -> RetryPolicy {

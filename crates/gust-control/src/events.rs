@@ -19,10 +19,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use gust_store::{Batch, Meta, Precondition, Record, StoreError};
+use gust_store::{Batch, Meta, Precondition, Record, Revision, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc, watch},
     time::{Instant, sleep_until},
 };
 use uuid::Uuid;
@@ -35,7 +35,7 @@ use crate::{
 
 /// An event without its payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Event {
+pub struct Event {
     /// The invocation's id, the same for every attempt.
     pub(crate) id: Uuid,
     pub(crate) name: FunctionName,
@@ -77,6 +77,15 @@ impl Record for Payload {
     const VERSION: u8 = 1;
 }
 
+/// What has become of an event that a process delivered after it had handed the store over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventEnd {
+    /// It is done with.
+    Done(Box<Event>),
+    /// It is to be tried again.
+    Again(Box<Event>),
+}
+
 /// An event that waits, with what is not worth storing.
 #[derive(Debug, Clone)]
 pub(crate) struct Queued {
@@ -85,10 +94,26 @@ pub(crate) struct Queued {
     pub(crate) undelivered: u32,
 }
 
+/// Whether deliveries begin.
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    Open,
+    /// None does: the next process is about to get the store.
+    Held,
+    /// The next process has the store, and is told here what becomes of events that this one delivers.
+    HandedOver(mpsc::Sender<EventEnd>),
+}
+
 #[derive(Debug, Default)]
 struct Waiting {
     due: BinaryHeap<Reverse<(u64, Uuid)>>,
     events: HashMap<Uuid, Queued>,
+    phase: Phase,
+    /// Events whose delivery has begun. Those that have been taken and have not are in no list.
+    running: HashSet<Uuid>,
+    /// Events that the process before this one still delivers.
+    elsewhere: HashMap<Uuid, Queued>,
     /// Events and bytes that are accepted and not done with, whether they wait or run.
     held: usize,
     held_bytes: u64,
@@ -99,12 +124,14 @@ struct Waiting {
 pub(crate) struct EventQueue {
     waiting: Mutex<Waiting>,
     changed: Notify,
+    /// Deliveries do not begin; for those that wait for their place.
+    is_held: watch::Sender<bool>,
 }
 
 impl EventQueue {
-    /// A queue with the events of the store. A payload without an event is what an acceptance or an end left that was cut
-    /// short, and goes.
-    pub(crate) fn load(meta: &Meta) -> Result<Self, StoreError> {
+    /// A queue with the events of the store. Those that are delivered elsewhere wait until that is over. A payload without
+    /// an event is what an acceptance or an end left that was cut short, and goes.
+    pub(crate) fn load(meta: &Meta, elsewhere: &HashSet<Uuid>) -> Result<Self, StoreError> {
         let queue = Self::default();
         if meta.count::<Payload>()? > meta.count::<Event>()? {
             let events: HashSet<Vec<u8>> = meta.keys::<Event>(&[])?.into_iter().map(|(key, _)| key).collect();
@@ -121,10 +148,15 @@ impl EventQueue {
             let mut waiting = queue.lock();
             waiting.held += 1;
             waiting.held_bytes += event.payload_bytes;
-            waiting.push(Queued {
+            let queued = Queued {
                 event,
                 undelivered: 0,
-            });
+            };
+            if elsewhere.contains(&queued.event.id) {
+                waiting.elsewhere.insert(queued.event.id, queued);
+            } else {
+                waiting.push(queued);
+            }
         }
         Ok(queue)
     }
@@ -171,7 +203,10 @@ impl EventQueue {
     pub(crate) async fn retry(&self, meta: &Meta, queued: Queued) -> Result<(), StoreError> {
         let mut batch = Batch::new();
         batch.put(queued.event.id.as_bytes(), &queued.event);
-        let stored = meta.commit(batch).await.map(drop);
+        let Some(storing) = self.ends_here(meta, batch, &queued.event, EventEnd::Again) else {
+            return Ok(());
+        };
+        let stored = storing.await.map(drop);
         // Queued even when the store failed: the event is there as it was, and this process still knows better.
         self.requeue(queued);
         stored
@@ -182,9 +217,120 @@ impl EventQueue {
         let mut batch = Batch::new();
         batch.delete::<Event>(event.id.as_bytes());
         batch.delete::<Payload>(event.id.as_bytes());
-        let deleted = meta.commit(batch).await.map(drop);
+        let Some(deleting) = self.ends_here(meta, batch, event, EventEnd::Done) else {
+            return Ok(());
+        };
+        let deleted = deleting.await.map(drop);
         self.lock().release(event);
         deleted
+    }
+
+    /// An event that was taken has its place; `false` when its delivery is not to begin: then it is to be queued again.
+    pub(crate) fn begin(&self, id: Uuid) -> bool {
+        let mut waiting = self.lock();
+        match waiting.phase {
+            Phase::Open => waiting.running.insert(id),
+            Phase::Held | Phase::HandedOver(_) => return false,
+        };
+        true
+    }
+
+    /// Begins no delivery any more, until [`EventQueue::take_back`].
+    pub(crate) fn hold(&self) {
+        self.lock().phase = Phase::Held;
+        self.is_held.send_replace(true);
+    }
+
+    /// Waits until deliveries do not begin. Cancel-safe.
+    pub(crate) async fn held(&self) {
+        // The sender is here.
+        drop(self.is_held.subscribe().wait_for(|is_held| *is_held).await);
+    }
+
+    /// Tells of the events that are being delivered: which they are, and what becomes of each. All others are the next
+    /// process's, whether they were taken here or not.
+    pub(crate) fn hand_over(&self) -> (Vec<Uuid>, mpsc::Receiver<EventEnd>) {
+        self.hold();
+        let mut waiting = self.lock();
+        // Each of them ends once.
+        let (tell, ended) = mpsc::channel(waiting.running.len().max(1));
+        waiting.phase = Phase::HandedOver(tell);
+        (waiting.running.iter().copied().collect(), ended)
+    }
+
+    /// Deliveries begin again, after [`EventQueue::hold`] or [`EventQueue::hand_over`].
+    pub(crate) fn take_back(&self) {
+        self.lock().phase = Phase::Open;
+        self.is_held.send_replace(false);
+        self.changed.notify_one();
+    }
+
+    /// What has become of an event that was delivered elsewhere. One that is not known is done with already.
+    pub(crate) async fn end_elsewhere(&self, meta: &Meta, end: EventEnd) -> Result<(), StoreError> {
+        let (EventEnd::Done(event) | EventEnd::Again(event)) = &end;
+        match self.lock().elsewhere.remove(&event.id) {
+            Some(_) => {}
+            None => return Ok(()),
+        }
+        self.end(meta, end).await
+    }
+
+    /// Stores what has become of an event.
+    pub(crate) async fn end(&self, meta: &Meta, end: EventEnd) -> Result<(), StoreError> {
+        match end {
+            EventEnd::Done(event) => self.finish(meta, &event).await,
+            EventEnd::Again(event) => {
+                let queued = Queued {
+                    event: *event,
+                    undelivered: 0,
+                };
+                self.retry(meta, queued).await
+            }
+        }
+    }
+
+    /// Whoever delivered events elsewhere has ended: those that it has not told of are delivered here. Answers how many.
+    pub(crate) fn elsewhere_is_gone(&self) -> usize {
+        let left = {
+            let mut waiting = self.lock();
+            let left = std::mem::take(&mut waiting.elsewhere);
+            let count = left.len();
+            left.into_values().for_each(|queued| waiting.push(queued));
+            count
+        };
+        self.changed.notify_one();
+        left
+    }
+
+    /// Has the end of an event's attempt stored. `None` when another process has the store: then it is told of the end.
+    fn ends_here(
+        &self,
+        meta: &Meta,
+        batch: Batch,
+        event: &Event,
+        end: fn(Box<Event>) -> EventEnd,
+    ) -> Option<impl Future<Output = Result<Vec<Revision>, StoreError>> + Send + use<>> {
+        let mut waiting = self.lock();
+        let tell = match &waiting.phase {
+            // Queued under the lock: what ends before the hand-over is in the store before the store is let go of, and
+            // is not said to run.
+            Phase::Open | Phase::Held => {
+                let storing = meta.commit(batch);
+                waiting.running.remove(&event.id);
+                return Some(storing);
+            }
+            Phase::HandedOver(tell) => tell,
+        };
+        if !waiting.running.contains(&event.id) {
+            // It has not begun, so the next process delivers it, and this one if it takes the store back.
+            waiting.push(Queued {
+                event: event.clone(),
+                undelivered: 0,
+            });
+        } else if tell.try_send(end(Box::new(event.clone()))).is_err() {
+            tracing::warn!("the next process is not told of an event's end, and delivers it again");
+        }
+        None
     }
 
     /// Waits for an event to be due and takes it. Cancel-safe: an event is taken only when it is returned.
@@ -221,6 +367,7 @@ impl EventQueue {
 
 impl Waiting {
     fn push(&mut self, queued: Queued) {
+        self.running.remove(&queued.event.id);
         self.due
             .push(Reverse((queued.event.due_unix_ms, queued.event.id)));
         self.events.insert(queued.event.id, queued);
@@ -228,6 +375,10 @@ impl Waiting {
 
     /// The first event if it is due, otherwise when the first one is.
     fn pop(&mut self, now_unix_ms: u64) -> Result<Queued, Option<u64>> {
+        match self.phase {
+            Phase::Open => {}
+            Phase::Held | Phase::HandedOver(_) => return Err(None),
+        }
         while let Some(Reverse((due, id))) = self.due.peek().copied() {
             if due > now_unix_ms {
                 return Err(Some(due));
@@ -241,6 +392,7 @@ impl Waiting {
     }
 
     fn release(&mut self, event: &Event) {
+        self.running.remove(&event.id);
         self.held -= 1;
         self.held_bytes -= event.payload_bytes;
     }
@@ -248,9 +400,12 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{
+        sync::Arc,
+        task::{Context, Waker},
+    };
 
-    use gust_store::{Memory, decode, encode};
+    use gust_store::{Memory, Store, StoreConfig, decode, encode};
 
     use super::*;
 
@@ -289,7 +444,7 @@ mod tests {
             ..AccountLimits::default()
         };
         let meta = Meta::in_memory();
-        let queue = EventQueue::load(&meta).unwrap();
+        let queue = EventQueue::load(&meta, &HashSet::new()).unwrap();
         let payload = Bytes::from_static(b"{}");
         let accept = |n, due| queue.accept(&meta, &limits, event(n, due), payload.clone());
         assert!(accept(1, 20).await.unwrap());
@@ -300,7 +455,7 @@ mod tests {
         queue.finish(&meta, &event(2, 10)).await.unwrap();
         assert_eq!(queue.len(), 1);
 
-        let queue = EventQueue::load(&meta).unwrap();
+        let queue = EventQueue::load(&meta, &HashSet::new()).unwrap();
         assert_eq!(queue.len(), 1);
         assert_eq!(queue.next().await.event, event(1, 20));
         assert_eq!(meta.count::<Payload>().unwrap(), 1);
@@ -314,7 +469,7 @@ mod tests {
         for steps in 0..=4 {
             let records = Arc::new(Memory::default());
             let meta = Meta::new(records.clone());
-            let queue = EventQueue::load(&meta).unwrap();
+            let queue = EventQueue::load(&meta, &HashSet::new()).unwrap();
             queue
                 .accept(&meta, &limits, event(1, 1), payload.clone())
                 .await
@@ -325,7 +480,7 @@ mod tests {
             records.cut_after(None);
             assert_eq!((accepted.is_ok(), finished.is_ok()), (steps >= 2, steps >= 4));
 
-            let queue = EventQueue::load(&meta).unwrap();
+            let queue = EventQueue::load(&meta, &HashSet::new()).unwrap();
             let is_there = steps == 2;
             assert_eq!(queue.len(), 1 + usize::from(is_there), "after {steps} steps");
             for (key, _) in meta.keys::<Event>(&[]).unwrap() {
@@ -335,5 +490,69 @@ mod tests {
             // The first one is none the worse.
             assert_eq!(queue.next().await.event, event(1, 1));
         }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_runs_while_the_store_is_handed_over_is_neither_lost_nor_run_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig::new(dir.path());
+        let limits = AccountLimits::default();
+        let store = Store::open(&config).unwrap();
+        let old = EventQueue::load(&store.meta, &HashSet::new()).unwrap();
+        for n in 1..=6 {
+            let payload = Bytes::from_static(b"{}");
+            assert!(
+                old.accept(&store.meta, &limits, event(n, n as u64), payload)
+                    .await
+                    .unwrap()
+            );
+        }
+        let mut running = Vec::new();
+        for _ in 0..5 {
+            running.push(old.next().await);
+            assert!(old.begin(running.last().unwrap().event.id));
+        }
+        // This one waits for its place.
+        let placeless = old.next().await;
+        // One ends before, and one while nothing begins any more.
+        old.finish(&store.meta, &running[0].event).await.unwrap();
+        old.hold();
+        old.held().await;
+        assert!(!old.begin(placeless.event.id));
+        old.requeue(placeless);
+        assert!(old.lock().pop(u64::MAX).is_err(), "nothing new begins");
+        let last = running.remove(4);
+        let mut last = Box::pin(old.finish(&store.meta, &last.event));
+        // It may or may not have reached the disk.
+        let _ = last.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let (ids, mut ended) = old.hand_over();
+        store.release().await.unwrap();
+        assert_eq!(
+            ids.iter().copied().collect::<HashSet<_>>(),
+            HashSet::from([2, 3, 4].map(Uuid::from_u128))
+        );
+        assert!(old.lock().pop(u64::MAX).is_err(), "nothing new begins");
+
+        let next = Store::open(&config).unwrap();
+        let new = EventQueue::load(&next.meta, &ids.into_iter().collect()).unwrap();
+        assert_eq!(
+            new.next().await.event.id,
+            Uuid::from_u128(6),
+            "what nobody has begun is begun"
+        );
+        assert_eq!(new.lock().pop(u64::MAX).unwrap_err(), None);
+        old.finish(&store.meta, &running[1].event).await.unwrap();
+        let mut again = running.remove(2);
+        again.event.attempts = 7;
+        old.retry(&store.meta, again.clone()).await.unwrap();
+        for _ in 0..2 {
+            let end = ended.recv().await.unwrap();
+            new.end_elsewhere(&next.meta, end).await.unwrap();
+        }
+        assert_eq!(new.next().await.event, again.event);
+        assert_eq!(new.elsewhere_is_gone(), 1, "the one that it has not told of");
+        assert_eq!(new.next().await.event.id, Uuid::from_u128(4));
+        assert_eq!(new.len(), 3);
+        assert_eq!(next.meta.scan::<Event>().unwrap().len(), 3);
     }
 }

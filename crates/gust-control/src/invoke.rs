@@ -26,6 +26,7 @@ use crate::{
     limits,
     lines::{self, Report, StartPhase},
     model::{State, Version},
+    placing::Ready,
     recent::Call,
 };
 
@@ -100,7 +101,11 @@ impl Control {
         match self
             .0
             .tasks
-            .spawn(async move { control.run(request).await })
+            .spawn(async move {
+                let began = Instant::now();
+                let ready = control.ready(&request.target).await?;
+                control.run(request, ready, began).await
+            })
             .await
         {
             Ok(reply) => reply,
@@ -153,16 +158,19 @@ impl Control {
         })
     }
 
-    pub(crate) async fn run(&self, request: Request) -> Result<Reply, ControlError> {
-        let began = Instant::now();
-        if self.is_stopping() {
-            return Err(ControlError::Stopping);
-        }
+    /// Makes a call that has its place. It came at `began`.
+    pub(crate) async fn run(
+        &self,
+        request: Request,
+        ready: Ready,
+        began: Instant,
+    ) -> Result<Reply, ControlError> {
+        let Ready {
+            runnable,
+            version,
+            placed,
+        } = ready;
         let name = &request.target.name;
-        // A function that there is not is told before any bound is.
-        self.runnable(&request.target)?;
-        self.book().check(name).map_err(throttled)?;
-        let (runnable, version, placed) = self.place(&request.target).await?;
         let scheduling = placed.deciding();
         let waited = began.elapsed().saturating_sub(scheduling);
         let counted = self.book().acquire(name);
@@ -329,7 +337,7 @@ async fn send(
     outcome
 }
 
-fn throttled(reason: ThrottleReason) -> ControlError {
+pub(crate) fn throttled(reason: ThrottleReason) -> ControlError {
     ControlError::Throttled {
         reason,
         retry_after: RETRY_AFTER,

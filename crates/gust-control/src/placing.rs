@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use gust_node::VersionId;
 use gust_policy::{FunctionId, FunctionSpec, Refusal, TenantId};
+use tokio::sync::watch;
 
 use crate::{
     concurrency::ThrottleReason,
@@ -12,6 +13,7 @@ use crate::{
     error::ControlError,
     fleet::{Placed, Refused},
     ids::{FunctionName, Target},
+    invoke::throttled,
     model::{Function, Version},
 };
 
@@ -20,6 +22,31 @@ const EXPECTED_BYTES: u64 = 48 << 20;
 
 /// Tags of tenants that are told apart; one more is counted with those that have none.
 const TENANTS_MAX: usize = 65_536;
+
+/// A call that has its place, and what runs there.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) runnable: Arc<Runnable>,
+    /// As it is configured now.
+    pub(crate) version: Arc<Version>,
+    pub(crate) placed: Placed,
+}
+
+/// A call that waits for its place, until this is dropped.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
 
 impl Control {
     /// Tells the fleet of a version, and makes of it what calls are sent to.
@@ -87,14 +114,29 @@ impl Control {
         tenant
     }
 
+    /// Checks a call and has it placed.
+    pub(crate) async fn ready(&self, target: &Target) -> Result<Ready, ControlError> {
+        if self.is_stopping() {
+            return Err(ControlError::Stopping);
+        }
+        // A function that there is not is told before any bound is.
+        self.runnable(target)?;
+        self.book().check(&target.name).map_err(throttled)?;
+        let _waiting = Waiting::new(&self.0.placing);
+        self.place(target).await
+    }
+
     /// Has a call placed. A version that is replaced while the call waits for it is found again, once.
-    pub(crate) async fn place(
-        &self,
-        target: &Target,
-    ) -> Result<(Arc<Runnable>, Arc<Version>, Placed), ControlError> {
+    async fn place(&self, target: &Target) -> Result<Ready, ControlError> {
         let (runnable, version) = self.runnable(target)?;
         let refused = match self.0.fleet.place(runnable.function).await {
-            Ok(placed) => return Ok((runnable, version, placed)),
+            Ok(placed) => {
+                return Ok(Ready {
+                    runnable,
+                    version,
+                    placed,
+                });
+            }
             Err(refused) => refused,
         };
         if refused.reason != Refusal::UnknownFunction {
@@ -102,7 +144,11 @@ impl Control {
         }
         let (runnable, version) = self.runnable(target)?;
         match self.0.fleet.place(runnable.function).await {
-            Ok(placed) => Ok((runnable, version, placed)),
+            Ok(placed) => Ok(Ready {
+                runnable,
+                version,
+                placed,
+            }),
             Err(refused) => Err(self.refusal(target, refused)),
         }
     }

@@ -12,6 +12,8 @@
 
 mod auth;
 mod body;
+mod connection;
+mod doors;
 mod download;
 mod error;
 mod handlers;
@@ -27,4 +29,5 @@ mod validate;
 mod wire;
 
 pub use auth::{AuthConfig, SERVICE};
+pub use doors::{Doors, Parked};
 pub use server::{GatewayConfig, run};

@@ -1,18 +1,13 @@
 //! The HTTP server: connections, their bounds, and the way of a request through authentication to its operation.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use gust_control::{Control, clock};
 use hyper::{
     Method, Response, StatusCode,
     body::{Body as _, Incoming},
     header::HeaderValue,
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -24,6 +19,8 @@ use uuid::Uuid;
 use crate::{
     auth::{AuthConfig, Caller},
     body::{self, Body},
+    connection,
+    doors::{Doors, Parked, Phase},
     download::DownloadKey,
     error::ApiError,
     handlers,
@@ -34,13 +31,13 @@ use crate::{
 };
 
 /// Connections that are served at once; further ones wait in the listener's queue.
-const CONNECTIONS_MAX: usize = 4096;
+const CONNECTIONS_MAX: u32 = 4096;
 
 /// Longest wait for the headers of a request on an open connection; also how long an idle connection is kept.
-const HEADERS_TIMEOUT: Duration = Duration::from_secs(75);
+pub(crate) const HEADERS_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Longest header section, in bytes.
-const HEADERS_BYTES_MAX: usize = 64 << 10;
+pub(crate) const HEADERS_BYTES_MAX: usize = 64 << 10;
 
 /// Bodies that are held in memory at once, together, in KiB; a request waits while there is no room for its own.
 const BODIES_KIB_MAX: usize = 512 << 10;
@@ -68,6 +65,7 @@ pub struct Gateway {
     /// Configuration.
     pub config: GatewayConfig,
     pub(crate) downloads: DownloadKey,
+    doors: Doors,
     /// Room for bodies, in KiB.
     room: Semaphore,
 }
@@ -84,39 +82,44 @@ impl Gateway {
 }
 
 /// Serves the API on a listener until `shutdown` ends; then waits for running requests, for at most the configured
-/// grace. New connections are refused at once when the shutdown begins.
+/// grace. New connections are refused at once when the shutdown begins. `doors` can hold connections back meanwhile; when
+/// the shutdown finds them paused, the connections that are left are parked and not closed.
 pub async fn run(
     listener: TcpListener,
     control: Control,
     config: GatewayConfig,
+    doors: Doors,
     shutdown: impl Future<Output = ()>,
 ) {
     let grace = config.grace;
-    let downloads = DownloadKey::new();
     let gateway = Arc::new(Gateway {
         control,
         config,
-        downloads,
+        downloads: DownloadKey::new(),
+        doors: doors.clone(),
         room: Semaphore::new(BODIES_KIB_MAX),
     });
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let graceful = GracefulShutdown::new();
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX as usize));
+    let mut phase = doors.phase();
     tokio::pin!(shutdown);
     loop {
-        let accepted = async {
+        let is_open = *phase.borrow_and_update() == Phase::Open;
+        let next = async {
             // The semaphore is never closed.
             let place = Arc::clone(&connections).acquire_owned().await.ok();
-            (place, listener.accept().await)
+            (place, next_connection(&listener, &doors).await)
         };
-        let (place, accepted) = tokio::select! {
-            accepted = accepted => accepted,
+        let (place, next) = tokio::select! {
+            next = next, if is_open => next,
             () = &mut shutdown => break,
+            // The sender lives as long as the doors.
+            _ = phase.changed() => continue,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let serving = serve(Arc::clone(&gateway), stream, peer, &graceful);
+        match next {
+            Ok((stream, received)) => {
+                let gateway = Arc::clone(&gateway);
                 tokio::spawn(async move {
-                    serving.await;
+                    serve(gateway, stream, received).await;
                     drop(place);
                 });
             }
@@ -127,35 +130,43 @@ pub async fn run(
         }
     }
     drop(listener);
-    if timeout(grace, graceful.shutdown()).await.is_err() {
+    if *phase.borrow_and_update() == Phase::Open {
+        doors.close();
+    }
+    if timeout(grace, connections.acquire_many(CONNECTIONS_MAX))
+        .await
+        .is_err()
+    {
         tracing::warn!("connections were cut off at the end of the grace period");
     }
 }
 
+/// The next connection: a new one, or one of another process with what that has received of it.
+async fn next_connection(listener: &TcpListener, doors: &Doors) -> io::Result<(TcpStream, Bytes)> {
+    tokio::select! {
+        accepted = listener.accept() => accepted.map(|(stream, _)| (stream, Bytes::new())),
+        Some(Parked { stream, received }) = doors.arrived() => {
+            stream.set_nonblocking(true)?;
+            Ok((TcpStream::from_std(stream)?, received))
+        }
+    }
+}
+
 /// Serves one connection.
-fn serve(
-    gateway: Arc<Gateway>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    graceful: &GracefulShutdown,
-) -> impl Future<Output = ()> + Send + use<> {
+async fn serve(gateway: Arc<Gateway>, stream: TcpStream, received: Bytes) {
+    let peer = match stream.peer_addr() {
+        Ok(peer) => peer,
+        Err(error) => return tracing::debug!(%error, "a connection has ended before it was served"),
+    };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps delaying small packets");
     }
-    let service = service_fn(move |request| {
+    let answer = |request| {
         let gateway = Arc::clone(&gateway);
-        async move { Ok::<_, std::convert::Infallible>(answer(&gateway, peer, request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_TIMEOUT)
-        .max_buf_size(HEADERS_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    let connection = graceful.watch(connection);
-    async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%peer, %error, "a connection ended with an error");
-        }
+        async move { answer(&gateway, peer, request).await }
+    };
+    if let Err(error) = connection::serve(&gateway.doors, stream, received, answer).await {
+        tracing::debug!(%peer, %error, "a connection ended with an error");
     }
 }
 
@@ -179,6 +190,8 @@ async fn handle(gateway: &Gateway, id: Uuid, peer: SocketAddr, request: hyper::R
     if parts.method == Method::GET && path == private::HEALTH_PATH {
         return private::health();
     }
+    // Before anything is waited for: see [`Doors::pause`].
+    let storing = gateway.doors.storing();
     if let Some(download) = gateway.downloads.claimed(path, query) {
         return gateway.downloads.serve(gateway, download?).await;
     }
@@ -197,6 +210,13 @@ async fn handle(gateway: &Gateway, id: Uuid, peer: SocketAddr, request: hyper::R
             drop(body::receive(body, 0, "").await);
             return Err(error);
         }
+    };
+    let _storing = match &route {
+        Found::Aws(operation) if handlers::is_synchronous_call(*operation, &parts.headers) => {
+            drop(storing);
+            None
+        }
+        Found::Aws(_) | Found::Private(_) => Some(storing),
     };
     let bytes_max = match &route {
         Found::Aws(operation) => handlers::body_bytes_max(*operation, &parts.headers),

@@ -124,6 +124,27 @@ impl Store {
         })
     }
 
+    /// Writes what is queued and lets go of the data directory, so that another process can open it, while this one
+    /// goes on for a while. Records are refused with [`StoreError::Closed`] from then on. Blobs and logs are not: files
+    /// that are whole stay, and lines of two processes can go into one log.
+    ///
+    /// # Errors
+    /// When what was queued could not be written; then nothing has been let go of.
+    pub async fn release(&self) -> Result<(), StoreError> {
+        self.logs.flush().await;
+        self.meta.release().await?;
+        self.lock.release()
+    }
+
+    /// Takes the data directory again after [`Store::release`].
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it.
+    pub fn retake(&self) -> Result<(), StoreError> {
+        self.lock.retake()?;
+        self.meta.retake()
+    }
+
     /// The data directory.
     pub fn dir(&self) -> &Path {
         self.lock.dir()
@@ -183,5 +204,25 @@ mod tests {
         assert!(text.contains(&std::process::id().to_string()), "{text}");
         drop(first);
         Store::open(&config).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_data_directory_that_was_let_go_of_is_anothers_until_it_is_taken_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StoreConfig::new(dir.path());
+        let first = Store::open(&config).unwrap();
+        let late = |store: &Store| store.meta.commit(Batch::new());
+        let queued = late(&first);
+        first.release().await.unwrap();
+        queued.await.unwrap();
+        assert!(matches!(late(&first).await, Err(StoreError::Closed)));
+        let second = Store::open(&config).unwrap();
+        late(&second).await.unwrap();
+        // A write that was refused has not opened the database again.
+        assert!(matches!(late(&first).await, Err(StoreError::Closed)));
+        assert!(matches!(first.retake(), Err(StoreError::Locked { .. })));
+        drop(second);
+        first.retake().unwrap();
+        late(&first).await.unwrap();
     }
 }

@@ -293,6 +293,9 @@ pub struct UpArgs {
     /// Data directory [default: /var/lib/gust for root, ~/.local/share/gust for others]
     #[arg(long, env = paths::DATA_DIR_VARIABLE)]
     pub data_dir: Option<PathBuf>,
+    /// Take over from the server that runs on the data directory, if one does: no request fails
+    #[arg(long)]
+    pub take_over: bool,
     /// The wall around each instance [default: auto]
     #[arg(long, env = "GUST_ISOLATION", value_enum)]
     pub isolation: Option<IsolationChoice>,

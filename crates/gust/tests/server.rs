@@ -4,18 +4,7 @@ mod common;
 
 use std::{fs, net::TcpListener, process::Command};
 
-use common::{Server, data_dir, gust, project, run, runtimes, text};
-
-const CREATE: &str = r#"{"FunctionName":"NAME","Runtime":"python3.11","Handler":"app.handler",
-    "Role":"arn:aws:iam::000000000000:role/r","Code":{"ZipFile":"ZIP"}}"#;
-
-/// The package of one empty file `app.py`, in base64.
-const SMALL_ZIP: &str = "UEsDBBQAAAAAAAAAIQAAAAAAAAAAAAAAAAAGAAAAYXBwLnB5UEsBAhQDFAAAAAAAAAAhAAAAAAAAAAAAAAAAAAYAAAAAAAAAAAAAAKSBAAAAAGFwcC5weVBLBQYAAAAAAQABADQAAAAkAAAAAAA=";
-
-fn create(server: &Server, name: &str) -> (u16, String) {
-    let body = CREATE.replace("NAME", name).replace("ZIP", SMALL_ZIP);
-    server.request("POST", "/2015-03-31/functions", body.as_bytes())
-}
+use common::{Server, create, data_dir, gust, project, run, runtimes, text};
 
 #[test]
 fn a_port_in_use_is_told_before_anything_is_touched() {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use gust_node::{InstanceName, NodeStats, Present};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     convert,
@@ -35,6 +35,8 @@ pub(crate) struct Member {
     pub turn: tokio::sync::Mutex<()>,
     /// There are instances that have been lost.
     has_lost: Notify,
+    /// Calls that are under way to it.
+    calls: watch::Sender<Calls>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +54,23 @@ struct State {
     stats: NodeStats,
 }
 
+/// Calls to a node.
+#[derive(Debug, Default)]
+struct Calls {
+    under_way: usize,
+    /// There are to be no more.
+    are_over: bool,
+}
+
+/// A call that is counted.
+struct Counted<'a>(&'a Member);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.calls.send_modify(|calls| calls.under_way -= 1);
+    }
+}
+
 impl Member {
     pub(crate) fn new(name: NodeName) -> Self {
         Self {
@@ -59,6 +78,29 @@ impl Member {
             state: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             has_lost: Notify::new(),
+            calls: watch::Sender::default(),
+        }
+    }
+
+    /// A call is under way to it until this is dropped; `None` after [`Member::end_calls`].
+    pub(crate) fn count_call(&self) -> Option<impl Drop + Send + use<'_>> {
+        let is_let = self.calls.send_if_modified(|calls| {
+            calls.under_way += usize::from(!calls.are_over);
+            !calls.are_over
+        });
+        is_let.then(|| Counted(self))
+    }
+
+    /// Waits for a moment at which no call is under way to it; there is none from then on.
+    pub(crate) async fn end_calls(&self) {
+        let mut calls = self.calls.subscribe();
+        let end = |calls: &mut Calls| {
+            calls.are_over = calls.under_way == 0;
+            calls.are_over
+        };
+        while !self.calls.send_if_modified(end) {
+            // The sender is here.
+            drop(calls.wait_for(|calls| calls.under_way == 0).await);
         }
     }
 

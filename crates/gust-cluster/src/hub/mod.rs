@@ -25,8 +25,9 @@ use std::{
 use gust_node::{Node, Present, VersionId, VersionSpec};
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
+    time::timeout,
 };
 
 pub(crate) use member::Member;
@@ -114,6 +115,8 @@ pub(crate) struct Inner {
     /// What nodes are told of when they need it.
     versions: RwLock<HashMap<VersionId, Arc<VersionSpec>>>,
     joins: Semaphore,
+    /// Another process takes connections.
+    letting_go: watch::Sender<bool>,
     events: mpsc::Sender<Event>,
 }
 
@@ -144,6 +147,7 @@ impl Hub {
             members: Mutex::default(),
             versions: RwLock::default(),
             joins: Semaphore::new(JOINS_AT_A_TIME),
+            letting_go: watch::Sender::new(false),
             events,
         }));
         Ok((hub, taken))
@@ -152,11 +156,14 @@ impl Hub {
     /// Serves nodes until `shutdown` completes; then ends every link.
     pub async fn run(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let mut connections = JoinSet::new();
+        let mut letting_go = self.0.letting_go.subscribe();
         tokio::pin!(shutdown);
         loop {
+            let accepts = !*letting_go.borrow_and_update();
             tokio::select! {
                 () = &mut shutdown => break,
-                accepted = listener.accept() => match accepted {
+                Ok(()) = letting_go.changed() => {}
+                accepted = listener.accept(), if accepts => match accepted {
                     Ok((stream, address)) if connections.len() < CONNECTIONS_MAX => {
                         let hub = self.clone();
                         connections.spawn(async move { hub.serve(stream, address).await });
@@ -171,6 +178,25 @@ impl Hub {
             }
         }
         connections.shutdown().await;
+    }
+
+    /// Takes no more connections, for another process listens at the same address. Ends the link to each node as soon as
+    /// no call is under way to it, at the latest after `patience`: the node links to the other process then.
+    pub async fn let_go(&self, patience: Duration) {
+        self.0.letting_go.send_replace(true);
+        let members: Vec<_> = self.members().values().cloned().collect();
+        let mut going = JoinSet::new();
+        for member in members {
+            going.spawn(async move {
+                if timeout(patience, member.end_calls()).await.is_err() {
+                    tracing::warn!(node = %member.name, "the link to a node ends with calls under way");
+                }
+                if let Some(link) = member.link() {
+                    link.close();
+                }
+            });
+        }
+        while going.join_next().await.is_some() {}
     }
 
     /// Makes a version known. Nodes are told of it when they first need it.

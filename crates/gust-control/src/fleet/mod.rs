@@ -162,6 +162,13 @@ impl LiveFleet {
         self.finish(state);
     }
 
+    /// All nodes but one are gone, as [`LiveFleet::remove_node`] has it.
+    pub fn remove_nodes_but(&self, kept: NodeId) {
+        let mut nodes: Vec<NodeId> = self.state().agents.keys().copied().collect();
+        nodes.retain(|node| *node != kept);
+        nodes.into_iter().for_each(|node| self.remove_node(node));
+    }
+
     /// Makes a function version known, or changes what is known of it. The memory that its instances are seen to use
     /// replaces what the specification expects.
     pub fn function(&self, version: &VersionId, spec: FunctionSpec) -> FunctionId {

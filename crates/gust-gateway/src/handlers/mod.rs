@@ -34,6 +34,11 @@ pub(crate) fn body_bytes_max(operation: Operation, headers: &HeaderMap) -> usize
     }
 }
 
+/// The operation is a call that is answered with its result. It needs no store.
+pub(crate) fn is_synchronous_call(operation: Operation, headers: &HeaderMap) -> bool {
+    operation == Operation::Invoke && !invoke::is_async(headers)
+}
+
 /// The operation takes a package.
 pub(crate) fn is_upload(operation: Operation) -> bool {
     matches!(

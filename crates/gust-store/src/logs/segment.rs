@@ -51,9 +51,12 @@ impl Segment {
             .read(true)
             .append(true)
             .open(path)?;
-        let bytes = whole_lines_bytes(&mut file)?;
-        // A line that the end of the process cut short would swallow the next one.
-        file.set_len(bytes)?;
+        let (bytes, length) = whole_lines_bytes(&mut file)?;
+        // A line that the end of the process cut short would swallow the next one. Nothing is cut off otherwise: another
+        // process that ends may have added a line meanwhile.
+        if bytes < length {
+            file.set_len(bytes)?;
+        }
         Ok(Self {
             dir: dir.to_owned(),
             number,
@@ -93,8 +96,8 @@ impl Segment {
     }
 }
 
-/// Bytes up to the last line feed. Looks back no further than a line can be long.
-fn whole_lines_bytes(file: &mut File) -> io::Result<u64> {
+/// Bytes up to the last line feed, and of the whole file. Looks back no further than a line can be long.
+fn whole_lines_bytes(file: &mut File) -> io::Result<(u64, u64)> {
     let bytes = file.seek(SeekFrom::End(0))?;
     // Escaping can double a message; stream and time are short.
     let window = bytes.min(2 * super::line::MESSAGE_BYTES_MAX as u64 + 4096);
@@ -102,5 +105,5 @@ fn whole_lines_bytes(file: &mut File) -> io::Result<u64> {
     let mut end = Vec::with_capacity(usize::try_from(window).unwrap_or_default());
     file.take(window).read_to_end(&mut end)?;
     let kept = end.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    Ok(bytes - window + kept as u64)
+    Ok((bytes - window + kept as u64, bytes))
 }

@@ -3,17 +3,22 @@
 //! ```text
 //! configuration -> listener bound -> store -> node -> control plane -> calls are taken
 //! signal -> no new calls; running ones end within the grace period -> instances ended -> store closed
+//! taken over -> connections held back -> store let go of -> running calls end within the grace period -> ended
 //! ```
 //!
 //! The listener is bound first, so that a port in use is told before anything is touched, and what arrives while the
 //! rest starts waits in its queue. A second signal ends the process at once.
 
+mod announce;
 mod config;
+mod ending;
+mod handover;
 mod nodes;
+mod start;
 
 use std::{
     fs::OpenOptions,
-    io::{IsTerminal, Write},
+    io::IsTerminal,
     net::SocketAddr,
     process::ExitCode,
     sync::Arc,
@@ -21,15 +26,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use gust_control::{Control, ControlConfig, agent::Agent, fake::FakeNode, fleet::LiveConfig};
+use gust_control::{ControlConfig, fleet::LiveConfig};
 use gust_gateway::GatewayConfig;
 use gust_node::{Isolation, Node, NodeConfig};
 use gust_policy::{FleetConfig, NodeSpec};
-use gust_store::{Store, StoreConfig, StoreError};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::{net::TcpListener, sync::oneshot};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -37,8 +38,10 @@ use crate::{
     exit::Hinted,
     paths,
 };
+use announce::announce;
 pub use config::UpConfig;
-use nodes::Nodes;
+use ending::{Signals, retire, stop};
+use start::{Started, duplicate, start};
 
 /// Threads that serve requests; what blocks has threads of its own, which come and go.
 const SERVING_THREADS_MAX: usize = 4;
@@ -58,16 +61,13 @@ const RESTORES_PER_CPU: usize = 4;
 /// Restores at the same time where they take no processor.
 const FAKE_RESTORES: u32 = 10_000;
 
-/// Exit code after a second signal.
-const INTERRUPTED: i32 = 130;
-
 /// Starts the server and serves until a signal comes.
 pub fn run(arguments: UpArgs) -> Result<ExitCode> {
     let began = Instant::now();
-    let quiet = arguments.quiet;
+    let (quiet, takes_over) = (arguments.quiet, arguments.take_over);
     let config = UpConfig::read(arguments)?;
     let runtime = runtime(&config)?;
-    runtime.block_on(serve(config, began, quiet))?;
+    runtime.block_on(serve(config, began, takes_over, quiet))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -94,58 +94,74 @@ pub fn runtime(config: &UpConfig) -> Result<tokio::runtime::Runtime> {
         .context("start the runtime")
 }
 
-async fn serve(config: UpConfig, began: Instant, quiet: bool) -> Result<()> {
-    let stop_signals = (
-        signal(SignalKind::terminate()).context("listen for SIGTERM")?,
-        signal(SignalKind::interrupt()).context("listen for SIGINT")?,
+async fn serve(config: UpConfig, began: Instant, takes_over: bool, quiet: bool) -> Result<()> {
+    let signals = Signals::new()?;
+    let started = start(&config, takes_over).await?;
+    let (address, control) = (started.served.api.1, &started.served.control);
+    let remark = started.remark.as_deref();
+    announce(
+        &config,
+        address,
+        started.wall,
+        remark,
+        control,
+        began.elapsed(),
+        quiet,
     );
-    let listener = bind(&config).await?;
-    let address = listener.local_addr().context("read the listener's address")?;
-    let store = open_store(&config)?;
-    let (wall, remark) = wall(&config)?;
-    let agent = match wall {
-        Wall::Sandbox(isolation) => Agent::Local(start_node(&config, isolation).await?),
-        Wall::Fake => Agent::Fake(FakeNode::new(config.fake_start, config.instances)),
-    };
-    let nodes = Nodes::open(&config, &agent).await?;
-    let (cluster, nodes) = nodes.map_or((None, None), |(cluster, nodes)| (Some(cluster), Some(nodes)));
-    let control =
-        Control::start(control_config(&config, wall), store, agent, cluster).context("read the metadata")?;
-    // After the control plane knows what nodes may have instances of.
-    let nodes = nodes.map(Nodes::serve);
+    serve_to_the_end(&config, started, signals, quiet).await
+}
+
+/// Serves until a signal comes or another server has taken over, and what runs then has ended.
+async fn serve_to_the_end(
+    config: &UpConfig,
+    started: Started,
+    mut signals: Signals,
+    quiet: bool,
+) -> Result<()> {
+    let Started {
+        api,
+        served,
+        offer,
+        nodes,
+        ..
+    } = started;
     let gateway = GatewayConfig {
         auth: config.auth.clone(),
         grace: config.grace,
     };
-    announce(
-        &config,
-        address,
-        wall,
-        remark.as_deref(),
-        &control,
-        began.elapsed(),
-        quiet,
-    );
-
+    let control = &served.control;
+    let (end, ended) = oneshot::channel::<()>();
     let mut stopped = control.stopped();
     let shutdown = async move {
-        // The control plane outlives this future.
-        let _closed = stopped.wait_for(|stopped| *stopped).await;
+        tokio::select! {
+            // The control plane outlives this future.
+            _closed = stopped.wait_for(|stopped| *stopped) => {}
+            // Dropped is as good as said.
+            _ = ended => {}
+        }
     };
-    let serving = gust_gateway::run(listener, control.clone(), gateway, shutdown);
-    let stopping = stop_on_signal(&control, stop_signals, config.grace, quiet);
-    tokio::join!(serving, stopping);
+    let serving = gust_gateway::run(api, control.clone(), gateway, served.doors.clone(), shutdown);
+    let ending = async {
+        tokio::select! {
+            () = signals.next() => {
+                stop(control, signals, config.grace, quiet).await;
+                Ok(())
+            }
+            taken = offer.taken(&served) => {
+                drop(end);
+                retire(taken?, &served, nodes.as_ref(), signals, config.grace, quiet).await;
+                Ok(())
+            }
+        }
+    };
+    let (ended, ()) = tokio::join!(ending, serving);
     if let Some(nodes) = nodes {
         nodes.stop().await;
     }
     if !quiet {
         eprintln!("stopped");
     }
-    Ok(())
-}
-
-async fn bind(config: &UpConfig) -> Result<TcpListener> {
-    listen(config.listen, "--listen").await
+    ended
 }
 
 /// Binds a port, for an option.
@@ -166,42 +182,6 @@ pub async fn listen(listen: SocketAddr, option: &str) -> Result<TcpListener> {
         }
         .into()
     })
-}
-
-fn open_store(config: &UpConfig) -> Result<Store> {
-    Store::open(&StoreConfig::new(&config.data_dir)).map_err(|error| {
-        let hint = match &error {
-            StoreError::Locked { .. } => {
-                Some("stop that server, or give this one another directory with --data-dir")
-            }
-            StoreError::DiskFull { .. } => Some("make room, or use another disk with --data-dir"),
-            StoreError::Io { .. } => Some("choose a directory that you may write to with --data-dir"),
-            StoreError::Database { .. }
-            | StoreError::Record { .. }
-            | StoreError::Conflict { .. }
-            | StoreError::TooLarge { .. }
-            | StoreError::Busy
-            | StoreError::Closed => None,
-        };
-        match hint {
-            Some(hint) => Hinted {
-                message: with_causes(&error),
-                hint: hint.to_owned(),
-            }
-            .into(),
-            None => anyhow::Error::new(error),
-        }
-    })
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// What is around instances.
@@ -323,87 +303,5 @@ fn control_config(config: &UpConfig, wall: Wall) -> ControlConfig {
         memory_mode: config.memory_mode,
         retry_wait: config.retry_wait,
         runtimes_dir: paths::runtimes_dir(&config.data_dir),
-    }
-}
-
-fn announce(
-    config: &UpConfig,
-    address: SocketAddr,
-    wall: Wall,
-    remark: Option<&str>,
-    control: &Control,
-    took: Duration,
-    quiet: bool,
-) {
-    let mut text = format!(
-        "gust {} is ready at http://{address}\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    if !quiet {
-        let stats = control.stats();
-        let wall = match wall {
-            Wall::Sandbox(Isolation::Kvm) => "a KVM micro-VM for each instance",
-            Wall::Sandbox(Isolation::Process) => "a process in namespaces for each instance (no KVM)",
-            Wall::Fake => "none: nothing is run",
-        };
-        let runtimes = crate::commands::runtime::built(&paths::runtimes_dir(&config.data_dir));
-        text.push_str(&format!("  after      {:.1} ms\n", took.as_secs_f64() * 1000.0));
-        text.push_str(&format!("  data       {}\n", config.data_dir.display()));
-        text.push_str(&format!("  isolation  {wall}\n"));
-        let names: Vec<String> = runtimes.into_iter().map(|runtime| runtime.name).collect();
-        let shown = if names.is_empty() {
-            "none yet".to_owned()
-        } else {
-            names.join(", ")
-        };
-        text.push_str(&format!("  runtimes   {shown}\n"));
-        text.push_str(&format!("  functions  {}", stats.functions));
-        if stats.events > 0 {
-            text.push_str(&format!(", {} asynchronous events waiting", stats.events));
-        }
-        text.push_str("\n\nnext:\n");
-        if names.is_empty() {
-            text.push_str("  gust runtime build python3.11\n");
-        }
-        text.push_str("  gust deploy DIR\n");
-        text.push_str(&format!(
-            "  aws --endpoint-url http://{address} lambda list-functions\n"
-        ));
-    }
-    if let Some(remark) = remark {
-        eprintln!("warning: {remark}");
-    }
-    if !address.ip().is_loopback() && config.auth.keys.is_empty() {
-        eprintln!(
-            "warning: {address} is reachable from elsewhere, but no access key is set: others are refused"
-        );
-    }
-    let mut out = std::io::stdout().lock();
-    // Whoever started the server may not read what it prints.
-    let _closed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-async fn stop_on_signal(
-    control: &Control,
-    (mut terminate, mut interrupt): (Signal, Signal),
-    grace: Duration,
-    quiet: bool,
-) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    if !quiet {
-        eprintln!(
-            "stopping; running calls get {} s (a second signal ends them)",
-            grace.as_secs()
-        );
-    }
-    let stop = control.stop(grace);
-    tokio::pin!(stop);
-    tokio::select! {
-        () = &mut stop => {}
-        _ = terminate.recv() => std::process::exit(INTERRUPTED),
-        _ = interrupt.recv() => std::process::exit(INTERRUPTED),
     }
 }

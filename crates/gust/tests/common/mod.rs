@@ -18,6 +18,12 @@ use std::{
 /// Longest wait for an answer: a failure, not a figure.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+const CREATE: &str = r#"{"FunctionName":"NAME","Runtime":"python3.11","Handler":"app.handler",
+    "Role":"arn:aws:iam::000000000000:role/r","Code":{"ZipFile":"ZIP"}}"#;
+
+/// The package of one empty file `app.py`, in base64.
+const SMALL_ZIP: &str = "UEsDBBQAAAAAAAAAIQAAAAAAAAAAAAAAAAAGAAAAYXBwLnB5UEsBAhQDFAAAAAAAAAAhAAAAAAAAAAAAAAAAAAYAAAAAAAAAAAAAAKSBAAAAAGFwcC5weVBLBQYAAAAAAQABADQAAAAkAAAAAAA=";
+
 /// The program under test, with nothing of the caller's configuration.
 pub fn gust() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gust"));
@@ -169,6 +175,12 @@ impl Drop for Server {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Makes a function that does nothing.
+pub fn create(server: &Server, name: &str) -> (u16, String) {
+    let body = CREATE.replace("NAME", name).replace("ZIP", SMALL_ZIP);
+    server.request("POST", "/2015-03-31/functions", body.as_bytes())
 }
 
 /// A directory with one Python function.
