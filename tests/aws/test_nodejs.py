@@ -10,6 +10,7 @@ from textwrap import dedent
 
 import pytest
 
+import server as gust
 from conftest import call, create, make_zip, needs, private
 
 HERE = pathlib.Path(__file__).parent
@@ -425,3 +426,25 @@ def test_garbage_is_collected_within_little_memory(client, name):
     )
     for _ in range(2):
         assert call(client, name)["Payload"] == 20_000
+
+
+@pytest.mark.skipif(gust.ISOLATION == "process", reason="SKIPPED: only micro-VMs go back to their snapshots")
+def test_instances_that_go_back_to_their_snapshot_are_as_if_new(server, client, name):
+    source = """
+        let calls = 0;
+        exports.handler = async (event) => {
+          const texts = Array.from({ length: 20_000 }, (_, at) => `text ${at} of ${event}`);
+          const found = JSON.parse(JSON.stringify(texts)).filter((text) => text.endsWith(event));
+          return { calls: ++calls, found: found.length };
+        };
+    """
+    create_node(client, name, source, Timeout=60, MemorySize=512)
+    # The first instances find out what a run touches, and a call may come before one is armed again.
+    for number in range(60):
+        answer = call(client, name, f"event {number}")["Payload"]
+        assert answer == {"calls": 1, "found": 20_000}
+        private(server, f"functions/{name}/evict?armed=keep", "POST")
+        starts = [made["start"] for made in private(server, f"functions/{name}")["calls"]]
+        if starts.count("armed") >= 8:
+            return
+    pytest.fail(f"hardly an instance was armed: {starts}")

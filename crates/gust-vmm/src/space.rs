@@ -12,7 +12,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ptr,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -72,7 +72,7 @@ pub struct AddressSpace {
     chunks: HashMap<u64, u64>,
     backed_pages: u64,
     /// Pages of the image that the host has written to whatever their rights.
-    host_written: RefCell<Vec<u64>>,
+    host_written: RefCell<HashSet<u64>>,
     /// Stands for another thread of a guest, in tests and fuzzers.
     racer: Option<Racer>,
 }
@@ -362,11 +362,12 @@ impl AddressSpace {
             let mut run = None;
             let mut at = piece.start;
             while at < piece.end {
-                let (entry, bytes) = match self.tables.find(at) {
+                let (leaf, bytes) = match self.tables.find(at) {
                     Leaf::None => break,
-                    Leaf::Chunk(directory) => (self.tables.read(directory), piece.end - at),
-                    Leaf::Page(page) => (self.tables.read(page), PAGE_BYTES),
+                    Leaf::Chunk(directory) => (directory, piece.end - at),
+                    Leaf::Page(page) => (page, PAGE_BYTES),
                 };
+                let entry = self.tables.read(leaf);
                 if entry & BACKED != 0 {
                     let offset = if entry & LARGE != 0 {
                         at & (CHUNK_BYTES - 1)
@@ -376,7 +377,7 @@ impl AddressSpace {
                     let address = (entry & ADDRESS) + offset;
                     if region_of(address) != Region::Fresh {
                         self.zero_physical(address, bytes)?;
-                        self.mark_written(at);
+                        self.mark_written(leaf, (address, bytes));
                     } else if bytes == PAGE_BYTES {
                         run = self.extend_run(run, address, &Self::discard_run)?;
                     } else {
@@ -392,10 +393,15 @@ impl AddressSpace {
         Ok(())
     }
 
-    fn mark_written(&self, address: u64) {
-        match self.tables.find(address) {
-            Leaf::None => {}
-            Leaf::Chunk(at) | Leaf::Page(at) => self.tables.mark_dirty(at),
+    /// Remembers that the host writes to pages behind an address, for the machine to go back to its snapshot.
+    fn mark_written(&self, at: EntryAt, (physical, bytes): Run) {
+        let entry = self.tables.read(at);
+        self.tables.mark_dirty(at);
+        // What the guest cannot write is not looked through for dirty pages.
+        if entry & WRITE == 0 && region_of(physical) == Region::Image {
+            let first = physical & !(PAGE_BYTES - 1);
+            let pages = (first..physical + bytes).step_by(PAGE_BYTES as usize);
+            self.host_written.borrow_mut().extend(pages);
         }
     }
 
@@ -451,16 +457,16 @@ impl AddressSpace {
         if !allowed {
             return Err(bad);
         }
+        let offset = address & (page_bytes - 1);
+        let bytes = match need {
+            Need::Read | Need::Backed | Need::Write => page_bytes - offset,
+            // Page by page, so that each is remembered.
+            Need::BackedWrite => PAGE_BYTES - (address & (PAGE_BYTES - 1)),
+        };
         match need {
             Need::Read | Need::Backed => {}
-            Need::Write | Need::BackedWrite => self.tables.mark_dirty(at),
+            Need::Write | Need::BackedWrite => self.mark_written(at, ((entry & ADDRESS) + offset, bytes)),
         }
-        if need == Need::BackedWrite && entry & WRITE == 0 && region_of(entry & ADDRESS) == Region::Image {
-            let page = address & (page_bytes - 1) & !(PAGE_BYTES - 1);
-            self.host_written.borrow_mut().push((entry & ADDRESS) + page);
-        }
-        let offset = address & (page_bytes - 1);
-        let bytes = page_bytes - offset;
         let pointer = self
             .physical
             .pointer((entry & ADDRESS) + offset, bytes)
@@ -629,7 +635,7 @@ impl AddressSpace {
         }
     }
 
-    pub(crate) fn take_host_written(&mut self) -> Vec<u64> {
+    pub(crate) fn take_host_written(&mut self) -> HashSet<u64> {
         self.host_written.take()
     }
 

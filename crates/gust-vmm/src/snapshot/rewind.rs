@@ -17,7 +17,7 @@ use crate::{
         restore::Restored,
     },
     space::AddressSpace,
-    tables::{ACCESSED, ADDRESS, DIRTY, EntryAt, LARGE},
+    tables::{ACCESSED, ADDRESS, DIRTY, EntryAt, LARGE, PRESENT},
 };
 
 /// Most changed entries that are undone; a run that changed more is cheaper to throw away.
@@ -41,8 +41,10 @@ pub struct Rewound {
 /// Pages whose entries were changed: their contents are taken for changed.
 #[derive(Debug, Default)]
 struct Suspects {
+    /// Guest-physical addresses of the entries.
     hot: Vec<u64>,
-    image: Vec<u64>,
+    /// Guest-physical address and bytes.
+    image: Vec<(u64, u64)>,
 }
 
 impl Vm {
@@ -106,6 +108,24 @@ impl Vm {
     }
 }
 
+/// Bytes that an entry maps.
+fn page_bytes(entry: u64) -> u64 {
+    match entry & LARGE {
+        0 => PAGE_BYTES,
+        _ => CHUNK_BYTES,
+    }
+}
+
+/// Bits that an entry keeps when it is put back. The host does not drop its translation of a hot page, so a page that the
+/// guest has written would be written again without being marked.
+fn still_used(original: u64, current: u64) -> u64 {
+    let is_same = original & current & PRESENT != 0 && (original ^ current) & (ADDRESS | LARGE) == 0;
+    match region_of(original & ADDRESS) {
+        Region::Hot if is_same => current & (ACCESSED | DIRTY),
+        Region::Hot | Region::Image | Region::System | Region::Fresh => 0,
+    }
+}
+
 impl AddressSpace {
     /// Puts every journalled entry back. Entries of pages of new memory need no flush: the host drops its translations
     /// with the memory. Those of whole chunks do; see `unmap_large`.
@@ -115,19 +135,24 @@ impl AddressSpace {
             let current = self.tables.read(at);
             match region_of(original & ADDRESS) {
                 Region::Hot => suspects.hot.push(at.0),
-                Region::Image => suspects.image.push(original & ADDRESS),
+                Region::Image => suspects.image.push((original & ADDRESS, page_bytes(original))),
                 Region::System | Region::Fresh => {}
+            }
+            // What the run mapped where the snapshot has nothing can lie in the image, too: a chunk has its place there.
+            if region_of(current & ADDRESS) == Region::Image && (current ^ original) & ADDRESS != 0 {
+                suspects.image.push((current & ADDRESS, page_bytes(current)));
             }
             if region_of(current & ADDRESS) == Region::Fresh && current & LARGE == 0 {
                 self.tables.set_without_flush(at, original);
             } else {
-                self.tables.replace(at, original);
+                self.tables.replace(at, original | still_used(original, current));
             }
             rewound.entries += 1;
         }
         // What undoing wrote into the journal is the snapshot's own state.
         self.tables.clear_journal();
-        suspects.image.extend(self.take_host_written());
+        let host_written = self.take_host_written().into_iter();
+        suspects.image.extend(host_written.map(|page| (page, PAGE_BYTES)));
         suspects
     }
 
@@ -146,7 +171,7 @@ impl AddressSpace {
                 let changed = suspects
                     .image
                     .iter()
-                    .any(|page| page & !(CHUNK_BYTES - 1) == address);
+                    .any(|(page, _)| page & !(CHUNK_BYTES - 1) == address);
                 if entry & DIRTY != 0 || changed {
                     self.discard_physical(address, CHUNK_BYTES)?;
                     self.tables.clear_used(EntryAt(*at));
@@ -164,9 +189,9 @@ impl AddressSpace {
                 }
             }
         }
-        for page in &suspects.image {
-            self.discard_physical(*page, PAGE_BYTES)?;
-            rewound.image_pages += 1;
+        for (address, bytes) in &suspects.image {
+            self.discard_physical(*address, *bytes)?;
+            rewound.image_pages += bytes / PAGE_BYTES;
         }
         Ok(())
     }

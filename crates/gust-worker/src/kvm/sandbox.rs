@@ -176,9 +176,6 @@ pub struct Sandbox {
     looked: Instant,
 }
 
-/// Threads of a guest that goes back to its snapshot to be armed, at most. Guests with this few are what it is tested with.
-const THREADS_BACK_MAX: usize = 4;
-
 impl Sandbox {
     /// Boots a runtime's program in a machine that holds nothing. A program of the Runtime API comes with its function, so it is only
     /// remembered.
@@ -694,12 +691,9 @@ impl Sandbox {
     }
 
     /// Whether the guest, which keeps its memory between calls, can go back to its snapshot now. What was frozen cannot:
-    /// its pages were laid out as it left them. Nor can one with more than a few threads: a Node.js guest that went back after its
-    /// first calls was ended by SIGSEGV in its next one.
+    /// its pages were laid out as it left them.
     pub fn can_go_back(&self) -> bool {
-        let is_alone = self.kernel.thread_slots().len() <= THREADS_BACK_MAX;
-        let is_settled =
-            is_alone && self.waits_for == WaitsFor::Event && self.said.is_empty() && self.renewal.is_none();
+        let is_settled = self.waits_for == WaitsFor::Event && self.said.is_empty() && self.renewal.is_none();
         let origin = self.origin.as_ref();
         let has_layout = |origin: &Origin| !origin.recording && !origin.is_thawed && origin.layout.is_some();
         is_settled && self.kernel.ended().is_none() && origin.is_some_and(has_layout)

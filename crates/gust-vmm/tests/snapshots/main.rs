@@ -1,0 +1,5 @@
+//! Machines and their snapshots. Skipped, loudly, where /dev/kvm is missing.
+
+mod difference;
+mod model;
+mod rewind;
