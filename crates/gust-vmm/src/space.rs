@@ -70,6 +70,9 @@ pub struct AddressSpace {
     pub(crate) physical: Physical,
     /// Guest-virtual chunk number to guest-physical address.
     chunks: HashMap<u64, u64>,
+    /// The same for new pages of chunks that are bound to a snapshot's memory. There a write would have the host copy a page of zeros
+    /// out of the file, one fault each.
+    beside: HashMap<u64, u64>,
     backed_pages: u64,
     /// Pages of the image that the host has written to whatever their rights.
     host_written: RefCell<HashSet<u64>>,
@@ -85,6 +88,7 @@ impl AddressSpace {
             tables,
             physical,
             chunks: HashMap::new(),
+            beside: HashMap::new(),
             backed_pages: 0,
             host_written: RefCell::default(),
             racer: None,
@@ -148,8 +152,8 @@ impl AddressSpace {
         if let Leaf::Chunk(_) = self.tables.find(piece.start) {
             return Ok(());
         }
-        let chunk = self.bind(piece.start)?;
         let first = self.tables.page_entry(piece.start)?;
+        let mut bound = None;
         let used = if populate == Populate::OnTouch || !prot.readable() {
             0
         } else {
@@ -164,6 +168,10 @@ impl AddressSpace {
             }
             let mut address = entry & ADDRESS;
             if address == 0 {
+                let chunk = match bound {
+                    Some(chunk) => chunk,
+                    None => *bound.insert(self.bind_new(piece.start)?),
+                };
                 address = chunk + ((piece.start + page as u64 * PAGE_BYTES) & (CHUNK_BYTES - 1));
             }
             if entry & STALE != 0 {
@@ -231,6 +239,21 @@ impl AddressSpace {
         }
         let physical = self.physical.take_chunk()?;
         self.chunks.insert(chunk, physical);
+        Ok(physical)
+    }
+
+    /// Where new pages of a chunk are.
+    fn bind_new(&mut self, address: u64) -> Result<u64> {
+        let bound = self.bind(address)?;
+        if region_of(bound) == Region::Fresh {
+            return Ok(bound);
+        }
+        let chunk = address / CHUNK_BYTES;
+        if let Some(physical) = self.beside.get(&chunk) {
+            return Ok(*physical);
+        }
+        let physical = self.physical.take_chunk()?;
+        self.beside.insert(chunk, physical);
         Ok(physical)
     }
 
@@ -615,6 +638,7 @@ impl AddressSpace {
 
     /// Takes over the bindings of a plan.
     pub(crate) fn adopt_bindings(&mut self, plan: &Plan) {
+        self.beside.clear();
         self.chunks.clear();
         self.chunks.extend(plan.bindings.iter().copied());
         self.backed_pages = plan.backed_pages;

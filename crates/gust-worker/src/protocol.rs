@@ -429,7 +429,8 @@ pub struct WorkerTimings {
     pub map_ns: u64,
     /// Copying hot pages, page tables and the personality's state.
     pub fill_ns: u64,
-    /// Page faults while the guest ran: their count times the cost measured on this machine.
+    /// Page faults while the guest ran: their count times the cost measured on this machine, and at most what the guest ran
+    /// outside its handler.
     pub faults_ns: u64,
     /// The runtime around the handler: delivering the event, encoding the answer.
     pub runtime_ns: u64,

@@ -79,6 +79,7 @@ impl Kernel {
         }
         let populate = match area.backing {
             Backing::Anonymous if window.bytes() == CHUNK_BYTES => Populate::Large,
+            Backing::Anonymous if grows_into(cx, start, window, address) => Populate::Now,
             Backing::Anonymous => Populate::OnTouch,
             Backing::Private { .. } | Backing::Shared { .. } => Populate::OnTouch,
         };
@@ -174,4 +175,12 @@ fn window(start: u64, area: &Area, address: u64) -> PageRange {
     };
     let from = address & !(bytes - 1);
     PageRange::new(from.max(start), (from + bytes).min(area.end))
+}
+
+/// Whether memory is being touched from its start on, and comes to this window now: the rest of it will be touched, too. A host
+/// with shadow paging then takes one fault for eight pages.
+fn grows_into(cx: &Cx<'_>, start: u64, window: PageRange, address: u64) -> bool {
+    page_down(address) == window.start
+        && window.start > start
+        && cx.vm.space().rights_at(window.start - PAGE).is_some()
 }

@@ -583,11 +583,12 @@ impl Sandbox {
     pub fn take_timings(&mut self) -> WorkerTimings {
         let restored = std::mem::take(&mut self.timings);
         let faults = self.vm.faults() - self.faults_before;
-        let faults_ns = faults * self.fault_ns;
+        // Those of memory that the handler touches are part of its own time, and cannot be told apart.
+        let outside_ns = self.guest_ns.saturating_sub(self.handler_ns);
+        let faults_ns = (faults * self.fault_ns).min(outside_ns);
         WorkerTimings {
             handler_ns: self.handler_ns,
-            // Few faults are the handler's own: what a run touches first is the runtime.
-            runtime_ns: self.guest_ns.saturating_sub(self.handler_ns + faults_ns),
+            runtime_ns: outside_ns - faults_ns,
             exits: self.vm.entries() - self.entries_before,
             faults,
             faults_ns,

@@ -188,7 +188,8 @@ pub async fn idle(
         leave_out(remarks, "frozen clones", &"this node freezes none");
         return Ok((idle, None));
     }
-    let all = f64::from(count(&server, "idle").await? + count(&server, "frozen").await?);
+    // Frozen ones are idle, too.
+    let all = f64::from(count(&server, "idle").await?);
     for _ in 0..LOOKS_MAX {
         if f64::from(count(&server, "frozen").await?) >= all {
             let taken = Memory::now()?.taken_since(&before);

@@ -66,8 +66,8 @@ pub struct Warm {
     pub call_cpu_ns: u64,
     pub after_cpu_ns: u64,
     pub caller_cpu_ns: u64,
-    /// The runtime's part, as the server tells it.
-    runtime_ns: u64,
+    /// What a call takes beside its handler, at the median.
+    overhead_ns: u64,
 }
 
 /// Calls that each meet no idle instance, in processor time.
@@ -145,18 +145,18 @@ impl Lab {
         bar.finish_and_clear();
         let overheads: Vec<u64> = samples.iter().filter_map(Sample::overhead).map(ns).collect();
         // Some of the work is done when the answer is out already (logs, accounts, settling): what is more than the caller waits.
-        let waited_ns = median(overheads.clone()).saturating_sub(caller_cpu_ns);
+        let overhead_ns = median(overheads.clone());
+        let waited_ns = overhead_ns.saturating_sub(caller_cpu_ns);
         let call_cpu_ns = server_ns.min(waited_ns);
         let beyond = overheads
             .iter()
             .map(|overhead| overhead.saturating_sub(call_cpu_ns + caller_cpu_ns));
-        let runtime = samples.iter().map(|sample| timing(sample, "runtime_ns"));
         Ok(Warm {
             way: Delay::of_samples(beyond.collect()),
             call_cpu_ns,
             after_cpu_ns: server_ns - call_cpu_ns,
             caller_cpu_ns,
-            runtime_ns: median(runtime.collect()),
+            overhead_ns,
         })
     }
 
@@ -175,14 +175,11 @@ impl Lab {
             let sample = self.cold(start, &event).await?;
             used_ns += self.cpu_ns()? - before;
             handlers_ns += timing(&sample, "handler_ns");
-            let parts = ["worker_ns", "map_ns", "fill_ns", "faults_ns"];
-            let inside: u64 = parts.iter().map(|part| timing(&sample, part)).sum();
-            let runtime = timing(&sample, "runtime_ns").saturating_sub(warm.runtime_ns);
-            starts.push(inside + runtime);
+            starts.extend(sample.overhead().map(ns));
             bar.inc(1);
         }
         bar.finish_and_clear();
-        let start_ns = median(starts);
+        let start_ns = median(starts).saturating_sub(warm.overhead_ns);
         let foreground = start_ns + warm.call_cpu_ns + warm.after_cpu_ns;
         let background_ns = (used_ns.saturating_sub(handlers_ns) / count as u64).saturating_sub(foreground);
         Ok(Cycles {
