@@ -4,6 +4,7 @@ use std::{
     os::unix::fs::symlink,
     path::Path,
     process::{Child, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -51,6 +52,8 @@ pub struct Server {
     /// Of the server's process.
     pid: u64,
     started: Option<Started>,
+    /// Times that it was asked what its node holds.
+    looks: AtomicU64,
 }
 
 /// A server that was started here.
@@ -142,7 +145,12 @@ impl Server {
         let pid = stats["pid"]
             .as_u64()
             .context("the server does not say its process id")?;
-        Ok(Self { client, pid, started })
+        Ok(Self {
+            client,
+            pid,
+            started,
+            looks: AtomicU64::new(0),
+        })
     }
 
     /// A client of it.
@@ -179,7 +187,13 @@ impl Server {
 
     /// What its node holds now.
     pub async fn node(&self) -> Result<Value> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         Ok(self.client.get("/_gust/v1/stats").await?["node"].take())
+    }
+
+    /// How often it has been asked what its node holds: what that takes is no part of what is measured.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
     }
 
     /// Waits until nothing is being called, prepared or taken down: until some looks in a row find the same.

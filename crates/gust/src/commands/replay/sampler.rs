@@ -119,7 +119,9 @@ fn counts(stats: &Value) -> Sample {
 
 /// The process is on this machine, and is a program called as this one.
 fn is_gust(pid: u64) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "gust")
+    let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let ours = name("self");
+    ours.is_some() && name(&pid.to_string()) == ours
 }
 
 /// Memory of a server's instances, in bytes, and processor time of all of it, in nanoseconds.

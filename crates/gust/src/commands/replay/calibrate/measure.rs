@@ -41,6 +41,9 @@ const FREEZINGS: usize = 3;
 const LOOKS_MAX: u32 = 300;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Looks at a server for what one takes.
+const LOOKS_MEASURED: u64 = 200;
+
 /// Pause between two looks for prepared workers.
 const PREPARED_PAUSE: Duration = Duration::from_millis(5);
 
@@ -57,6 +60,15 @@ pub struct Lab {
     pub prepared: (u32, u64),
     /// All prepared workers.
     prepared_all: u32,
+    /// Processor time of the server to tell what its node holds.
+    look_cpu_ns: u64,
+}
+
+/// A moment from which processor time is counted.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    cpu_ns: u64,
+    looks: u64,
 }
 
 /// Warm calls: what no processor is busy with, and processor time that the caller waits for, of the server afterwards, and of
@@ -108,6 +120,7 @@ impl Lab {
             event: targets.event(0, HANDLER_NS).into(),
             prepared: (0, 0),
             prepared_all: 0,
+            look_cpu_ns: 0,
             server,
         };
         let mut connection = lab.server.client().connect().await?;
@@ -122,6 +135,11 @@ impl Lab {
         let each = instances_bytes(pid)? / u64::from(with_base.max(1));
         lab.prepared = (with_base, each);
         lab.prepared_all = all;
+        let before = lab.mark()?;
+        for _ in 0..LOOKS_MEASURED {
+            lab.server.node().await?;
+        }
+        lab.look_cpu_ns = lab.used_since(before)? / LOOKS_MEASURED;
         Ok(lab)
     }
 
@@ -171,9 +189,9 @@ impl Lab {
         self.server.quiet().await?;
         let (mut starts, mut used_ns, mut handlers_ns) = (Vec::with_capacity(count), 0, 0);
         for _ in 0..count {
-            let before = self.cpu_ns()?;
+            let before = self.mark()?;
             let sample = self.cold(start, &event).await?;
-            used_ns += self.cpu_ns()? - before;
+            used_ns += self.used_since(before)?;
             handlers_ns += timing(&sample, "handler_ns");
             starts.extend(sample.overhead().map(ns));
             bar.inc(1);
@@ -241,10 +259,10 @@ impl Lab {
         let one = self.instances_bytes().await?.saturating_sub(before);
         self.hold(INSTANCES).await?;
         let all = self.instances_bytes().await?.saturating_sub(before);
-        let cpu = self.cpu_ns()?;
+        let before = self.mark()?;
         self.server.evict(&self.name, false).await?;
         self.server.quiet().await?;
-        let end_cpu_ns = (self.cpu_ns()? - cpu) / INSTANCES as u64;
+        let end_cpu_ns = self.used_since(before)? / INSTANCES as u64;
         let each = all.saturating_sub(one) / (INSTANCES as u64 - 1);
         Ok(Held {
             each: each.saturating_sub(u64::from(MEMORY_MIB) << 20),
@@ -259,13 +277,15 @@ impl Lab {
         self.server.evict(&self.name, false).await?;
         self.server.quiet().await?;
         let bytes = self.instances_bytes().await?;
-        let cpu = self.cpu_ns()?;
+        let before = self.mark()?;
         let prepared = u64::from(self.prepared.0);
         let count = prepared + INSTANCES as u64;
         self.call_at_once(usize::try_from(count)?, MEMORY_MIB, false)
             .await?;
         let held_bytes = self.instances_bytes().await?.saturating_sub(bytes);
-        let used = (self.cpu_ns()? - cpu).saturating_sub(count * (warm.call_cpu_ns + warm.after_cpu_ns));
+        let used = self
+            .used_since(before)?
+            .saturating_sub(count * (warm.call_cpu_ns + warm.after_cpu_ns));
         // Those that found a prepared worker have had another prepared.
         let prepare_ns = restored.background_ns.saturating_sub(held.end_cpu_ns);
         let others_ns = prepared * (restored.start_ns + prepare_ns);
@@ -308,12 +328,12 @@ impl Lab {
         self.hold(INSTANCES).await?;
         self.await_frozen().await?;
         let frozen_bytes = memory::of_tree(self.pid)?.saturating_sub(bytes) / INSTANCES as u64;
-        let cpu = self.cpu_ns()?;
+        let before = self.mark()?;
         for _ in 0..FREEZINGS {
             self.hold(INSTANCES).await?;
             self.await_frozen().await?;
         }
-        let each = (self.cpu_ns()? - cpu) / (FREEZINGS * INSTANCES) as u64;
+        let each = self.used_since(before)? / (FREEZINGS * INSTANCES) as u64;
         Ok((
             each.saturating_sub(warm.call_cpu_ns + warm.after_cpu_ns),
             frozen_bytes,
@@ -372,6 +392,19 @@ impl Lab {
     async fn instances_bytes(&self) -> Result<u64> {
         self.await_prepared().await?;
         instances_bytes(self.pid)
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        Ok(Mark {
+            cpu_ns: self.cpu_ns()?,
+            looks: self.server.looks(),
+        })
+    }
+
+    /// Processor time of the server and all that it has started, less what it took to look at it.
+    fn used_since(&self, mark: Mark) -> Result<u64> {
+        let looks = (self.server.looks() - mark.looks) * self.look_cpu_ns;
+        Ok((self.cpu_ns()? - mark.cpu_ns).saturating_sub(looks))
     }
 
     fn cpu_ns(&self) -> Result<u64> {
