@@ -54,18 +54,18 @@ impl Default for CostModel {
     /// vCPU's hour costs 9.107 times a gigabyte's (0.04048 and 0.004445 dollars).
     fn default() -> CostModel {
         CostModel {
-            restore_cpu_ns: 23_000_000,
-            create_cpu_ns: 23_000_000,
-            arm_cpu_ns: 23_000_000,
-            rearm_cpu_ns: 2_200_000,
+            restore_cpu_ns: 18_250_000,
+            create_cpu_ns: 18_250_000,
+            arm_cpu_ns: 18_250_000,
+            rearm_cpu_ns: 2_330_000,
             rearm_mib_cpu_ns: 0,
             rearm_bytes_max: 256 << 20,
-            thaw_cpu_ns: 43_000_000,
-            restore_armed_ns: 1_700_000,
-            restore_shaped_ns: 6_000_000,
+            thaw_cpu_ns: 45_000_000,
+            restore_armed_ns: 730_000,
+            restore_shaped_ns: 1_250_000,
             restore_plain_ns: 15_000_000,
             fetch_ns: 50_000_000,
-            armed_bytes: 2_752_512,
+            armed_bytes: 1_884_160,
             frozen_bytes: 65_536,
             idle_bytes: 2_088_960,
             memory_price: SECOND_NS / 9.107e9,
@@ -163,9 +163,9 @@ mod tests {
             let kept = cost.break_even_ns(bytes) as f64 * cost.keep_per_ns(bytes);
             assert!((kept / cost.restore() - 1.0).abs() < 1e-6, "{bytes}: {kept}");
         }
-        // What was measured: an instance of the least size is worth about two minutes, one of 128 MiB two seconds.
-        assert_eq!(cost.break_even_ns(0) / 1_000_000_000, 126);
-        assert_eq!(cost.break_even_ns(128 << 20) / 1_000_000, 1967);
+        // What was measured: an instance of the least size is worth 85 seconds, one of 128 MiB a little more than one.
+        assert_eq!(cost.break_even_ns(0) / 1_000_000_000, 85);
+        assert_eq!(cost.break_even_ns(128 << 20) / 1_000_000, 1322);
     }
 
     #[test]
