@@ -276,6 +276,29 @@ pub enum ClusterCommand {
         #[arg(long)]
         reusable: bool,
     },
+    /// List the nodes that are linked to a server
+    Nodes(ClusterNodesArgs),
+    /// Throw a node out for good: it is cut off at once, and let in by no member again
+    Revoke(RevokeArgs),
+}
+
+/// `gust cluster nodes`
+#[derive(Debug, Args)]
+pub struct ClusterNodesArgs {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `gust cluster revoke`
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// Names of nodes, as gust cluster nodes shows them
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub server: ServerArgs,
 }
 
 /// `gust up`. What is not given here is taken from the configuration file, then from the defaults.

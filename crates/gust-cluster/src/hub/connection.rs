@@ -7,7 +7,7 @@ use gust_node::{InstanceName, VersionId};
 use rustls::pki_types::CertificateDer;
 use tokio::{net::TcpStream, sync::mpsc, sync::oneshot, task::JoinSet, time::timeout};
 
-use super::{Event, Hub, Member, blocking};
+use super::{Event, Hub, Member, blocking, cut_off};
 use crate::{
     convert, files,
     link::{self, Incoming, Link},
@@ -46,7 +46,10 @@ impl Hub {
         let (link, driver, incoming) = link::new(stream);
         let serving = async {
             match certificate {
-                Some(certificate) => self.serve_node(&link, incoming, &certificate).await,
+                Some(certificate) => {
+                    let serving = self.serve_node(&link, incoming, &certificate);
+                    tokio::join!(serving, cut_off(&self.0.revoked, &certificate, &link));
+                }
                 None => {
                     if timeout(JOIN_LIMIT, self.serve_newcomer(incoming)).await.is_err() {
                         tracing::info!(%address, "a newcomer took too long");
@@ -71,9 +74,9 @@ impl Hub {
     async fn join(&self, join: Join) -> Reply {
         // The semaphore is never closed.
         let _turn = self.0.joins.acquire().await;
-        let mut random = [0; 4];
-        crate::fill_random(&mut random);
-        let name = NodeName::unlike_others(&join.name, random);
+        let Some(name) = self.new_name(&join.name) else {
+            return Reply::Failed("no name could be made up; try again".to_owned());
+        };
         let hub = self.clone();
         let joined = blocking(move || {
             // A request that is no good does not use the token up.
@@ -212,6 +215,7 @@ impl Hub {
         .await;
         drop(turn);
         self.prune(link, &member);
+        self.tell_revoked(&member);
         Ok(member)
     }
 
