@@ -287,7 +287,8 @@ impl RemoteNode {
             match reply {
                 Reply::Outcome(outcome) => {
                     let mut outcome = convert::from_outcome(outcome, body);
-                    outcome.timings.fetch_ns += convert::nanos(introduced);
+                    let fetch_ns = &mut outcome.timings.fetch_ns;
+                    *fetch_ns = fetch_ns.saturating_add(convert::nanos(introduced));
                     return Ok(outcome);
                 }
                 Reply::NotRun(NotRun::UnknownVersion(_)) => drop(self.member.unlearned(&id.0)),

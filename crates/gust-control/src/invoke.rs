@@ -221,7 +221,9 @@ impl Control {
         let answer = run.answer(outcome.result.clone());
         let times = (scheduling, began.elapsed());
         let mut call = call(&request_id, &version, &outcome, class, &answer, times);
-        call.timings.queue_ns += u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        // What a node says may be any number.
+        let waited_ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        call.timings.queue_ns = call.timings.queue_ns.saturating_add(waited_ns);
         let ending = ending(
             &request_id,
             request.trace_id.as_deref(),
