@@ -10,7 +10,7 @@ use tokio::{net::TcpStream, sync::mpsc, sync::oneshot, task::JoinSet, time::time
 use super::{Event, Hub, Member, blocking, cut_off};
 use crate::{
     convert, files,
-    link::{self, Incoming, Link},
+    link::{self, Bounds, Incoming, Link},
     message::{
         ControlRequest, Hello, Join, Joined, NodeRequest, Reply, Report, Request, decode_body, encode_body,
         text,
@@ -43,7 +43,11 @@ impl Hub {
             Err(_) => return tracing::info!(%address, "a connection did not agree upon TLS in time"),
         };
         let certificate = peer_certificate(stream.get_ref().1);
-        let (link, driver, incoming) = link::new(stream);
+        let bounds = match certificate {
+            Some(_) => Bounds::MEMBER,
+            None => Bounds::NEWCOMER,
+        };
+        let (link, driver, incoming) = link::within(stream, bounds);
         let serving = async {
             match certificate {
                 Some(certificate) => {
@@ -185,7 +189,11 @@ impl Hub {
         if !certified_name_is(certificate, &name) {
             return Err(format!("the certificate is not that of {name}"));
         }
-        let report: Report = decode_body(report).map_err(|error| text(&error))?;
+        let mut report: Report = decode_body(report).map_err(|error| text(&error))?;
+        // Of others it is about to be told, and there may be any number of them.
+        report
+            .versions
+            .retain(|(version, _)| self.version(&VersionId(version.clone())).is_some());
         let member = Arc::clone(
             self.members()
                 .entry(name.clone())
@@ -263,8 +271,13 @@ impl Hub {
                 self.find_snapshot(&version, &fingerprint, member).await
             }
             ControlRequest::HasSnapshot(version) => {
-                member.learned(&version, true);
-                let (node, version) = (self.node(member), VersionId(version));
+                let version = VersionId(version);
+                // One that was removed meanwhile, or that never was.
+                if self.version(&version).is_none() {
+                    return Reply::Missing;
+                }
+                member.learned(&version.0, true);
+                let node = self.node(member);
                 self.tell(Event::Snapshot { node, version }).await;
                 Reply::Done
             }

@@ -30,6 +30,7 @@ use std::{
 use bytes::Bytes;
 pub use driver::Driver;
 use frame::{Frame, FrameError, Kind, PAYLOAD_BYTES_MAX};
+pub use table::Bounds;
 use table::{Answer, Broken, OPEN_MAX, OUTPUT_FRAMES_MAX, OUTPUT_WINDOW_BYTES, Table, output_cost};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -45,6 +46,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Longest silence before a link is given up: three heartbeats.
 pub const SILENCE_MAX: Duration = Duration::from_secs(3);
 
+/// Short frames that wait for a place among those, because nobody could wait for them: refusals, and calls that were given
+/// up. Only a side that asks without end and takes no answers makes so many; its link ends.
+const SOON_MAX: usize = 2 * OPEN_MAX;
+
 /// Frames that wait to be written; more senders wait in turn.
 const OUTGOING_MAX: usize = 16;
 
@@ -54,6 +59,9 @@ pub enum Closed {
     /// This side or the other has ended it.
     #[error("the link was closed")]
     Ended,
+    /// The other side asks, and takes no answers.
+    #[error("the other side does not take its answers")]
+    Flooded,
     /// Nothing was heard for [`SILENCE_MAX`].
     #[error("nothing was heard for {} s", SILENCE_MAX.as_secs())]
     Silent,
@@ -89,6 +97,8 @@ pub struct Link(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     outgoing: mpsc::Sender<Frame>,
+    /// Room for [`SOON_MAX`] frames.
+    soon: Arc<Semaphore>,
     table: Mutex<Table>,
     /// Windows of the output of requests that are being carried out.
     windows: Mutex<HashMap<u64, Arc<Semaphore>>>,
@@ -135,13 +145,22 @@ pub enum Next {
     Reply(Answer),
 }
 
-/// A link over a stream, what moves it, and the other side's requests.
+/// A link to a member over a stream, what moves it, and the other side's requests.
 pub fn new<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Link, Driver<S>, mpsc::Receiver<Incoming>) {
+    within(stream, Bounds::MEMBER)
+}
+
+/// The same, with other bounds to what the other side may have open.
+pub fn within<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    bounds: Bounds,
+) -> (Link, Driver<S>, mpsc::Receiver<Incoming>) {
     let (sender, outgoing) = mpsc::channel(OUTGOING_MAX);
-    let (arrived, incoming) = mpsc::channel(OPEN_MAX);
+    let (arrived, incoming) = mpsc::channel(bounds.open_max);
     let link = Link(Arc::new(Shared {
         outgoing: sender,
-        table: Mutex::default(),
+        soon: Arc::new(Semaphore::new(SOON_MAX)),
+        table: Mutex::new(Table::new(bounds)),
         windows: Mutex::default(),
         next_call: AtomicU64::new(1),
         closed: watch::Sender::new(None),
@@ -271,10 +290,14 @@ impl Link {
         if let Err(mpsc::error::TrySendError::Full(frame)) = self.0.outgoing.try_send(frame)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
+            let Ok(room) = Arc::clone(&self.0.soon).try_acquire_owned() else {
+                return self.end(Closed::Flooded);
+            };
             let link = self.clone();
             runtime.spawn(async move {
                 // The link has ended: nobody is left to be told.
                 let _ = link.send(frame).await;
+                drop(room);
             });
         }
     }

@@ -159,11 +159,15 @@ pub async fn nodes_of_other_clusters_are_refused() -> Result<(), Failed> {
     // A newcomer may not even ask for files.
     let newcomer = Trust::newcomer(cluster.fingerprint)?;
     equal(cluster.ask(&newcomer, file(), Vec::new()).await?, Reply::Unknown)?;
+    let hello_again = || hello(one.name().as_str());
     equal(
-        cluster
-            .ask(&newcomer, hello(one.name().as_str()), report()?)
-            .await?,
+        cluster.ask(&newcomer, hello_again(), Vec::new()).await?,
         Reply::Unknown,
+    )?;
+    // Nor is anything long of it kept.
+    equal(
+        cluster.ask(&newcomer, hello_again(), report()?).await?,
+        Reply::Busy,
     )?;
     // A member of another cluster is let in by neither side.
     let as_stranger = connector(&stranger)?.ok_or("no connector")?;
