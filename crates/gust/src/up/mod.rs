@@ -9,6 +9,7 @@
 //! The listener is bound first, so that a port in use is told before anything is touched, and what arrives while the
 //! rest starts waits in its queue. A second signal ends the process at once.
 
+mod activation;
 mod announce;
 mod config;
 mod ending;
@@ -38,6 +39,7 @@ use crate::{
     exit::Hinted,
     paths,
 };
+use activation::Given;
 use announce::announce;
 pub use config::UpConfig;
 use ending::{Signals, retire, stop};
@@ -65,9 +67,11 @@ const FAKE_RESTORES: u32 = 10_000;
 pub fn run(arguments: UpArgs) -> Result<ExitCode> {
     let began = Instant::now();
     let (quiet, takes_over) = (arguments.quiet, arguments.take_over);
-    let config = UpConfig::read(arguments)?;
+    let mut config = UpConfig::read(arguments)?;
+    let given = Given::take()?;
+    given.configure(&mut config)?;
     let runtime = runtime(&config)?;
-    runtime.block_on(serve(config, began, takes_over, quiet))?;
+    runtime.block_on(serve(config, given, began, takes_over, quiet))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -94,9 +98,9 @@ pub fn runtime(config: &UpConfig) -> Result<tokio::runtime::Runtime> {
         .context("start the runtime")
 }
 
-async fn serve(config: UpConfig, began: Instant, takes_over: bool, quiet: bool) -> Result<()> {
+async fn serve(config: UpConfig, given: Given, began: Instant, takes_over: bool, quiet: bool) -> Result<()> {
     let signals = Signals::new()?;
-    let started = start(&config, takes_over).await?;
+    let started = start(&config, given, takes_over).await?;
     let (address, control) = (started.served.api.1, &started.served.control);
     let remark = started.remark.as_deref();
     announce(
