@@ -16,6 +16,8 @@
 pub mod agent;
 mod convert;
 pub mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod hub;
 pub mod join;
 pub mod link;

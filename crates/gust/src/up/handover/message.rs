@@ -4,9 +4,10 @@
 use std::{io, net::SocketAddr};
 
 use bytes::Bytes;
-use gust_control::EventEnd;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::EventEnd;
 
 /// Version of the conversation. Servers of different versions do not take over from each other.
 pub const VERSION: u32 = 1;

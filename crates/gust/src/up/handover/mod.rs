@@ -25,6 +25,7 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 
+use gust_control::EventEnd;
 use message::{Message, VERSION};
 pub use new::{Listeners, Predecessor};
 pub use old::{Offer, Served, Taken};
