@@ -60,6 +60,11 @@ const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(2);
 /// Instances that a node restores at the same time, for each processor: more would only take it from each other.
 const RESTORES_PER_CPU: usize = 4;
 
+/// Instances that a node on this machine restores at the same time.
+pub fn restores_max() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) * RESTORES_PER_CPU
+}
+
 /// Restores at the same time where they take no processor.
 const FAKE_RESTORES: u32 = 10_000;
 
@@ -279,7 +284,6 @@ fn policy(config: &UpConfig) -> FleetConfig {
 
 /// What the policies are told of the server's own node.
 pub fn node_spec(config: &UpConfig, wall: Wall) -> NodeSpec {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     NodeSpec {
         memory_bytes: match wall {
             Wall::Sandbox(_) => config.memory_budget_bytes,
@@ -287,7 +291,7 @@ pub fn node_spec(config: &UpConfig, wall: Wall) -> NodeSpec {
         },
         instances_max: u32::try_from(config.instances).unwrap_or(u32::MAX),
         restores_max: match wall {
-            Wall::Sandbox(_) => u32::try_from(cpus * RESTORES_PER_CPU).unwrap_or(u32::MAX),
+            Wall::Sandbox(_) => u32::try_from(restores_max()).unwrap_or(u32::MAX),
             Wall::Fake => FAKE_RESTORES,
         },
         region: 0,
