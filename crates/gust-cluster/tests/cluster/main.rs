@@ -19,7 +19,9 @@ mod world;
 use std::process::ExitCode;
 
 use gust_node::Isolation;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
+
+use world::{run, trial};
 
 /// Makes trials of async tests, each for one isolation.
 macro_rules! trials {
@@ -90,20 +92,4 @@ fn log() {
             .with_writer(std::io::stderr)
             .init();
     }
-}
-
-fn trial(
-    isolation: Isolation,
-    name: &str,
-    test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
-) -> Trial {
-    Trial::test(format!("{isolation:?}::{name}").to_lowercase(), test)
-}
-
-fn run(test: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(test)
 }
