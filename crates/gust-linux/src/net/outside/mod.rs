@@ -11,6 +11,9 @@
 //!
 //! Nothing of this survives in a restored guest: its connections were another instance's. They answer `ECONNRESET`.
 
+mod datagrams;
+mod streams;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, SocketAddr},
@@ -19,13 +22,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    errno::{EALREADY, EINPROGRESS, EINVAL, ENETUNREACH, ENOBUFS, Errno},
+    errno::{EALREADY, EINPROGRESS, ENETUNREACH, ENOBUFS},
     io::Buffer,
     kernel::{Cx, Kernel, SysResult},
     net::{
-        DATAGRAMS_MAX, Datagram, STREAM_BYTES, SocketKind, SocketState,
+        SocketKind, SocketState,
         address::{Address, Host},
-        ancillary::Ancillary,
         interfaces::is_own,
     },
 };
@@ -307,42 +309,6 @@ impl Kernel {
         self.network.outside.connections.contains_key(&connection)
     }
 
-    /// Bytes that a guest's socket takes from outside now; `None` when the guest reads no more.
-    pub fn outside_room(&self, connection: u32) -> Option<usize> {
-        let socket = self.network.sockets.get(self.outside_socket(connection)?)?;
-        (!socket.read_shut).then(|| STREAM_BYTES.saturating_sub(socket.received.len()))
-    }
-
-    /// Gives a guest bytes that came. They must fit ([`Kernel::outside_room`]).
-    pub fn outside_feed(&mut self, connection: u32, bytes: &[u8]) {
-        if let Some(number) = self.outside_socket(connection)
-            && let Some(socket) = self.network.sockets.get_mut(number)
-        {
-            socket.received.push(bytes);
-            self.wake_socket(number);
-        }
-    }
-
-    /// Nothing more comes.
-    pub fn outside_end_input(&mut self, connection: u32) {
-        if let Some(number) = self.outside_socket(connection)
-            && let Some(socket) = self.network.sockets.get_mut(number)
-        {
-            socket.read_shut = true;
-            self.wake_socket(number);
-        }
-    }
-
-    /// The oldest bytes that a guest sent, at most this many; they stay. `None` when there are none and will be none.
-    pub fn outside_peek(&self, connection: u32, bytes_max: usize) -> Option<Vec<u8>> {
-        match &self.network.outside.connections.get(&connection)?.kind {
-            ConnectionKind::Stream {
-                from_guest, finished, ..
-            } => (!from_guest.is_empty() || !finished).then(|| from_guest.peek(bytes_max)),
-            ConnectionKind::Datagrams { .. } => None,
-        }
-    }
-
     /// Bytes, or datagrams, that a guest sent and no one has taken.
     pub fn outside_len(&self, connection: u32) -> usize {
         match self
@@ -371,38 +337,6 @@ impl Kernel {
         }
     }
 
-    /// Takes bytes that have been passed on.
-    pub fn outside_consume(&mut self, connection: u32, bytes: usize) {
-        let Some(record) = self.network.outside.connections.get_mut(&connection) else {
-            return;
-        };
-        let socket = record.socket;
-        if let ConnectionKind::Stream { from_guest, .. } = &mut record.kind {
-            from_guest.consume(bytes);
-        }
-        if let Some(socket) = socket {
-            self.wake_socket(socket);
-        }
-    }
-
-    /// No one takes what the guest sends any more; `EPIPE` from now on.
-    pub fn outside_end_output(&mut self, connection: u32) {
-        let Some(record) = self.network.outside.connections.get_mut(&connection) else {
-            return;
-        };
-        let socket = record.socket;
-        if let ConnectionKind::Stream {
-            from_guest, broken, ..
-        } = &mut record.kind
-        {
-            *broken = true;
-            *from_guest = Buffer::default();
-        }
-        if let Some(socket) = socket {
-            self.wake_socket(socket);
-        }
-    }
-
     /// Forgets a connection that nothing moves on any more, unless the guest still has its socket; tells whether it is gone.
     pub fn outside_forget(&mut self, connection: u32) -> bool {
         let gone = self.outside_socket(connection).is_none();
@@ -410,107 +344,6 @@ impl Kernel {
             self.network.outside.connections.remove(&connection);
         }
         gone
-    }
-
-    /// Bytes that the guest may send now; `None` when no one takes them.
-    pub(crate) fn outside_send_room(&self, connection: u32) -> Option<usize> {
-        match &self.network.outside.connections.get(&connection)?.kind {
-            ConnectionKind::Stream {
-                from_guest, broken, ..
-            } => (!broken).then(|| STREAM_BYTES.saturating_sub(from_guest.len())),
-            ConnectionKind::Datagrams { .. } => None,
-        }
-    }
-
-    pub(crate) fn outside_take_from_guest(&mut self, connection: u32, data: &[u8]) {
-        if let Some(Connection {
-            kind: ConnectionKind::Stream { from_guest, .. },
-            ..
-        }) = self.network.outside.connections.get_mut(&connection)
-        {
-            from_guest.push(data);
-        }
-    }
-
-    /// Sends a datagram out, or drops it as a network does.
-    pub(crate) fn send_outside(&mut self, number: u32, to: Destination, data: Vec<u8>) -> Result<u64, Errno> {
-        if !self.network.outside.open {
-            return Err(ENETUNREACH);
-        }
-        self.ensure_port(number)?;
-        let sent = data.len() as u64;
-        let connection = match self.socket(number)?.datagrams_out {
-            Some(connection) if self.outside_is_known(connection) => connection,
-            Some(_) | None => self.open_datagrams(number)?,
-        };
-        let record = self.network.outside.connections.get_mut(&connection);
-        let Some(Connection {
-            kind: ConnectionKind::Datagrams { from_guest },
-            ..
-        }) = record
-        else {
-            return Err(EINVAL);
-        };
-        if from_guest.len() < WAITING_MAX {
-            from_guest.push_back((to, data));
-        }
-        Ok(sent)
-    }
-
-    fn open_datagrams(&mut self, number: u32) -> Result<u32, Errno> {
-        if self.network.outside.count(false) >= DATAGRAM_SOCKETS_MAX {
-            return Err(ENOBUFS);
-        }
-        let connection = self.network.outside.insert(Connection {
-            socket: Some(number),
-            kind: ConnectionKind::Datagrams {
-                from_guest: VecDeque::new(),
-            },
-        });
-        self.socket_mut(number)?.datagrams_out = Some(connection);
-        let request = OutsideRequest::Datagrams { connection };
-        self.network.outside.requests.push_back(request);
-        Ok(connection)
-    }
-
-    /// The oldest datagram that a guest sent and no one has taken, and where it goes. It stays until it is taken.
-    pub fn outside_next_datagram(&self, connection: u32) -> Option<(Destination, &[u8])> {
-        match &self.network.outside.connections.get(&connection)?.kind {
-            ConnectionKind::Datagrams { from_guest } => {
-                from_guest.front().map(|(to, data)| (*to, data.as_slice()))
-            }
-            ConnectionKind::Stream { .. } => None,
-        }
-    }
-
-    /// Takes the oldest datagram.
-    pub fn outside_take_datagram(&mut self, connection: u32) {
-        if let Some(Connection {
-            kind: ConnectionKind::Datagrams { from_guest },
-            ..
-        }) = self.network.outside.connections.get_mut(&connection)
-        {
-            from_guest.pop_front();
-        }
-    }
-
-    /// Gives a guest a datagram that came. One that does not fit, or that a connected socket did not ask for, is dropped.
-    pub fn outside_datagram(&mut self, connection: u32, from: Destination, data: Vec<u8>) {
-        let from = Address::from_destination(from);
-        if let Some(number) = self.outside_socket(connection)
-            && let Some(socket) = self.network.sockets.get_mut(number)
-            && socket.datagrams.len() < DATAGRAMS_MAX
-            && !socket.read_shut
-            && (matches!(socket.state, SocketState::Idle) || socket.remote == from)
-        {
-            socket.datagrams.push_back(Datagram {
-                from,
-                sender: NO_SOCKET,
-                data,
-                ancillary: Ancillary::default(),
-            });
-            self.wake_socket(number);
-        }
     }
 
     /// Whether there is an outside.
