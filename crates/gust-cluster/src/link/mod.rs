@@ -15,6 +15,8 @@
 
 mod driver;
 pub mod frame;
+mod pending;
+mod replier;
 mod table;
 
 use std::{
@@ -30,15 +32,17 @@ use std::{
 use bytes::Bytes;
 pub use driver::Driver;
 use frame::{Frame, FrameError, Kind, PAYLOAD_BYTES_MAX};
+pub use pending::{Next, Pending};
+pub use replier::{Incoming, Replier};
 pub use table::Bounds;
-use table::{Answer, Broken, OPEN_MAX, OUTPUT_FRAMES_MAX, OUTPUT_WINDOW_BYTES, Table, output_cost};
+use table::{Answer, Broken, OPEN_MAX, OUTPUT_FRAMES_MAX, Table};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 
-use crate::message::{MessageError, Reply, Request, encode_head};
+use crate::message::{MessageError, Request, encode_head};
 
 /// How often each side says that it is there.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -104,45 +108,6 @@ struct Shared {
     windows: Mutex<HashMap<u64, Arc<Semaphore>>>,
     next_call: AtomicU64,
     closed: watch::Sender<Option<Closed>>,
-}
-
-/// A request of the other side's.
-#[derive(Debug)]
-pub struct Incoming {
-    /// What is asked.
-    pub request: Request,
-    /// Its body.
-    pub body: Bytes,
-    /// Answers it.
-    pub replier: Replier,
-}
-
-/// Answers one request. Dropped unused, it answers [`Reply::Failed`].
-#[derive(Debug)]
-pub struct Replier {
-    link: Link,
-    call: u64,
-    window: Arc<Semaphore>,
-    is_answered: bool,
-}
-
-/// A call that has been sent, until it is dropped.
-#[derive(Debug)]
-pub struct Pending {
-    link: Link,
-    call: u64,
-    reply: oneshot::Receiver<Answer>,
-    output: mpsc::Receiver<Bytes>,
-    is_over: bool,
-}
-
-/// What comes next of a call.
-#[derive(Debug)]
-pub enum Next {
-    /// A piece of output; tell [`Pending::took`] when it has been dealt with.
-    Output(Bytes),
-    /// The reply, after all output.
-    Reply(Answer),
 }
 
 /// A link to a member over a stream, what moves it, and the other side's requests.
@@ -299,113 +264,6 @@ impl Link {
                 let _ = link.send(frame).await;
                 drop(room);
             });
-        }
-    }
-}
-
-impl Pending {
-    /// Output or the reply.
-    ///
-    /// # Errors
-    /// When the link ends.
-    pub async fn next(&mut self) -> Result<Next, CallError> {
-        tokio::select! {
-            biased;
-            Some(piece) = self.output.recv() => Ok(Next::Output(piece)),
-            reply = &mut self.reply => {
-                self.is_over = true;
-                // What came before the reply is in the channel by now.
-                reply.map(Next::Reply).map_err(|_| {
-                    CallError::Closed(self.link.closed().unwrap_or(Closed::Ended))
-                })
-            }
-        }
-    }
-
-    /// A piece of output has been dealt with; as much more may come.
-    pub async fn took(&self, piece: &Bytes) {
-        let cost = output_cost(piece.len()) as u32;
-        // When the link has ended, so has the call.
-        let _ = self
-            .link
-            .send(Frame::new(Kind::Taken, self.call, cost.to_le_bytes().to_vec()))
-            .await;
-    }
-
-    /// Output that has arrived already.
-    pub fn try_output(&mut self) -> Option<Bytes> {
-        self.output.try_recv().ok()
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        let was_open = lock(&self.link.0.table).forget(self.call);
-        if was_open && !self.is_over {
-            self.link
-                .send_soon(Frame::new(Kind::Forgotten, self.call, Bytes::new()));
-        }
-    }
-}
-
-impl Replier {
-    fn new(link: Link, call: u64) -> Self {
-        let window = Arc::new(Semaphore::new(OUTPUT_WINDOW_BYTES));
-        lock(&link.0.windows).insert(call, Arc::clone(&window));
-        Self {
-            link,
-            call,
-            window,
-            is_answered: false,
-        }
-    }
-
-    /// Sends output of the request while it is carried out; waits while too much is under way. When nobody takes it any
-    /// more, it is dropped.
-    pub async fn output(&self, mut output: Bytes) {
-        while !output.is_empty() {
-            let piece = output.split_to(output.len().min(PAYLOAD_BYTES_MAX));
-            self.piece(piece).await;
-        }
-    }
-
-    /// Sends an empty piece of output: a sign whose meaning is the request's.
-    pub async fn sign(&self) {
-        self.piece(Bytes::new()).await;
-    }
-
-    async fn piece(&self, piece: Bytes) {
-        if let Ok(room) = self.window.acquire_many(output_cost(piece.len()) as u32).await {
-            room.forget();
-            // A link that has ended has nobody who takes it, and has closed the window for what would follow.
-            let _ = self.link.send(Frame::new(Kind::Output, self.call, piece)).await;
-        }
-    }
-
-    /// Answers. A reply that is too long becomes [`Reply::Failed`].
-    pub async fn reply(mut self, reply: &Reply, body: Bytes) {
-        self.is_answered = true;
-        let (head, body) = match encode_head(reply, body.len()) {
-            Ok(head) => (head, body),
-            Err(error) => {
-                let failed = Reply::Failed(error.to_string());
-                (encode_head(&failed, 0).unwrap_or_default(), Bytes::new())
-            }
-        };
-        // A link that has ended has nobody who waits.
-        let kinds = (Kind::Reply, Kind::ReplyBody);
-        let _ = self.link.send_message(kinds, self.call, head, body).await;
-    }
-}
-
-impl Drop for Replier {
-    fn drop(&mut self) {
-        lock(&self.link.0.windows).remove(&self.call);
-        lock(&self.link.0.table).done();
-        if !self.is_answered
-            && let Ok(head) = encode_head(&Reply::Failed("the request was given up".to_owned()), 0)
-        {
-            self.link.send_soon(Frame::new(Kind::Reply, self.call, head));
         }
     }
 }

@@ -6,7 +6,10 @@ use super::{
     frame::{HEADER_BYTES, Header},
     *,
 };
-use crate::message::{BODY_BYTES_MAX, NodeRequest};
+use crate::{
+    link::table::OUTPUT_WINDOW_BYTES,
+    message::{BODY_BYTES_MAX, NodeRequest, Reply},
+};
 
 /// Two ends of a link, each with the other's requests.
 fn linked() -> [(Link, mpsc::Receiver<Incoming>); 2] {
