@@ -15,6 +15,7 @@ mod calllog;
 mod change;
 pub mod clock;
 mod cluster;
+mod conclude;
 pub mod concurrency;
 mod config;
 mod control;
