@@ -9,7 +9,7 @@ use gust_worker::{
     zygote::wire::{HostReport, WorkerEnd, WorkerKind, ZygoteReport, ZygoteRequest, encode},
 };
 
-use crate::snapshots;
+use crate::{cluster, handover, snapshots};
 
 const LIMITS: Limits = Limits {
     memory_bytes: 128 << 20,
@@ -59,6 +59,12 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         .concat();
         seeds.push(("device_answers", pieces(&header)));
     }
+    seeds.extend(cluster::seeds());
+    seeds.extend(
+        handover::seeds()
+            .into_iter()
+            .map(|seed| ("handover_messages", seed)),
+    );
     seeds
 }
 

@@ -5,6 +5,7 @@ import collections
 import concurrent.futures
 import contextlib
 import http.client
+import json
 import os
 import pathlib
 import re
@@ -56,7 +57,13 @@ class Node:
         if not said:
             self.close()
         assert said, f"the node did not start: {self.errors}"
-        threading.Thread(target=lambda: print("".join(self.process.stderr)), daemon=True).start()
+        self.log = []
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+            print(line, end="")
 
     def end(self, number):
         self.process.send_signal(number)
@@ -319,3 +326,47 @@ def test_tokens_are_used_once_and_functions_can_be_removed(cluster, data_dir):
     until(lambda: not any(library.iterdir()))
     with refused("ResourceNotFoundException"):
         call(cluster.client, "slow", 0)
+
+
+def gust_cluster(cluster, *arguments):
+    command = [gust.GUST, "cluster", *arguments, "--endpoint", cluster.server.endpoint]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done
+    return done
+
+
+def linked(cluster):
+    return {node["name"] for node in json.loads(gust_cluster(cluster, "nodes", "--output", "json").stdout)}
+
+
+def test_a_node_that_is_thrown_out_stays_out(cluster):
+    create(cluster.client, "slow", SLOW, Timeout=60)
+    bad = cluster.node()
+    [name] = linked(cluster)
+    good = cluster.node()
+    [other] = linked(cluster) - {name}
+    table = gust_cluster(cluster, "nodes").stdout
+    assert all(text in table for text in ["NAME", name, other]), table
+    # One in the server, two on each node; those on the bad one are lost at once.
+    running = calls_at_once(cluster, "slow", 5, 8)
+    until(lambda: private(cluster.server, "stats")["fleet"]["running"] == 5)
+    time.sleep(2)
+    assert f"threw {name} out\n" == gust_cluster(cluster, "revoke", name).stderr
+    errors = [error for done in running if (error := done.exception())]
+    assert len(errors) == 2 and all(f"{name} was lost" in str(error) for error in errors), errors
+    assert linked(cluster) == {other}
+    # Neither its process nor its next one gets in again, nor into the server's next one.
+    refused = subprocess.run(
+        [gust.GUST, "cluster", "revoke", "Not A Name", "--endpoint", cluster.server.endpoint],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1 and "is no name of a node" in refused.stderr, refused
+    assert "no node of this name was linked" in gust_cluster(cluster, "revoke", "unknown-1").stderr
+    assert cluster.server.stop() == 0
+    cluster.start()
+    until(lambda: linked(cluster) == {other})
+    # It goes on trying, and says why that does not help.
+    seen = len(bad.log)
+    until(lambda: any("CertificateRevoked" in line for line in bad.log[seen:]))
+    bad.end(signal.SIGTERM)
+    assert linked(cluster) == {other} and good.process.poll() is None
+    assert call(cluster.client, "slow", 0)["Payload"] == 0

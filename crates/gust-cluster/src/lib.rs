@@ -16,6 +16,8 @@
 pub mod agent;
 mod convert;
 pub mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod hub;
 pub mod join;
 pub mod link;
@@ -24,16 +26,6 @@ mod remote;
 pub mod trust;
 
 pub use agent::{Agent, AgentConfig};
+pub(crate) use gust_node::fill_random;
 pub use hub::{Event, Hub, HubConfig};
 pub use remote::{NodeInfo, RemoteNode, STATS_PERIOD};
-
-/// Fills a buffer from the kernel's random numbers.
-pub(crate) fn fill_random(buffer: &mut [u8]) {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        // Once the kernel's generator is ready, this does not fail; a signal may cut it short.
-        if let Ok(n) = rustix::rand::getrandom(&mut buffer[filled..], rustix::rand::GetRandomFlags::empty()) {
-            filled += n;
-        }
-    }
-}

@@ -32,6 +32,7 @@ use crate::{
     fleet::{LiveConfig, LiveCounts, LiveFleet},
     ids::{FunctionName, Place, Target, VersionNumber},
     limits::AccountLimits,
+    members,
     model::{Function, LastUpdate, State, Version},
     recent::Recent,
     tasks::Tasks,
@@ -148,6 +149,11 @@ impl Control {
     ) -> Result<Self, StoreError> {
         let (hub, nodes) = cluster.map_or((None, None), |cluster| (Some(cluster.hub), Some(cluster.events)));
         let (account, revisions) = Account::load(&store.meta)?;
+        if let Some(hub) = &hub
+            && !hub.revoke(members::revoked(&store.meta)?)
+        {
+            tracing::error!("too many nodes have been thrown out: not all of them stay out");
+        }
         let mut book = Book::new(config.limits.concurrency);
         for function in account.functions() {
             if let Some(reserved) = function.shared.reserved_concurrency {

@@ -9,22 +9,20 @@ use std::{
 
 use bytes::Bytes;
 use gust_cluster::Hub;
-use gust_node::{Invocation, InvokeError, Outcome, StartKind, Wanted};
+use gust_node::{Invocation, InvokeError, Outcome, Wanted};
 use gust_policy::Class;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::{
     calllog::CallLog,
-    clock,
+    conclude::Times,
     concurrency::{RETRY_AFTER, ThrottleReason, Ticket},
     control::{Control, Runnable, log_scope},
     error::ControlError,
-    fault::{Answer, Run},
     fleet::{Ending, Placed},
     ids::{FunctionName, Target, VersionNumber},
-    limits,
-    lines::{self, Report, StartPhase},
+    lines,
     model::{State, Version},
     placing::Ready,
     recent::Call,
@@ -212,32 +210,14 @@ impl Control {
                 return Err(refused(error));
             }
         };
-        let run = Run {
-            request_id: &request_id,
-            timeout: Duration::from_secs(version.config.timeout_s.into()),
-            init_timeout: Duration::from_secs(limits::INIT_TIMEOUT_S),
-            ended_unix_ms: clock::unix_ms(),
+        let times = Times {
+            waited,
+            scheduling,
+            total: began.elapsed(),
         };
-        let answer = run.answer(outcome.result.clone());
-        let times = (scheduling, began.elapsed());
-        let mut call = call(&request_id, &version, &outcome, class, &answer, times);
-        call.timings.queue_ns += u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
-        let ending = ending(
-            &request_id,
-            request.trace_id.as_deref(),
-            &version,
-            &outcome,
-            &answer,
-        );
-        log.platform(&ending).await;
-        self.0.recent.add(name, call.clone());
-        Ok(Reply {
-            payload: answer.payload,
-            is_error: answer.is_error,
-            version: version.number,
-            tail: log.into_tail(),
-            call,
-        })
+        Ok(self
+            .conclude(&request, &version, (outcome, class), times, log)
+            .await)
     }
 }
 
@@ -342,67 +322,6 @@ pub(crate) fn throttled(reason: ThrottleReason) -> ControlError {
         reason,
         retry_after: RETRY_AFTER,
     }
-}
-
-fn call(
-    request_id: &str,
-    version: &Version,
-    outcome: &Outcome,
-    class: Class,
-    answer: &Answer,
-    (scheduling, total): (Duration, Duration),
-) -> Call {
-    Call {
-        request_id: request_id.to_owned(),
-        unix_ms: clock::unix_ms().saturating_sub(u64::try_from(total.as_millis()).unwrap_or(0)),
-        version: version.number,
-        instance_id: outcome.instance_id.clone(),
-        start: outcome.start,
-        class,
-        duration: outcome.duration,
-        scheduling,
-        total,
-        memory_bytes_max: outcome.memory_bytes_max,
-        is_error: answer.is_error,
-        timings: outcome.timings,
-    }
-}
-
-/// Everything from the end of the function's own output on.
-fn ending(
-    request_id: &str,
-    trace_id: Option<&str>,
-    version: &Version,
-    outcome: &Outcome,
-    answer: &Answer,
-) -> String {
-    let mut text = String::new();
-    if outcome.log_bytes_dropped > 0 {
-        text.push_str(&format!(
-            "{} bytes of output were dropped: an invocation may write {} bytes\n",
-            outcome.log_bytes_dropped,
-            gust_worker::protocol::LOG_BYTES_MAX
-        ));
-    }
-    if let Some(log) = &answer.log {
-        text.push_str(log);
-    }
-    let phase = match outcome.start {
-        StartKind::Booted => Some(StartPhase::Init),
-        StartKind::Restored | StartKind::Armed => Some(StartPhase::Restore),
-        StartKind::Warm | StartKind::Thawed => None,
-    };
-    text.push_str(&lines::end(request_id));
-    text.push_str(&lines::report(&Report {
-        request_id,
-        duration: outcome.duration,
-        start: phase.zip(outcome.start_duration),
-        memory_mib: version.config.memory_mib,
-        memory_bytes_max: outcome.memory_bytes_max,
-        status: answer.status,
-        trace_id,
-    }));
-    text
 }
 
 /// The line of a call that no instance answered.

@@ -7,6 +7,8 @@
 //! | `GET functions/{name}` | configuration, and the last calls with the parts of their time |
 //! | `GET functions/{name}/logs?tail=N&since=MS&follow=1` | lines of the log, one JSON object each; with `follow` for ever |
 //! | `POST functions/{name}/evict?armed=keep` | ends idle instances (armed ones too, unless kept): the next call is a cold start |
+//! | `GET nodes` | the nodes on other machines that are linked |
+//! | `POST nodes/{name}/revoke` | throws a node out of the cluster for good |
 //! | `GET code/{sha256}?…` | a package, by a link of `GetFunction` |
 //!
 //! It is not AWS's and may change with the version in its path. Errors have AWS's form.
@@ -58,6 +60,8 @@ pub(crate) enum Operation {
     Describe,
     Logs,
     Evict,
+    Nodes,
+    RevokeNode,
 }
 
 /// Finds the operation of a request; `None` when the path is not of this API.
@@ -69,6 +73,8 @@ pub(crate) fn route(method: &Method, path: &str) -> Option<Result<(Operation, Ca
         ["functions", name] => (Method::GET, Operation::Describe, Some(*name)),
         ["functions", name, "logs"] => (Method::GET, Operation::Logs, Some(*name)),
         ["functions", name, "evict"] => (Method::POST, Operation::Evict, Some(*name)),
+        ["nodes"] => (Method::GET, Operation::Nodes, None),
+        ["nodes", name, "revoke"] => (Method::POST, Operation::RevokeNode, Some(*name)),
         _ => return Some(Err(ApiError::unknown_operation())),
     };
     if *method != wanted {
@@ -91,6 +97,11 @@ pub(crate) async fn handle(operation: Operation, request: Request<'_>) -> Answer
             let keep_armed = request.query("armed") == Some("keep");
             request.control().evict(&request.target()?, keep_armed).await?;
             Ok(server::status(StatusCode::NO_CONTENT))
+        }
+        Operation::Nodes => nodes(request.control()),
+        Operation::RevokeNode => {
+            let was_linked = request.control().revoke_node(request.captures.get(0)).await?;
+            json(StatusCode::OK, &json!({ "was_linked": was_linked }))
         }
     }
 }
@@ -128,6 +139,20 @@ fn stats(control: &Control) -> Answer {
             },
         }),
     )
+}
+
+fn nodes(control: &Control) -> Answer {
+    let nodes = control.nodes().into_iter().map(|node| {
+        json!({
+            "name": node.name,
+            "version": node.program,
+            "region": node.region,
+            "memory_bytes": node.memory_bytes,
+            "instances_max": node.instances_max,
+            "draining": node.is_draining,
+        })
+    });
+    json(StatusCode::OK, &json!({ "nodes": nodes.collect::<Vec<_>>() }))
 }
 
 fn describe(request: &Request<'_>) -> Answer {

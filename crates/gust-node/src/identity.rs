@@ -1,8 +1,10 @@
 //! What sets one instance apart from all others.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use gust_worker::protocol;
+
+use crate::calendar::Utc;
 
 /// Fresh identity of an instance.
 #[derive(Debug, Clone)]
@@ -43,13 +45,13 @@ impl Identity {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        let (year, month, day) = date(now);
+        let Utc { year, month, day, .. } = Utc::from_unix_ms(u64::try_from(now.as_millis()).unwrap_or(0));
         format!("{year:04}/{month:02}/{day:02}/[{version}]{}", self.id)
     }
 }
 
 /// Fills a buffer from the kernel's random numbers.
-pub(crate) fn fill_random(buffer: &mut [u8]) {
+pub fn fill_random(buffer: &mut [u8]) {
     let mut filled = 0;
     while filled < buffer.len() {
         // Once the kernel's generator is ready, this does not fail; a signal may cut it short.
@@ -59,37 +61,9 @@ pub(crate) fn fill_random(buffer: &mut [u8]) {
     }
 }
 
-/// The day of a time since the Unix epoch in the Gregorian calendar. Years count from March, so that the leap day is last.
-fn date(since_epoch: Duration) -> (u64, u64, u64) {
-    let days = since_epoch.as_secs() / 86_400 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn days_have_their_dates() {
-        let check = |seconds, expected| assert_eq!(date(Duration::from_secs(seconds)), expected, "{seconds}");
-        check(0, (1970, 1, 1));
-        check(951_782_399, (2000, 2, 28));
-        check(951_782_400, (2000, 2, 29));
-        check(951_868_800, (2000, 3, 1));
-        check(1_700_000_000, (2023, 11, 14));
-        check(4_107_542_399, (2100, 2, 28));
-        check(4_107_542_400, (2100, 3, 1));
-    }
 
     #[test]
     fn identities_differ_and_name_their_log_stream() {

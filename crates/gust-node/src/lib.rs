@@ -7,6 +7,7 @@
 
 mod api;
 mod arm;
+mod calendar;
 mod call;
 mod capture;
 mod create;
@@ -44,8 +45,10 @@ pub use api::{
     Deployed, Failure, Invocation, InvokeError, InvokeResult, Isolation, Node, NodeConfig, NodeError,
     NodeStats, Outcome, PageSharing, StartKind, Timings, VersionId, VersionSpec,
 };
+pub use calendar::Utc;
 pub use egress::{EgressPolicy, RuleError};
 pub use gust_worker::protocol::{GuestExit, MemoryMode, RunStats};
+pub use identity::fill_random;
 pub use named::{InstanceClass, InstanceName, Named, Present, Wanted};
 pub use program::{Program, ProgramEnd, Programs, Running, Standard};
 pub use retire::ARMED_AGAIN_MAX;

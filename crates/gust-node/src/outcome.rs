@@ -38,13 +38,17 @@ pub(crate) fn outcome(
             ..timings
         },
     };
-    let restore = Duration::from_nanos(timings.map_ns + timings.fill_ns);
-    let inside = timings.map_ns
-        + timings.fill_ns
-        + timings.faults_ns
-        + timings.runtime_ns
-        + timings.handler_ns
-        + timings.boot_ns.max(init.map_or(0, nanoseconds));
+    // What a worker says may be any number.
+    let restore = Duration::from_nanos(timings.map_ns.saturating_add(timings.fill_ns));
+    let inside = [
+        timings.map_ns,
+        timings.fill_ns,
+        timings.faults_ns,
+        timings.runtime_ns,
+        timings.handler_ns,
+        timings.boot_ns.max(init.map_or(0, nanoseconds)),
+    ];
+    let inside = inside.into_iter().fold(0, u64::saturating_add);
     let start_duration = init.or_else(|| is_restore(start).then_some(restore));
     Outcome {
         result,
@@ -103,33 +107,32 @@ pub(crate) fn not_initialised(failure: Failure, queued: Duration, arrived: Insta
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_parts_of_a_call_add_up_to_its_time() {
+    /// What is told of a call that took 100 ns, when a worker says this of it.
+    fn told(timings: WorkerTimings, queued: u64, fetched: u64) -> Outcome {
+        let ns = Duration::from_nanos;
         let ran = Ran {
             result: InvokeResult::TimedOut,
-            took: Duration::from_nanos(70),
-            timings: WorkerTimings {
-                map_ns: 1,
-                fill_ns: 2,
-                faults_ns: 3,
-                runtime_ns: 4,
-                handler_ns: 5,
-                ..WorkerTimings::default()
-            },
+            took: ns(70),
+            timings,
             memory_bytes_max: 0,
             log_bytes_dropped: 0,
             kept: true,
         };
+        let waits = (ns(queued), ns(fetched));
+        outcome(ran, StartKind::Restored, String::new(), None, waits, ns(100))
+    }
+
+    #[test]
+    fn the_parts_of_a_call_add_up_to_its_time() {
         let (queued, fetched, total) = (20, 30, 100);
-        let ns = Duration::from_nanos;
-        let told = outcome(
-            ran,
-            StartKind::Restored,
-            String::new(),
-            None,
-            (ns(queued), ns(fetched)),
-            ns(total),
-        );
+        let timings = WorkerTimings {
+            map_ns: 1,
+            fill_ns: 2,
+            faults_ns: 3,
+            runtime_ns: 4,
+            handler_ns: 5,
+            ..WorkerTimings::default()
+        };
         let Timings {
             queue_ns,
             worker_ns,
@@ -140,9 +143,23 @@ mod tests {
             boot_ns,
             runtime_ns,
             handler_ns,
-        } = told.timings;
+        } = told(timings, queued, fetched).timings;
         assert_eq!((queue_ns, fetch_ns, worker_ns), (queued, fetched, 35));
         let inside = map_ns + fill_ns + faults_ns + boot_ns + runtime_ns + handler_ns;
         assert_eq!(queue_ns + fetch_ns + worker_ns + inside, total);
+    }
+
+    #[test]
+    fn a_worker_may_say_any_numbers() {
+        let timings = WorkerTimings {
+            map_ns: u64::MAX,
+            fill_ns: u64::MAX,
+            faults_ns: 1,
+            runtime_ns: u64::MAX,
+            ..WorkerTimings::default()
+        };
+        let told = told(timings, 20, 30);
+        assert_eq!((told.duration, told.timings.worker_ns), (Duration::ZERO, 0));
+        assert_eq!(told.start_duration, Some(Duration::from_nanos(u64::MAX)));
     }
 }

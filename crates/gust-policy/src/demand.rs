@@ -181,16 +181,10 @@ impl Demand {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keep_alive::tests::PRICES;
     use proptest::prelude::*;
 
     const MS: u64 = 1_000_000;
-    const PRICES: Prices = Prices {
-        restore: 2e6,
-        rearm: f64::INFINITY,
-        create: 30e6,
-        keep_per_ns: 2e6 / 1e9,
-        armed_per_ns: 2e5 / 1e9,
-    };
 
     /// `count` calls of 10 ms, a gap apart, and how many instances are worth it then.
     fn after(demand: &mut Demand, now: &mut u64, count: u32, gap_ms: u64) -> u32 {

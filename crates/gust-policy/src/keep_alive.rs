@@ -161,12 +161,13 @@ fn middle_ns(bucket: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
     const MS: u64 = 1_000_000;
-    const PRICES: Prices = Prices {
+    /// A restore takes 2 ms, and keeping an instance costs as much in a second.
+    pub(crate) const PRICES: Prices = Prices {
         restore: 2e6,
         rearm: f64::INFINITY,
         create: 30e6,

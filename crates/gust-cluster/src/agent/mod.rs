@@ -35,7 +35,7 @@ use crate::{
     join::connect,
     link::{self, CallError, Closed, Link},
     message::{ControlRequest, Hello, MessageError, Reply, Report, Request, encode_body, text},
-    trust::{Identity, Trust, TrustError},
+    trust::{Identity, Revoked, Trust, TrustError},
 };
 use peers::Peers;
 use versions::Versions;
@@ -119,6 +119,8 @@ struct Inner {
     start: [u8; 16],
     versions: Versions,
     peers: Peers,
+    /// Nodes that have been thrown out, as the control plane has said.
+    revoked: Revoked,
     /// The present link to the control plane.
     control: watch::Sender<Option<Link>>,
     /// Requests of the control plane's that are being carried out, and when the last one ended.
@@ -142,13 +144,15 @@ impl Agent {
         })?;
         let mut start = [0; 16];
         crate::fill_random(&mut start);
-        let peers = Peers::new(Trust::of_node(&identity)?, config.control.clone());
+        let revoked = Revoked::default();
+        let peers = Peers::new(Trust::of_node(&identity, &revoked)?, config.control.clone());
         Ok(Self(Arc::new(Inner {
             name: identity.name().to_string(),
             identity: Mutex::new(identity),
             library: Arc::new(library),
             versions: Versions::default(),
             peers,
+            revoked,
             control: watch::Sender::new(None),
             running: AtomicUsize::new(0),
             last_ended: Mutex::new(Instant::now()),
@@ -212,7 +216,7 @@ impl Agent {
 
     /// Makes a link and serves on it until it ends.
     async fn session(&self) -> SessionError {
-        let connector = match Trust::of_node(&self.identity()) {
+        let connector = match self.trust() {
             Ok(trust) => trust.connector(),
             Err(error) => return error.into(),
         };
@@ -301,7 +305,7 @@ impl Agent {
             Ok((other, _)) => return tracing::warn!(?other, "the node's certificate was not renewed"),
             Err(error) => return tracing::warn!(%error, "the node's certificate was not renewed"),
         };
-        match kept.and_then(|()| Trust::of_node(&self.identity())) {
+        match kept.and_then(|()| self.trust()) {
             Ok(trust) => self.0.peers.trust(trust),
             Err(error) => tracing::error!(%error, "the node's new certificate could not be kept"),
         }
@@ -342,6 +346,10 @@ impl Agent {
         if tokio::time::timeout(self.0.config.grace, waited).await.is_err() {
             tracing::warn!("calls that still run are ended");
         }
+    }
+
+    fn trust(&self) -> Result<Trust, TrustError> {
+        Trust::of_node(&self.identity(), &self.0.revoked)
     }
 
     fn identity(&self) -> MutexGuard<'_, Identity> {

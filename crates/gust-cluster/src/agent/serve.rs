@@ -18,9 +18,10 @@ use tokio::{
 use super::{Agent, Running};
 use crate::{
     convert, files,
-    hub::export,
+    hub::{cut_off, export},
     link::{self, Incoming, Replier},
     message::{Call, NodeRequest, Reply, Request, Version, decode_body, text},
+    trust::peer_certificate,
 };
 
 /// Connections of other members at a time; more are closed.
@@ -68,6 +69,10 @@ impl Agent {
             Ok(Err(error)) => return tracing::info!(%address, %error, "a connection was refused"),
             Err(_) => return tracing::info!(%address, "a connection did not agree upon TLS in time"),
         };
+        // There is one: TLS asks for it.
+        let Some(certificate) = peer_certificate(stream.get_ref().1) else {
+            return;
+        };
         let (link, driver, mut incoming) = link::new(stream);
         let serving = async {
             let mut served = JoinSet::new();
@@ -90,7 +95,11 @@ impl Agent {
             }
             link.close();
         };
-        tokio::join!(serving, driver.run());
+        tokio::join!(
+            serving,
+            driver.run(),
+            cut_off(&self.0.revoked, &certificate, &link)
+        );
     }
 
     /// Carries out what the control plane asks, until its link ends. What is under way then goes on.
@@ -167,8 +176,29 @@ impl Agent {
                 self.0.node.end(InstanceName(name), armed_for);
                 done()
             }
+            NodeRequest::Revoked => self.take_revoked(&body),
         };
         replier.reply(&reply, body).await;
+    }
+
+    /// Lets in no node of these names any more.
+    fn take_revoked(&self, names: &[u8]) -> (Reply, Bytes) {
+        let names: Vec<String> = match decode_body(names) {
+            Ok(names) => names,
+            Err(error) => return (Reply::Failed(text(&error)), Bytes::new()),
+        };
+        // What is no name is nobody's.
+        match self
+            .0
+            .revoked
+            .add(names.iter().filter_map(|name| name.parse().ok()))
+        {
+            true => done(),
+            false => (
+                Reply::Failed("too many nodes have been thrown out".to_owned()),
+                Bytes::new(),
+            ),
+        }
     }
 
     async fn deploy(&self, version: Version) -> (Reply, Bytes) {

@@ -7,10 +7,10 @@ use gust_node::{InstanceName, VersionId};
 use rustls::pki_types::CertificateDer;
 use tokio::{net::TcpStream, sync::mpsc, sync::oneshot, task::JoinSet, time::timeout};
 
-use super::{Event, Hub, Member, blocking};
+use super::{Event, Hub, Member, blocking, cut_off};
 use crate::{
     convert, files,
-    link::{self, Incoming, Link},
+    link::{self, Bounds, Incoming, Link},
     message::{
         ControlRequest, Hello, Join, Joined, NodeRequest, Reply, Report, Request, decode_body, encode_body,
         text,
@@ -43,10 +43,17 @@ impl Hub {
             Err(_) => return tracing::info!(%address, "a connection did not agree upon TLS in time"),
         };
         let certificate = peer_certificate(stream.get_ref().1);
-        let (link, driver, incoming) = link::new(stream);
+        let bounds = match certificate {
+            Some(_) => Bounds::MEMBER,
+            None => Bounds::NEWCOMER,
+        };
+        let (link, driver, incoming) = link::within(stream, bounds);
         let serving = async {
             match certificate {
-                Some(certificate) => self.serve_node(&link, incoming, &certificate).await,
+                Some(certificate) => {
+                    let serving = self.serve_node(&link, incoming, &certificate);
+                    tokio::join!(serving, cut_off(&self.0.revoked, &certificate, &link));
+                }
                 None => {
                     if timeout(JOIN_LIMIT, self.serve_newcomer(incoming)).await.is_err() {
                         tracing::info!(%address, "a newcomer took too long");
@@ -71,9 +78,9 @@ impl Hub {
     async fn join(&self, join: Join) -> Reply {
         // The semaphore is never closed.
         let _turn = self.0.joins.acquire().await;
-        let mut random = [0; 4];
-        crate::fill_random(&mut random);
-        let name = NodeName::unlike_others(&join.name, random);
+        let Some(name) = self.new_name(&join.name) else {
+            return Reply::Failed("no name could be made up; try again".to_owned());
+        };
         let hub = self.clone();
         let joined = blocking(move || {
             // A request that is no good does not use the token up.
@@ -182,7 +189,11 @@ impl Hub {
         if !certified_name_is(certificate, &name) {
             return Err(format!("the certificate is not that of {name}"));
         }
-        let report: Report = decode_body(report).map_err(|error| text(&error))?;
+        let mut report: Report = decode_body(report).map_err(|error| text(&error))?;
+        // Of others it is about to be told, and there may be any number of them.
+        report
+            .versions
+            .retain(|(version, _)| self.version(&VersionId(version.clone())).is_some());
         let member = Arc::clone(
             self.members()
                 .entry(name.clone())
@@ -212,6 +223,7 @@ impl Hub {
         .await;
         drop(turn);
         self.prune(link, &member);
+        self.tell_revoked(&member);
         Ok(member)
     }
 
@@ -259,8 +271,13 @@ impl Hub {
                 self.find_snapshot(&version, &fingerprint, member).await
             }
             ControlRequest::HasSnapshot(version) => {
-                member.learned(&version, true);
-                let (node, version) = (self.node(member), VersionId(version));
+                let version = VersionId(version);
+                // One that was removed meanwhile, or that never was.
+                if self.version(&version).is_none() {
+                    return Reply::Missing;
+                }
+                member.learned(&version.0, true);
+                let node = self.node(member);
                 self.tell(Event::Snapshot { node, version }).await;
                 Reply::Done
             }

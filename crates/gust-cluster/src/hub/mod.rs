@@ -4,6 +4,7 @@
 //!  connection ── no certificate ──> may join, and nothing else
 //!             ── a node's ──> may ask for files
 //!                         ── Hello ──> its link: Joined ──> (Draining) ──> Lost
+//!             ── one's that has been thrown out ──> refused; ended, if it was there before that
 //! ```
 //!
 //! Nothing about nodes is stored. A control plane that has just started knows none; they come back within their back-off
@@ -12,6 +13,7 @@
 
 mod connection;
 mod member;
+mod revoke;
 mod snapshots;
 
 use std::{
@@ -31,12 +33,13 @@ use tokio::{
 };
 
 pub(crate) use member::Member;
+pub(crate) use revoke::cut_off;
 pub(crate) use snapshots::export;
 
 use crate::{
     files::{Library, LibraryConfig, LibraryError},
     remote::RemoteNode,
-    trust::{Authority, NodeName, Tokens, Trust, TrustError},
+    trust::{Authority, NodeName, Revoked, Tokens, Trust, TrustError},
 };
 
 /// Most connections at a time; more are closed.
@@ -109,6 +112,7 @@ pub(crate) struct Inner {
     authority: Authority,
     trust: Trust,
     tokens: Tokens,
+    revoked: Revoked,
     pub library: Arc<Library>,
     local: Option<Node>,
     members: Mutex<HashMap<NodeName, Arc<Member>>>,
@@ -131,7 +135,8 @@ impl Hub {
     /// When its directory cannot be used.
     pub fn open(config: &HubConfig) -> Result<(Self, mpsc::Receiver<Event>), HubError> {
         let authority = Authority::open(&config.directory)?;
-        let trust = Trust::of_control(&authority)?;
+        let revoked = Revoked::default();
+        let trust = Trust::of_control(&authority, &revoked)?;
         // The control plane's files are its store's; it fetches none, and keeps no chunks.
         let library = Library::open(&LibraryConfig {
             directory: config.directory.join("library"),
@@ -140,6 +145,7 @@ impl Hub {
         let (events, taken) = mpsc::channel(EVENTS_MAX);
         let hub = Self(Arc::new(Inner {
             tokens: Tokens::new(&config.directory),
+            revoked,
             authority,
             trust,
             library: Arc::new(library),

@@ -15,6 +15,8 @@
 
 mod driver;
 pub mod frame;
+mod pending;
+mod replier;
 mod table;
 
 use std::{
@@ -30,20 +32,27 @@ use std::{
 use bytes::Bytes;
 pub use driver::Driver;
 use frame::{Frame, FrameError, Kind, PAYLOAD_BYTES_MAX};
-use table::{Answer, Broken, OPEN_MAX, OUTPUT_FRAMES_MAX, OUTPUT_WINDOW_BYTES, Table, output_cost};
+pub use pending::{Next, Pending};
+pub use replier::{Incoming, Replier};
+pub use table::Bounds;
+use table::{Answer, Broken, OPEN_MAX, OUTPUT_FRAMES_MAX, Table};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 
-use crate::message::{MessageError, Reply, Request, encode_head};
+use crate::message::{MessageError, Request, encode_head};
 
 /// How often each side says that it is there.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Longest silence before a link is given up: three heartbeats.
 pub const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// Short frames that wait for a place among those, because nobody could wait for them: refusals, and calls that were given
+/// up. Only a side that asks without end and takes no answers makes so many; its link ends.
+const SOON_MAX: usize = 2 * OPEN_MAX;
 
 /// Frames that wait to be written; more senders wait in turn.
 const OUTGOING_MAX: usize = 16;
@@ -54,6 +63,9 @@ pub enum Closed {
     /// This side or the other has ended it.
     #[error("the link was closed")]
     Ended,
+    /// The other side asks, and takes no answers.
+    #[error("the other side does not take its answers")]
+    Flooded,
     /// Nothing was heard for [`SILENCE_MAX`].
     #[error("nothing was heard for {} s", SILENCE_MAX.as_secs())]
     Silent,
@@ -89,6 +101,8 @@ pub struct Link(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     outgoing: mpsc::Sender<Frame>,
+    /// Room for [`SOON_MAX`] frames.
+    soon: Arc<Semaphore>,
     table: Mutex<Table>,
     /// Windows of the output of requests that are being carried out.
     windows: Mutex<HashMap<u64, Arc<Semaphore>>>,
@@ -96,52 +110,22 @@ struct Shared {
     closed: watch::Sender<Option<Closed>>,
 }
 
-/// A request of the other side's.
-#[derive(Debug)]
-pub struct Incoming {
-    /// What is asked.
-    pub request: Request,
-    /// Its body.
-    pub body: Bytes,
-    /// Answers it.
-    pub replier: Replier,
-}
-
-/// Answers one request. Dropped unused, it answers [`Reply::Failed`].
-#[derive(Debug)]
-pub struct Replier {
-    link: Link,
-    call: u64,
-    window: Arc<Semaphore>,
-    is_answered: bool,
-}
-
-/// A call that has been sent, until it is dropped.
-#[derive(Debug)]
-pub struct Pending {
-    link: Link,
-    call: u64,
-    reply: oneshot::Receiver<Answer>,
-    output: mpsc::Receiver<Bytes>,
-    is_over: bool,
-}
-
-/// What comes next of a call.
-#[derive(Debug)]
-pub enum Next {
-    /// A piece of output; tell [`Pending::took`] when it has been dealt with.
-    Output(Bytes),
-    /// The reply, after all output.
-    Reply(Answer),
-}
-
-/// A link over a stream, what moves it, and the other side's requests.
+/// A link to a member over a stream, what moves it, and the other side's requests.
 pub fn new<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> (Link, Driver<S>, mpsc::Receiver<Incoming>) {
+    within(stream, Bounds::MEMBER)
+}
+
+/// The same, with other bounds to what the other side may have open.
+pub fn within<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    bounds: Bounds,
+) -> (Link, Driver<S>, mpsc::Receiver<Incoming>) {
     let (sender, outgoing) = mpsc::channel(OUTGOING_MAX);
-    let (arrived, incoming) = mpsc::channel(OPEN_MAX);
+    let (arrived, incoming) = mpsc::channel(bounds.open_max);
     let link = Link(Arc::new(Shared {
         outgoing: sender,
-        table: Mutex::default(),
+        soon: Arc::new(Semaphore::new(SOON_MAX)),
+        table: Mutex::new(Table::new(bounds)),
         windows: Mutex::default(),
         next_call: AtomicU64::new(1),
         closed: watch::Sender::new(None),
@@ -271,118 +255,15 @@ impl Link {
         if let Err(mpsc::error::TrySendError::Full(frame)) = self.0.outgoing.try_send(frame)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
+            let Ok(room) = Arc::clone(&self.0.soon).try_acquire_owned() else {
+                return self.end(Closed::Flooded);
+            };
             let link = self.clone();
             runtime.spawn(async move {
                 // The link has ended: nobody is left to be told.
                 let _ = link.send(frame).await;
+                drop(room);
             });
-        }
-    }
-}
-
-impl Pending {
-    /// Output or the reply.
-    ///
-    /// # Errors
-    /// When the link ends.
-    pub async fn next(&mut self) -> Result<Next, CallError> {
-        tokio::select! {
-            biased;
-            Some(piece) = self.output.recv() => Ok(Next::Output(piece)),
-            reply = &mut self.reply => {
-                self.is_over = true;
-                // What came before the reply is in the channel by now.
-                reply.map(Next::Reply).map_err(|_| {
-                    CallError::Closed(self.link.closed().unwrap_or(Closed::Ended))
-                })
-            }
-        }
-    }
-
-    /// A piece of output has been dealt with; as much more may come.
-    pub async fn took(&self, piece: &Bytes) {
-        let cost = output_cost(piece.len()) as u32;
-        // When the link has ended, so has the call.
-        let _ = self
-            .link
-            .send(Frame::new(Kind::Taken, self.call, cost.to_le_bytes().to_vec()))
-            .await;
-    }
-
-    /// Output that has arrived already.
-    pub fn try_output(&mut self) -> Option<Bytes> {
-        self.output.try_recv().ok()
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        let was_open = lock(&self.link.0.table).forget(self.call);
-        if was_open && !self.is_over {
-            self.link
-                .send_soon(Frame::new(Kind::Forgotten, self.call, Bytes::new()));
-        }
-    }
-}
-
-impl Replier {
-    fn new(link: Link, call: u64) -> Self {
-        let window = Arc::new(Semaphore::new(OUTPUT_WINDOW_BYTES));
-        lock(&link.0.windows).insert(call, Arc::clone(&window));
-        Self {
-            link,
-            call,
-            window,
-            is_answered: false,
-        }
-    }
-
-    /// Sends output of the request while it is carried out; waits while too much is under way. When nobody takes it any
-    /// more, it is dropped.
-    pub async fn output(&self, mut output: Bytes) {
-        while !output.is_empty() {
-            let piece = output.split_to(output.len().min(PAYLOAD_BYTES_MAX));
-            self.piece(piece).await;
-        }
-    }
-
-    /// Sends an empty piece of output: a sign whose meaning is the request's.
-    pub async fn sign(&self) {
-        self.piece(Bytes::new()).await;
-    }
-
-    async fn piece(&self, piece: Bytes) {
-        if let Ok(room) = self.window.acquire_many(output_cost(piece.len()) as u32).await {
-            room.forget();
-            // A link that has ended has nobody who takes it, and has closed the window for what would follow.
-            let _ = self.link.send(Frame::new(Kind::Output, self.call, piece)).await;
-        }
-    }
-
-    /// Answers. A reply that is too long becomes [`Reply::Failed`].
-    pub async fn reply(mut self, reply: &Reply, body: Bytes) {
-        self.is_answered = true;
-        let (head, body) = match encode_head(reply, body.len()) {
-            Ok(head) => (head, body),
-            Err(error) => {
-                let failed = Reply::Failed(error.to_string());
-                (encode_head(&failed, 0).unwrap_or_default(), Bytes::new())
-            }
-        };
-        // A link that has ended has nobody who waits.
-        let kinds = (Kind::Reply, Kind::ReplyBody);
-        let _ = self.link.send_message(kinds, self.call, head, body).await;
-    }
-}
-
-impl Drop for Replier {
-    fn drop(&mut self) {
-        lock(&self.link.0.windows).remove(&self.call);
-        lock(&self.link.0.table).done();
-        if !self.is_answered
-            && let Ok(head) = encode_head(&Reply::Failed("the request was given up".to_owned()), 0)
-        {
-            self.link.send_soon(Frame::new(Kind::Reply, self.call, head));
         }
     }
 }

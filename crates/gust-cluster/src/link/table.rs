@@ -11,11 +11,34 @@ use tokio::sync::{mpsc, oneshot};
 use super::frame::{Frame, Kind};
 use crate::message::{Head, MessageError, Reply, Request};
 
-/// Most requests of the other side's that are open at a time, their carrying out included; more are refused.
+/// Most requests of a member's that are open at a time, their carrying out included.
 pub const OPEN_MAX: usize = 16 << 10;
 
-/// Most bytes of unfinished bodies of the other side's requests.
+/// Most bytes of unfinished bodies of a member's requests.
 pub const INCOMING_BYTES_MAX: usize = 512 << 20;
+
+/// What the other side of a link may have open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most requests, their carrying out included; more are refused.
+    pub open_max: usize,
+    /// Most bytes of their bodies while those are coming.
+    pub incoming_bytes_max: usize,
+}
+
+impl Bounds {
+    /// Of a member.
+    pub const MEMBER: Self = Self {
+        open_max: OPEN_MAX,
+        incoming_bytes_max: INCOMING_BYTES_MAX,
+    };
+
+    /// Of someone whom nobody knows yet: what a newcomer asks has no body.
+    pub const NEWCOMER: Self = Self {
+        open_max: 4,
+        incoming_bytes_max: 0,
+    };
+}
 
 /// Output of one request that may be under way or wait to be taken, in bytes.
 pub const OUTPUT_WINDOW_BYTES: usize = 256 << 10;
@@ -110,8 +133,9 @@ struct Waiting {
 }
 
 /// What is open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
+    bounds: Bounds,
     waiting: HashMap<u64, Waiting>,
     partial: HashMap<u64, Partial<Request>>,
     partial_bytes: usize,
@@ -125,6 +149,17 @@ pub fn output_cost(bytes: usize) -> usize {
 }
 
 impl Table {
+    /// Nothing is open.
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            waiting: HashMap::new(),
+            partial: HashMap::new(),
+            partial_bytes: 0,
+            open: 0,
+        }
+    }
+
     /// A call of this side's begins. `output` has room for [`OUTPUT_FRAMES_MAX`].
     pub fn begin(&mut self, call: u64, reply: oneshot::Sender<Answer>, output: mpsc::Sender<Bytes>) {
         let partial = None;
@@ -207,7 +242,11 @@ impl Table {
         let Some(message) = message else {
             return Ok(Step::Refused(call, Reply::Unknown));
         };
-        if self.open >= OPEN_MAX || self.partial_bytes + body_bytes > INCOMING_BYTES_MAX {
+        let Bounds {
+            open_max,
+            incoming_bytes_max,
+        } = self.bounds;
+        if self.open >= open_max || self.partial_bytes + body_bytes > incoming_bytes_max {
             return Ok(Step::Refused(call, Reply::Busy));
         }
         self.open += 1;

@@ -6,7 +6,10 @@ use super::{
     frame::{HEADER_BYTES, Header},
     *,
 };
-use crate::message::{BODY_BYTES_MAX, NodeRequest};
+use crate::{
+    link::table::OUTPUT_WINDOW_BYTES,
+    message::{BODY_BYTES_MAX, NodeRequest, Reply},
+};
 
 /// Two ends of a link, each with the other's requests.
 fn linked() -> [(Link, mpsc::Receiver<Incoming>); 2] {
@@ -234,13 +237,54 @@ async fn a_request_of_a_later_version_is_answered() {
     }
 }
 
+#[tokio::test]
+async fn who_asks_without_end_and_takes_no_answers_is_cut_off() {
+    let (one, two) = tokio::io::duplex(64 << 10);
+    let (_link, driver, _incoming) = new(one);
+    let run = tokio::spawn(driver.run());
+    let (_unread, mut writer) = tokio::io::split(two);
+    // A request that nobody knows is refused at once.
+    let frame = Frame::new(Kind::Request, 7, vec![0, 200, 1]);
+    let frame = [frame.header().as_slice(), &frame.payload].concat();
+    let asking = async {
+        let (many, enough) = (frame.repeat(100), 2 * SOON_MAX / 100);
+        for _ in 0..enough {
+            if writer.write_all(&many).await.is_err() {
+                return;
+            }
+        }
+        panic!("all of them wait for someone to take them");
+    };
+    asking.await;
+    assert!(matches!(run.await.unwrap(), Closed::Flooded));
+}
+
+#[tokio::test]
+async fn a_newcomer_may_have_little_open() {
+    let (one, two) = tokio::io::duplex(64 << 10);
+    let (_link, driver, mut of_newcomer) = within(one, Bounds::NEWCOMER);
+    tokio::spawn(driver.run());
+    let (newcomer, _) = driven(two);
+    let busy = |answer: Result<Answer, CallError>| assert_eq!(answer.unwrap().0, Reply::Busy);
+    busy(newcomer.call(&STATS, Bytes::from_static(b"x"), LONG).await);
+    let mut unanswered = Vec::new();
+    for _ in 0..Bounds::NEWCOMER.open_max {
+        let pending = newcomer.begin(&STATS, Bytes::new()).await.unwrap();
+        unanswered.push((pending, of_newcomer.recv().await.unwrap().replier));
+    }
+    busy(newcomer.call(&STATS, Bytes::new(), LONG).await);
+    drop(unanswered.pop());
+    assert!(newcomer.begin(&STATS, Bytes::new()).await.is_ok());
+    assert!(of_newcomer.recv().await.is_some(), "there is room again");
+}
+
 proptest! {
     /// Whatever frames arrive, nothing panics, and what is counted as open never exceeds its bounds.
     #[test]
     fn any_frames_are_taken_or_refused(
         frames in prop::collection::vec((0u8..12, 0u64..4, 0usize..12, prop::collection::vec(any::<u8>(), 0..20)), 0..60)
     ) {
-        let mut table = Table::default();
+        let mut table = Table::new(Bounds::MEMBER);
         let (reply, _replied) = oneshot::channel();
         table.begin(1, reply, mpsc::channel(OUTPUT_FRAMES_MAX).0);
         for (kind, call, body_bytes, junk) in frames {

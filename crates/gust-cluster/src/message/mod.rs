@@ -125,6 +125,8 @@ pub enum NodeRequest {
         /// For how long, in milliseconds.
         armed_ms: u64,
     },
+    /// Let in no node that has been thrown out; their names are in the body, a `Vec<String>`.
+    Revoked,
 }
 
 /// What it answers.
@@ -360,6 +362,10 @@ mod tests {
         check(
             encode_head(&Request::Node(NodeRequest::Stats), 5).unwrap(),
             &[5, 2, 7],
+        );
+        check(
+            encode_head(&Request::Node(NodeRequest::Revoked), 0).unwrap(),
+            &[0, 2, 12],
         );
         let export = Request::Node(NodeRequest::Export("v".to_owned()));
         check(encode_head(&export, 0).unwrap(), &[0, 2, 8, 1, b'v']);

@@ -33,7 +33,7 @@ const AUTHORITY_VALID: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 pub(super) const MEMBER_VALID: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// How far clocks of members may be behind the control plane's.
-const CLOCKS_APART: Duration = Duration::from_secs(3600);
+pub(super) const CLOCKS_APART: Duration = Duration::from_secs(3600);
 
 /// Names an authority: BLAKE3 of its certificate.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -13,17 +13,19 @@
 //! ```
 //!
 //! A certificate holds one name: the control plane's, or a node's. A node cannot pose as the control plane or as
-//! another node, and who has taken a node over has that node's rights and no more.
+//! another node, and who has taken a node over has that node's rights and no more, until the node is thrown out ([`Revoked`]).
 
 mod authority;
 mod identity;
 mod names;
+mod revoked;
 mod tls;
 mod token;
 
 pub use authority::{Authority, Fingerprint};
 pub use identity::{Identity, IdentityError, JoinKey};
 pub use names::{NameError, NodeName};
+pub use revoked::{REVOCATION_KEPT, REVOKED_MAX, Revoked};
 pub use tls::{Trust, certified_name_is, control_name, peer_certificate};
 pub use token::{JoinToken, TokenError, Tokens};
 

@@ -16,7 +16,7 @@ use rustls::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{Authority, Fingerprint, Identity, NodeName, TrustError, names::CONTROL};
+use super::{Authority, Fingerprint, Identity, NodeName, Revoked, TrustError, names::CONTROL};
 use crate::message::PROTOCOLS;
 
 /// How a member makes connections and takes them.
@@ -33,11 +33,12 @@ impl std::fmt::Debug for Trust {
 }
 
 impl Trust {
-    /// Of the control plane. Whoever has no certificate is let in as far as that a newcomer can join.
+    /// Of the control plane. Whoever has no certificate is let in as far as that a newcomer can join; who has been thrown out
+    /// is not let in.
     ///
     /// # Errors
     /// When its certificate cannot be made.
-    pub fn of_control(authority: &Authority) -> Result<Self, TrustError> {
+    pub fn of_control(authority: &Authority, revoked: &Revoked) -> Result<Self, TrustError> {
         let roots = roots(authority.certificate())?;
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
             .allow_unauthenticated()
@@ -49,7 +50,7 @@ impl Trust {
         let server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(TrustError::Tls)?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(revoked.refusing(verifier))
             .with_single_cert(chain, key)
             .map_err(TrustError::Tls)?;
         Ok(Self {
@@ -58,11 +59,11 @@ impl Trust {
         })
     }
 
-    /// Of a node.
+    /// Of a node. Who has been thrown out is not let in.
     ///
     /// # Errors
     /// When its certificate is none.
-    pub fn of_node(identity: &Identity) -> Result<Self, TrustError> {
+    pub fn of_node(identity: &Identity, revoked: &Revoked) -> Result<Self, TrustError> {
         let roots = roots(&identity.authority())?;
         let chain = vec![identity.certificate()];
         let mut client = ClientConfig::builder_with_provider(provider())
@@ -78,7 +79,7 @@ impl Trust {
         let server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(TrustError::Tls)?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(revoked.refusing(verifier))
             .with_single_cert(chain, identity.key())
             .map_err(TrustError::Tls)?;
         Ok(Self {

@@ -1,22 +1,19 @@
 //! The agent of these tests: `agent CONTROL TOKEN DIRECTORY NAME process|kvm`, ended by SIGTERM. It joins if it has not yet.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use gust_cluster::{
     Agent, AgentConfig,
     join::{JoinError, join},
     trust::Identity,
 };
-use gust_node::{Isolation, Node, NodeConfig, PageSharing};
+use gust_node::{Isolation, Node};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
+
+use crate::world;
 
 pub fn main() -> ExitCode {
     crate::log();
@@ -28,7 +25,7 @@ pub fn main() -> ExitCode {
         "kvm" => Isolation::Kvm,
         _ => Isolation::Process,
     };
-    crate::run(async {
+    world::run(async {
         serve(control, token, Path::new(directory), name, isolation).await;
         Ok(())
     })
@@ -55,7 +52,12 @@ async fn serve(control: &str, token: &str, directory: &Path, name: &str, isolati
         region: 0,
         grace: Duration::from_secs(60),
     };
-    let agent = Agent::new(agent, identity, start_node(directory, isolation).await).unwrap();
+    let agent = Agent::new(
+        agent,
+        identity,
+        Node::start(world::config(directory, isolation)).await.unwrap(),
+    )
+    .unwrap();
     agent
         .run(listener, async move {
             terminate.recv().await;
@@ -73,23 +75,4 @@ async fn joined(cluster: &Path, token: &str, control: &str, name: &str) -> Ident
             Err(error) => panic!("{error}"),
         }
     }
-}
-
-async fn start_node(directory: &Path, isolation: Isolation) -> Node {
-    let config = NodeConfig {
-        data_dir: PathBuf::from(directory).join("node"),
-        isolation,
-        pool_size: 1,
-        armed_per_version: 0,
-        instances_max: 8,
-        memory_budget_bytes: 4 << 30,
-        snapshot_memory_bytes: 1 << 30,
-        freeze_after: None,
-        page_sharing: PageSharing::Runtime,
-        idle_timeout: Duration::from_secs(600),
-        queue_timeout: Duration::from_secs(20),
-        egress: Arc::default(),
-        worker_program: None,
-    };
-    Node::start(config).await.unwrap()
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::Path,
     process::{Child, Command, Stdio},
@@ -176,6 +176,7 @@ pub struct AgentProcess {
     pub node: RemoteNode,
     child: Child,
     device: String,
+    ip: Ipv4Addr,
 }
 
 impl Drop for AgentProcess {
@@ -196,6 +197,19 @@ impl AgentProcess {
     pub fn connect(&self, connected: bool) -> Result<(), Failed> {
         let state = if connected { "up" } else { "down" };
         Ok(run("ip", &format!("link set {} {state}", self.device))?)
+    }
+
+    /// Where it gives files to other members: the one socket at which it listens.
+    pub fn files_address(&self) -> Result<SocketAddr, Failed> {
+        let sockets = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.child.id()))?;
+        // Lines of "0: ADDRESS:PORT PEER:PORT STATE", in hexadecimal; 0A is a listening socket.
+        let listening = sockets.lines().find_map(|line| {
+            let [_, own, _, "0A", ..] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+                return None;
+            };
+            u16::from_str_radix(own.split_once(':')?.1, 16).ok()
+        });
+        Ok((self.ip, listening.ok_or("it does not listen")?).into())
     }
 
     pub async fn ended(&mut self) -> Result<std::process::ExitStatus, Failed> {
@@ -272,11 +286,8 @@ impl Lab {
         run("ip", &format!("link set {device} master bridge up"))?;
         let inside = |arguments: &str| run("nsenter", &format!("--net=/proc/{pid}/ns/net ip {arguments}"));
         inside("link set lo up")?;
-        inside(&format!(
-            "addr add 10.99.{}.{}/16 dev eth0",
-            1 + number / 250,
-            number % 250
-        ))?;
+        let ip = Ipv4Addr::new(10, 99, 1 + (number / 250) as u8, (number % 250) as u8);
+        inside(&format!("addr add {ip}/16 dev eth0"))?;
         inside("link set eth0 up")?;
         until(|| async { self.control.hub.nodes().len() > known }).await?;
         let begins = |node: &RemoteNode| node.name().as_str().starts_with(&format!("{name}-"));
@@ -287,6 +298,11 @@ impl Lab {
             .into_iter()
             .find(begins)
             .ok_or("it has not joined")?;
-        Ok(AgentProcess { node, child, device })
+        Ok(AgentProcess {
+            node,
+            child,
+            device,
+            ip,
+        })
     }
 }

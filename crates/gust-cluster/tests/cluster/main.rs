@@ -6,6 +6,7 @@ mod agent;
 #[path = "../../../gust-worker/tests/worker/guest.rs"]
 mod guest;
 mod lab;
+mod revoke;
 mod scenarios;
 mod trust;
 #[path = "../../../gust-worker/tests/worker/wild.rs"]
@@ -18,7 +19,9 @@ mod world;
 use std::process::ExitCode;
 
 use gust_node::Isolation;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
+
+use world::{run, trial};
 
 /// Makes trials of async tests, each for one isolation.
 macro_rules! trials {
@@ -65,7 +68,7 @@ fn main() -> ExitCode {
 }
 
 fn everywhere(isolation: Isolation) -> Vec<Trial> {
-    trials![
+    let mut trials = trials![
         isolation,
         functions_run_on_every_node,
         a_node_that_is_killed_fails_its_calls_alone,
@@ -73,7 +76,13 @@ fn everywhere(isolation: Isolation) -> Vec<Trial> {
         a_control_plane_that_starts_again_learns_what_is_there,
         a_node_that_leaves_fails_no_call,
         what_is_removed_is_removed_everywhere,
-    ]
+    ];
+    trials.push(trial(
+        isolation,
+        "a_node_that_is_thrown_out_is_let_in_by_no_one",
+        move || run(revoke::a_node_that_is_thrown_out_is_let_in_by_no_one(isolation)),
+    ));
+    trials
 }
 
 fn log() {
@@ -83,20 +92,4 @@ fn log() {
             .with_writer(std::io::stderr)
             .init();
     }
-}
-
-fn trial(
-    isolation: Isolation,
-    name: &str,
-    test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
-) -> Trial {
-    Trial::test(format!("{isolation:?}::{name}").to_lowercase(), test)
-}
-
-fn run(test: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(test)
 }

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use gust_cluster::RemoteNode;
 use gust_node::{
     InstanceClass, InstanceName, InvokeError, InvokeResult, Isolation, Named, Outcome, StartKind, VersionId,
@@ -16,14 +15,11 @@ use gust_node::{
 };
 use libtest_mimic::Failed;
 use rustix::process::Signal;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
     lab::{AgentProcess, Control, Lab, Told},
-    world::{device, equal, invocation, until},
+    world::{device, equal, invocation, log, until},
 };
 
 /// What a call came to: its response, how its instance came to be, and its log.
@@ -40,14 +36,7 @@ async fn call_wanting(
     payload: &str,
     wanted: Wanted,
 ) -> Result<Called, InvokeError> {
-    let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
-    let collecting = tokio::spawn(async move {
-        let mut log = Vec::new();
-        while let Some(piece) = receiver.recv().await {
-            log.extend_from_slice(&piece);
-        }
-        log
-    });
+    let (sender, collecting) = log();
     let mut invocation = invocation(payload, Duration::from_secs(60), sender);
     invocation.wanted = wanted;
     let (delivered, was_delivered) = oneshot::channel();

@@ -8,7 +8,7 @@ use gust_cluster::{
     join::{JoinError, join},
     link::{self, CallError},
     message::{ControlRequest, FileRequest, Hello, Reply, Report, Request, encode_body},
-    trust::{Authority, Fingerprint, Identity, JoinToken, Tokens, Trust, control_name},
+    trust::{Authority, Fingerprint, Identity, JoinToken, Revoked, Tokens, Trust, control_name},
 };
 use libtest_mimic::Failed;
 use tokio::net::TcpStream;
@@ -123,7 +123,8 @@ pub async fn nodes_of_other_clusters_are_refused() -> Result<(), Failed> {
     let two = cluster.join(&dir.path().join("two"), &cluster.token()?).await?;
     let stranger = other.join(&dir.path().join("stranger"), &other.token()?).await?;
     let report = || encode_body(&Report::default());
-    let connector = |identity: &Identity| Trust::of_node(identity).map(|trust| trust.connector());
+    let connector =
+        |identity: &Identity| Trust::of_node(identity, &Revoked::default()).map(|trust| trust.connector());
 
     let as_one = connector(&one)?.ok_or("no connector")?;
     equal(
@@ -158,11 +159,15 @@ pub async fn nodes_of_other_clusters_are_refused() -> Result<(), Failed> {
     // A newcomer may not even ask for files.
     let newcomer = Trust::newcomer(cluster.fingerprint)?;
     equal(cluster.ask(&newcomer, file(), Vec::new()).await?, Reply::Unknown)?;
+    let hello_again = || hello(one.name().as_str());
     equal(
-        cluster
-            .ask(&newcomer, hello(one.name().as_str()), report()?)
-            .await?,
+        cluster.ask(&newcomer, hello_again(), Vec::new()).await?,
         Reply::Unknown,
+    )?;
+    // Nor is anything long of it kept.
+    equal(
+        cluster.ask(&newcomer, hello_again(), report()?).await?,
+        Reply::Busy,
     )?;
     // A member of another cluster is let in by neither side.
     let as_stranger = connector(&stranger)?.ok_or("no connector")?;

@@ -5,7 +5,7 @@ use rand_chacha::rand_core::RngCore as _;
 use crate::{
     abi::RW_BYTES_MAX,
     errno::{EAGAIN, EBADF, EFAULT, EINVAL, EISDIR, ENOSPC, EPERM, ESPIPE, Errno},
-    fs::{FileKind, Vnode},
+    fs::{FileKind, OpenFile, Vnode},
     io::ObjectKey,
     kernel::{Cx, Flow, Kernel, SysResult, Wait},
     task::WaitKey,
@@ -110,6 +110,39 @@ pub(crate) fn sys_pwritev2(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
 }
 
 impl Kernel {
+    /// An open file for a transfer at a place.
+    fn file_at(
+        &self,
+        fd: u64,
+        at: Position,
+        is_open_for: impl FnOnce(&OpenFile) -> bool,
+    ) -> Result<&OpenFile, Errno> {
+        let file = self.files.get(fd).ok_or(EBADF)?;
+        if at != Position::Current && file.kind.is_stream() {
+            return Err(ESPIPE);
+        }
+        match is_open_for(file) {
+            true => Ok(file),
+            false => Err(EBADF),
+        }
+    }
+
+    /// A transfer that cannot go on for now: its answer if it gives up, which is what it has done, if anything. Otherwise that
+    /// is remembered for when the call is made again.
+    pub(crate) fn stops_short(&mut self, slot: usize, done: u64, gives_up: bool) -> Option<SysResult> {
+        if gives_up {
+            return Some(if done > 0 {
+                Ok(Flow::Done(done))
+            } else {
+                Err(EAGAIN)
+            });
+        }
+        if let Some(call) = &mut self.thread_mut(slot).call {
+            call.progress = done;
+        }
+        None
+    }
+
     /// Reads into guest buffers.
     pub(crate) fn read_file(
         &mut self,
@@ -119,13 +152,7 @@ impl Kernel {
         at: Position,
         nowait: bool,
     ) -> SysResult {
-        let file = self.files.get(fd).ok_or(EBADF)?;
-        if at != Position::Current && file.kind.is_stream() {
-            return Err(ESPIPE);
-        }
-        if !file.readable() {
-            return Err(EBADF);
-        }
+        let file = self.file_at(fd, at, OpenFile::readable)?;
         let nonblocking = nowait || file.nonblocking();
         let (kind, current) = (file.kind.clone(), file.offset);
         let offset = match at {
@@ -242,13 +269,7 @@ impl Kernel {
         at: Position,
         nowait: bool,
     ) -> SysResult {
-        let file = self.files.get(fd).ok_or(EBADF)?;
-        if at != Position::Current && file.kind.is_stream() {
-            return Err(ESPIPE);
-        }
-        if !file.writable() {
-            return Err(EBADF);
-        }
+        let file = self.file_at(fd, at, OpenFile::writable)?;
         let nonblocking = nowait || file.nonblocking();
         let (kind, flags, current) = (file.kind.clone(), file.flags, file.offset);
         let transfer = match kind {

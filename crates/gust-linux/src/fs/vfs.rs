@@ -6,10 +6,9 @@ use gust_image::{Image, NodeIndex, NodeKind};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    abi::PAGE,
     errno::{EINVAL, EIO, ENOENT, ENOTDIR, EROFS, Errno},
     fs::{
-        Attributes, NodeType, Vnode,
+        NodeType, Vnode,
         memory::{Kind, Maker, MemoryFs},
         synthetic::{self, Synthetic},
     },
@@ -33,7 +32,7 @@ pub(crate) struct Mount {
 pub(crate) struct Vfs {
     /// Images, by the number in [`Vnode::Image`]; given anew to a restored guest.
     #[serde(skip)]
-    images: Vec<Image>,
+    pub(super) images: Vec<Image>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) memory: MemoryFs,
     /// Directories that the root image lacks and mounts need.
@@ -43,7 +42,7 @@ pub(crate) struct Vfs {
 }
 
 /// Owner of image and synthetic nodes.
-const ROOT: u32 = 0;
+pub(super) const ROOT: u32 = 0;
 
 impl Vfs {
     /// A tree with one image at its root.
@@ -74,7 +73,7 @@ impl Vfs {
         Vnode::Image { image: 0, node: 0 }
     }
 
-    fn image_node(&self, image: u8, node: u32) -> Result<(&Image, gust_image::Node), Errno> {
+    pub(super) fn image_node(&self, image: u8, node: u32) -> Result<(&Image, gust_image::Node), Errno> {
         let image = self.images.get(image as usize).ok_or(EIO)?;
         let node = image.node(NodeIndex(node)).ok_or(EIO)?;
         Ok((image, node))
@@ -192,113 +191,6 @@ impl Vfs {
         })
     }
 
-    /// What `stat` tells.
-    pub(crate) fn attributes(&self, vnode: Vnode) -> Result<Attributes, Errno> {
-        let node_type = self.node_type(vnode)?;
-        let mut attributes = Attributes {
-            device: 1,
-            inode: 1,
-            node_type,
-            mode: 0o555,
-            links: 1,
-            uid: ROOT,
-            gid: ROOT,
-            special: 0,
-            size: 0,
-            entries: 0,
-            accessed_ns: 0,
-            modified_ns: 0,
-            changed_ns: 0,
-        };
-        match vnode {
-            Vnode::Image { image, node } => {
-                let (_, found) = self.image_node(image, node)?;
-                let mtime = found.mtime_s.saturating_mul(1_000_000_000);
-                attributes.device = 16 + u64::from(image);
-                attributes.inode = u64::from(node) + 1;
-                attributes.mode = u32::from(found.mode);
-                attributes.links = found.links;
-                (attributes.uid, attributes.gid) = (found.uid, found.gid);
-                attributes.size = if node_type == NodeType::Directory {
-                    PAGE
-                } else {
-                    found.size
-                };
-                attributes.entries = found.size;
-                (
-                    attributes.accessed_ns,
-                    attributes.modified_ns,
-                    attributes.changed_ns,
-                ) = (mtime, mtime, mtime);
-            }
-            Vnode::Memory(number) => {
-                let node = self.memory.get(number)?;
-                attributes.device = 2;
-                attributes.inode = u64::from(number) + 1;
-                attributes.mode = node.mode;
-                attributes.links = node.links;
-                (attributes.uid, attributes.gid) = (node.uid, node.gid);
-                attributes.size = match &node.kind {
-                    Kind::File(contents) => contents.size(),
-                    Kind::Symlink(target) => target.len() as u64,
-                    Kind::Directory(entries) => 40 + entries.len() as u64 * 20,
-                    Kind::Fifo(_) | Kind::Socket => 0,
-                };
-                attributes.accessed_ns = node.accessed_ns;
-                attributes.modified_ns = node.modified_ns;
-                attributes.changed_ns = node.changed_ns;
-            }
-            Vnode::Synthetic(number) => {
-                attributes.device = 3;
-                attributes.inode = u64::from(number) + 1;
-                attributes.mode = match synthetic::node(number).ok_or(ENOENT)?.what {
-                    Synthetic::Directory | Synthetic::ProcessDirectory | Synthetic::Tasks => 0o555,
-                    Synthetic::Descriptors => 0o500,
-                    Synthetic::DescriptorInfos => 0o555,
-                    Synthetic::File(_) => 0o444,
-                    Synthetic::Link(_) => 0o777,
-                    Synthetic::Device(device) => {
-                        let (major, minor) = device.number();
-                        attributes.special = libc::makedev(major, minor);
-                        0o666
-                    }
-                };
-            }
-            Vnode::Descriptor(fd) => {
-                attributes.device = 3;
-                attributes.inode = 0x1_0000 + u64::from(fd);
-                attributes.mode = 0o700;
-                attributes.size = 64;
-            }
-            Vnode::DescriptorInfo(fd) => {
-                attributes.device = 3;
-                attributes.inode = 0x2_0000 + u64::from(fd);
-                attributes.mode = 0o444;
-            }
-            Vnode::Task(tid) => {
-                attributes.device = 3;
-                attributes.inode = 0x10_0000 + u64::from(tid);
-            }
-        }
-        let of_process = match vnode {
-            Vnode::Descriptor(_) | Vnode::DescriptorInfo(_) | Vnode::Task(_) => true,
-            Vnode::Synthetic(number) => synthetic::node(number).is_some_and(|node| {
-                matches!(
-                    node.what,
-                    Synthetic::ProcessDirectory
-                        | Synthetic::Descriptors
-                        | Synthetic::DescriptorInfos
-                        | Synthetic::Tasks
-                )
-            }),
-            Vnode::Image { .. } | Vnode::Memory(_) => false,
-        };
-        if of_process {
-            (attributes.uid, attributes.gid) = self.process_owner;
-        }
-        Ok(attributes)
-    }
-
     /// The entry at a position of a directory in an image: name and node.
     pub(crate) fn image_entry(&self, directory: Vnode, position: u64) -> Option<(Vec<u8>, u32)> {
         let Vnode::Image { image, node } = directory else {
@@ -384,105 +276,6 @@ impl Vfs {
         }
     }
 
-    /// Hands out the contents of a file from `offset` on, at most `bytes`, piece by piece with each piece's offset.
-    pub(crate) fn with_contents(
-        &self,
-        vnode: Vnode,
-        offset: u64,
-        bytes: u64,
-        mut take: impl FnMut(u64, &[u8]),
-    ) {
-        match vnode {
-            Vnode::Image { image, node } => {
-                let Some(data) = self
-                    .images
-                    .get(image as usize)
-                    .and_then(|image| image.file(NodeIndex(node)))
-                else {
-                    return;
-                };
-                let start = (offset as usize).min(data.len());
-                let end = start.saturating_add(bytes as usize).min(data.len());
-                take(offset, &data[start..end]);
-            }
-            Vnode::Memory(number) => {
-                let Some(contents) = self.memory.contents(number) else {
-                    return;
-                };
-                let mut buffer = [0; PAGE as usize];
-                let mut at = offset;
-                let end = offset.saturating_add(bytes);
-                while at < end {
-                    let piece = (end - at).min(PAGE) as usize;
-                    let read = contents.read(at, &mut buffer[..piece]);
-                    if read == 0 {
-                        return;
-                    }
-                    take(at, &buffer[..read]);
-                    at += read as u64;
-                }
-            }
-            Vnode::Synthetic(_) | Vnode::Descriptor(_) | Vnode::DescriptorInfo(_) | Vnode::Task(_) => {}
-        }
-    }
-
-    /// The bytes of a file in an image. They belong to the image, so they can be used while the tree changes.
-    pub(crate) fn image_contents(&self, vnode: Vnode) -> Option<ImageFile> {
-        let Vnode::Image { image, node } = vnode else {
-            return None;
-        };
-        let image = self.images.get(image as usize)?;
-        image.file(NodeIndex(node))?;
-        Some(ImageFile {
-            image: image.clone(),
-            node: NodeIndex(node),
-        })
-    }
-
-    /// Reads from a file in memory.
-    pub(crate) fn read_memory(&self, vnode: Vnode, offset: u64, out: &mut [u8]) -> usize {
-        match vnode {
-            Vnode::Memory(number) => self
-                .memory
-                .contents(number)
-                .map_or(0, |contents| contents.read(offset, out)),
-            Vnode::Image { .. }
-            | Vnode::Synthetic(_)
-            | Vnode::Descriptor(_)
-            | Vnode::DescriptorInfo(_)
-            | Vnode::Task(_) => 0,
-        }
-    }
-
-    /// Reads from a regular file of either kind.
-    pub(crate) fn read_any(&self, vnode: Vnode, offset: u64, out: &mut [u8]) -> usize {
-        let Some(file) = self.image_contents(vnode) else {
-            return self.read_memory(vnode, offset, out);
-        };
-        let data = file.as_ref();
-        let start = (offset as usize).min(data.len());
-        let bytes = out.len().min(data.len() - start);
-        out[..bytes].copy_from_slice(&data[start..start + bytes]);
-        bytes
-    }
-
-    /// Writes to a file in memory.
-    pub(crate) fn write_memory(&mut self, vnode: Vnode, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        match vnode {
-            Vnode::Memory(number) => self.memory.write(number, offset, data),
-            Vnode::Image { .. }
-            | Vnode::Synthetic(_)
-            | Vnode::Descriptor(_)
-            | Vnode::DescriptorInfo(_)
-            | Vnode::Task(_) => Err(EROFS),
-        }
-    }
-
-    /// Memory that files take, in bytes.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        self.memory.used_bytes()
-    }
-
     /// The node in memory that a vnode is, for calls that change it.
     pub(crate) fn writable(vnode: Vnode) -> Result<u32, Errno> {
         match vnode {
@@ -519,24 +312,5 @@ impl Vfs {
             path: path.into(),
             kind: kind.into(),
         });
-    }
-}
-
-/// The contents of a file in an image, which they keep alive.
-#[derive(Debug, Clone)]
-pub(crate) struct ImageFile {
-    image: Image,
-    node: NodeIndex,
-}
-
-impl ImageFile {
-    pub(crate) fn len(&self) -> usize {
-        self.as_ref().len()
-    }
-}
-
-impl AsRef<[u8]> for ImageFile {
-    fn as_ref(&self) -> &[u8] {
-        self.image.file(self.node).unwrap_or_default()
     }
 }

@@ -230,15 +230,8 @@ impl Kernel {
             done += data.len() as u64;
             self.wake_object(ObjectKey::Pipe(number));
         }
-        if nonblocking {
-            return if done > 0 {
-                Ok(Flow::Done(done))
-            } else {
-                Err(EAGAIN)
-            };
-        }
-        if let Some(call) = &mut self.thread_mut(cx.slot).call {
-            call.progress = done;
+        if let Some(answer) = self.stops_short(cx.slot, done, nonblocking) {
+            return answer;
         }
         Ok(Flow::Wait(Wait::on(WaitKey::Object(ObjectKey::Pipe(number)))))
     }

@@ -97,15 +97,6 @@ impl Kernel {
         }))
     }
 
-    /// Reading before there is a connection waits for it.
-    fn connecting_transfer(&mut self, cx: &mut Cx<'_>, number: u32, nonblocking: bool) -> SysResult {
-        if nonblocking || self.timed_out(cx.slot) {
-            return Err(EAGAIN);
-        }
-        let timeout_ns = self.socket(number)?.receive_timeout_ns;
-        self.wait_for_socket(cx, number, timeout_ns)
-    }
-
     /// Receives bytes; what came beside them is added to `taken`. Bytes that differ in files or, when the socket tells
     /// them, in credentials are not received together.
     pub(crate) fn receive_stream(
@@ -127,7 +118,7 @@ impl Kernel {
                     return Err(self.socket_mut(number)?.take_error().unwrap_or(ENOTCONN));
                 }
                 SocketState::Connecting(_) => {
-                    return self.connecting_transfer(cx, number, manner.nonblocking);
+                    return self.no_message_yet(cx, number, manner.nonblocking);
                 }
                 SocketState::Connected(_) | SocketState::Service(_) | SocketState::Outside(_) => {}
             }
@@ -193,15 +184,9 @@ impl Kernel {
         if self.socket(number)?.read_shut {
             return Ok(Flow::Done(done));
         }
-        if manner.nonblocking || self.timed_out(cx.slot) {
-            return if done > 0 {
-                Ok(Flow::Done(done))
-            } else {
-                Err(EAGAIN)
-            };
-        }
-        if let Some(call) = &mut self.thread_mut(cx.slot).call {
-            call.progress = done;
+        let gives_up = manner.nonblocking || self.timed_out(cx.slot);
+        if let Some(answer) = self.stops_short(cx.slot, done, gives_up) {
+            return answer;
         }
         self.wait_for_socket(cx, number, timeout_ns)
     }
@@ -242,15 +227,9 @@ impl Kernel {
             done += self.push_stream(number, &data, ancillary.clone())?;
             ancillary.files.clear();
         }
-        if manner.nonblocking || self.timed_out(cx.slot) {
-            return if done > 0 {
-                Ok(Flow::Done(done))
-            } else {
-                Err(EAGAIN)
-            };
-        }
-        if let Some(call) = &mut self.thread_mut(cx.slot).call {
-            call.progress = done;
+        let gives_up = manner.nonblocking || self.timed_out(cx.slot);
+        if let Some(answer) = self.stops_short(cx.slot, done, gives_up) {
+            return answer;
         }
         let timeout_ns = self.socket(number)?.send_timeout_ns;
         // Room appears where the peer reads, and the peer wakes its sender then.

@@ -1,4 +1,5 @@
 //! The table of system calls: number, name, what is supported, and who answers. `docs/system-calls.md` is made from it.
+//! One long table: whoever reads it looks something up.
 
 use Support::{Accepted, Full, Partial, Refused};
 

@@ -21,14 +21,26 @@ fn listener(guest: &mut Guest, port: u16) -> u64 {
     fd
 }
 
+/// A socket that is connected to a listener over loopback.
+fn client(guest: &mut Guest, port: u16) -> u64 {
+    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(guest, [127, 0, 0, 1], port);
+    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
+    client
+}
+
+/// A connection over loopback: listener, client, server.
+fn connection(guest: &mut Guest) -> (u64, u64, u64) {
+    let listener = listener(guest, 8080);
+    let client = client(guest, 8080);
+    let server = guest.done(libc::SYS_accept4, &[listener, 0, 0, 0]) as u64;
+    (listener, client, server)
+}
+
 #[test]
 fn a_server_and_its_client_meet() {
     let mut guest = Guest::new();
-    let listener = listener(&mut guest, 8080);
-    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
-    let at = address(&mut guest, [127, 0, 0, 1], 8080);
-    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
-    let server = guest.done(libc::SYS_accept4, &[listener, 0, 0, 0]) as u64;
+    let (_, client, server) = connection(&mut guest);
     guest.put(SCRATCH, b"request");
     assert_eq!(guest.done(libc::SYS_sendto, &[client, SCRATCH, 7, 0, 0, 0]), 7);
     assert_eq!(guest.done(libc::SYS_read, &[server, SCRATCH + 0x100, 100]), 7);
@@ -48,9 +60,7 @@ fn who_waits_to_accept_is_woken() {
         guest.call_on(other, libc::SYS_accept, &[listener, 0, 0]),
         Came::Blocked
     );
-    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
-    let at = address(&mut guest, [127, 0, 0, 1], 8080);
-    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
+    client(&mut guest, 8080);
     assert!(matches!(guest.turn_of(other), Came::Back(fd) if fd > 0));
 }
 
@@ -91,11 +101,7 @@ fn a_port_is_taken_once() {
 #[test]
 fn the_first_bytes_to_a_closed_end_are_lost() {
     let mut guest = Guest::new();
-    let listener = listener(&mut guest, 8080);
-    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
-    let at = address(&mut guest, [127, 0, 0, 1], 8080);
-    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
-    let server = guest.done(libc::SYS_accept4, &[listener, 0, 0, 0]) as u64;
+    let (_, client, server) = connection(&mut guest);
     assert_eq!(guest.done(libc::SYS_close, &[server]), 0);
     let quiet = libc::MSG_NOSIGNAL as u64;
     assert_eq!(
@@ -208,16 +214,6 @@ fn pairs_carry_messages_whole() {
     assert_eq!(guest.get(SCRATCH + 0x100, 3), b"two");
 }
 
-/// A connection over loopback: listener, client, server.
-fn connection(guest: &mut Guest) -> (u64, u64, u64) {
-    let listener = listener(guest, 8080);
-    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
-    let at = address(guest, [127, 0, 0, 1], 8080);
-    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
-    let server = guest.done(libc::SYS_accept4, &[listener, 0, 0, 0]) as u64;
-    (listener, client, server)
-}
-
 fn set_option(guest: &mut Guest, fd: u64, name: i32, value: &[u32]) {
     let raw: Vec<u8> = value.iter().flat_map(|word| word.to_le_bytes()).collect();
     let at = guest.put(SCRATCH + 0x3000, &raw);
@@ -299,9 +295,7 @@ fn each_loopback_address_has_its_ports() {
     let own = guest.put(SCRATCH + 0x400, &raw);
     assert_eq!(guest.done(libc::SYS_bind, &[six, own, 28]), 0);
     assert_eq!(guest.done(libc::SYS_listen, &[six, 5]), 0);
-    let client = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
-    let at = address(&mut guest, [127, 0, 0, 1], 8080);
-    assert_eq!(guest.done(libc::SYS_connect, &[client, at, 16]), 0);
+    client(&mut guest, 8080);
     assert!(guest.done(libc::SYS_accept, &[four, 0, 0]) > 0);
 }
 

@@ -17,6 +17,8 @@
 
 mod exchange;
 mod format;
+mod held;
+mod layouts;
 mod learning;
 mod resident;
 mod scratch;
@@ -34,6 +36,7 @@ pub(crate) use format::FormatError;
 #[cfg(fuzzing)]
 pub(crate) use format::read_any_description;
 use format::{DataId, Description, Reader};
+use held::{Held, HeldSnapshot};
 use learning::Learning;
 pub(crate) use learning::{Layout, LearnedFrom, Recording};
 use resident::Resident;
@@ -109,25 +112,6 @@ pub(crate) struct SnapshotStore {
     held: Mutex<Held>,
     /// Files with data that have been found right.
     checked: Mutex<HashMap<PathBuf, DataId>>,
-}
-
-/// Snapshots on disk that are kept open. Each has two descriptors.
-const OPEN_MAX: usize = 64;
-
-/// What can be laid out at once.
-#[derive(Debug, Default)]
-struct Held {
-    snapshots: HashMap<String, HeldSnapshot>,
-    tick: u64,
-}
-
-#[derive(Debug)]
-struct HeldSnapshot {
-    snapshot: Arc<Snapshot>,
-    /// What it was made from.
-    inputs: Vec<[u8; 32]>,
-    /// Tick of its last use.
-    used: u64,
 }
 
 impl SnapshotStore {
@@ -314,37 +298,6 @@ impl SnapshotStore {
         }
     }
 
-    /// Takes in a layout that a worker has written: from now on every restore uses it. Blocks.
-    pub(crate) fn keep_layout(
-        &self,
-        key: &Key,
-        snapshot: &Snapshot,
-        (draft, bytes): (&File, u64),
-        from: LearnedFrom,
-    ) -> Result<(), FormatError> {
-        let path = self.path(&key.name, "layout");
-        let file = read_only(draft).map_err(|source| FormatError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        let grafted_on = match from {
-            LearnedFrom::Base(layout) => Some(layout),
-            LearnedFrom::Run | LearnedFrom::Functions(_) => None,
-        };
-        let id = random_id();
-        let file = Resident::in_memory(file, bytes);
-        let layout = Layout { file, id, grafted_on };
-        let runs = snapshot.learning.learned(layout, from);
-        if snapshot.stored_bytes == 0 {
-            return Ok(());
-        }
-        let numbers = [Some(runs), Some(id), grafted_on].into_iter().flatten().collect();
-        let description = self.layout_description(key, snapshot.checksum, numbers);
-        format::write(&path, &description, (draft, bytes), &[])?;
-        self.note_checked(&path, &description);
-        Ok(())
-    }
-
     /// Snapshots in memory of functions of a runtime whose runs have been learned from.
     pub(crate) fn descendants(&self, runtime: &[u8; 32]) -> Vec<Arc<Snapshot>> {
         let held = lock(&self.held);
@@ -375,88 +328,11 @@ impl SnapshotStore {
         let _ = fs::remove_file(format::data_path(path));
     }
 
-    fn load_layout(&self, key: &Key, checksum: [u8; 32]) -> Option<(Arc<Layout>, u64)> {
-        let path = self.path(&key.name, "layout");
-        let expected = self.layout_description(key, checksum, Vec::new());
-        let loaded = Reader::open(&path, &expected).and_then(|reader| {
-            let file = self.resident(&path, &reader)?;
-            let [runs, id, rest @ ..] = reader.description().numbers.as_slice() else {
-                return Err(FormatError::Damaged("its numbers"));
-            };
-            let layout = Layout {
-                file,
-                id: *id,
-                grafted_on: rest.first().copied(),
-            };
-            Ok((Arc::new(layout), *runs))
-        });
-        match loaded {
-            Ok(layout) => Some(layout),
-            Err(FormatError::Missing) => None,
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(name = key.name, error, "a layout is learned anew");
-                None
-            }
-        }
-    }
-
-    /// Keeps a snapshot in memory, and lets go of others for it, the least recently used first.
-    fn hold(&self, key: &Key, snapshot: &Arc<Snapshot>) {
-        let mut held = lock(&self.held);
-        held.tick += 1;
-        let entry = HeldSnapshot {
-            snapshot: Arc::clone(snapshot),
-            inputs: key.inputs.clone(),
-            used: held.tick,
-        };
-        held.snapshots.insert(key.name.clone(), entry);
-        self.make_room(&mut held);
-    }
-
-    /// Lets go of what is too much, the least recently used first, but never of the last used.
-    fn make_room(&self, held: &mut Held) {
-        let bytes = |held: &HeldSnapshot| held.snapshot.held_bytes();
-        let is_open = |held: &HeldSnapshot| held.snapshot.is_on_disk();
-        let mut sum: u64 = held.snapshots.values().map(bytes).sum();
-        let mut open = held.snapshots.values().filter(|held| is_open(held)).count();
-        let mut oldest_first: Vec<(u64, String)> = held
-            .snapshots
-            .iter()
-            .map(|(name, held)| (held.used, name.clone()))
-            .collect();
-        oldest_first.sort_unstable();
-        oldest_first.pop();
-        for (_, name) in oldest_first {
-            if sum <= self.held_bytes_max && open <= OPEN_MAX {
-                return;
-            }
-            let Some(oldest) = held.snapshots.get(&name) else {
-                continue;
-            };
-            // Each is let go of for what there is too much of, and no other.
-            if is_open(oldest) && open > OPEN_MAX || !is_open(oldest) && sum > self.held_bytes_max {
-                sum -= bytes(oldest);
-                open -= usize::from(is_open(oldest));
-                held.snapshots.remove(&name);
-            }
-        }
-    }
-
     fn description(&self, key: &Key, numbers: Vec<u64>) -> Description {
         Description {
             name: key.name.clone(),
             fingerprint: self.fingerprint.clone(),
             inputs: key.inputs.clone(),
-            numbers,
-        }
-    }
-
-    fn layout_description(&self, key: &Key, snapshot: [u8; 32], numbers: Vec<u64>) -> Description {
-        Description {
-            name: format!("layout of {}", key.name),
-            fingerprint: self.fingerprint.clone(),
-            inputs: vec![snapshot],
             numbers,
         }
     }
@@ -503,7 +379,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::os::unix::fs::FileExt;
 
-    use super::*;
+    use super::{held::OPEN_MAX, *};
 
     fn store(dir: &Path, held_bytes_max: u64) -> SnapshotStore {
         SnapshotStore::new(dir, "cpu".to_owned(), held_bytes_max).unwrap()

@@ -15,7 +15,9 @@ mod world;
 use std::process::ExitCode;
 
 use gust_node::Isolation;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
+
+use world::{run, trial};
 
 /// Makes trials of async tests, each for one isolation.
 macro_rules! trials {
@@ -114,20 +116,4 @@ fn main() -> ExitCode {
         }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn trial(
-    isolation: Isolation,
-    name: &str,
-    test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
-) -> Trial {
-    Trial::test(format!("{isolation:?}::{name}").to_lowercase(), test)
-}
-
-fn run(test: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(test)
 }

@@ -20,8 +20,8 @@ use gust_node::{
     Deployed, Invocation, InvokeError, InvokeResult, Isolation, MemoryMode, Node, NodeConfig, NodeError,
     Outcome, PageSharing, StartKind, VersionId, VersionSpec, Wanted,
 };
-use libtest_mimic::Failed;
-use tokio::sync::mpsc;
+use libtest_mimic::{Failed, Trial};
+use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Images that all tests share.
 pub struct Images {
@@ -162,19 +162,8 @@ impl World {
         let program = dir.path().join(format!("program-{number}"));
         symlink(std::env::current_exe()?, &program)?;
         let mut config = NodeConfig {
-            data_dir: dir.path().join("node"),
-            isolation,
-            pool_size: 1,
-            armed_per_version: 0,
-            instances_max: 8,
-            memory_budget_bytes: 4 << 30,
-            snapshot_memory_bytes: 1 << 30,
-            freeze_after: None,
-            page_sharing: PageSharing::Runtime,
-            idle_timeout: Duration::from_secs(600),
-            queue_timeout: Duration::from_secs(20),
-            egress: Arc::default(),
             worker_program: Some(program.clone()),
+            ..config(dir.path(), isolation)
         };
         change(&mut config);
         Ok(Self {
@@ -261,14 +250,7 @@ impl World {
         payload: &str,
         timeout: Duration,
     ) -> Result<Called, InvokeError> {
-        let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
-        let collecting = tokio::spawn(async move {
-            let mut log = Vec::new();
-            while let Some(piece) = receiver.recv().await {
-                log.extend_from_slice(&piece);
-            }
-            log
-        });
+        let (sender, collecting) = log();
         let outcome = self.node.invoke(id, invocation(payload, timeout, sender)).await;
         let log = collecting.await.unwrap();
         outcome.map(|outcome| Called { outcome, log })
@@ -343,6 +325,38 @@ pub fn spec(root: &Path, handler: &str) -> VersionSpec {
     }
 }
 
+/// A small node beneath a directory.
+pub fn config(directory: &Path, isolation: Isolation) -> NodeConfig {
+    NodeConfig {
+        data_dir: directory.join("node"),
+        isolation,
+        pool_size: 1,
+        armed_per_version: 0,
+        instances_max: 8,
+        memory_budget_bytes: 4 << 30,
+        snapshot_memory_bytes: 1 << 30,
+        freeze_after: None,
+        page_sharing: PageSharing::Runtime,
+        idle_timeout: Duration::from_secs(600),
+        queue_timeout: Duration::from_secs(20),
+        egress: Arc::default(),
+        worker_program: None,
+    }
+}
+
+/// Collects what a call logs, until its sender is dropped.
+pub fn log() -> (mpsc::Sender<Bytes>, JoinHandle<Vec<u8>>) {
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
+    let collecting = tokio::spawn(async move {
+        let mut log = Vec::new();
+        while let Some(piece) = receiver.recv().await {
+            log.extend_from_slice(&piece);
+        }
+        log
+    });
+    (sender, collecting)
+}
+
 /// A version with a runtime that speaks to the device.
 pub fn device(handler: &str) -> VersionSpec {
     spec(&IMAGES.device, handler)
@@ -354,6 +368,24 @@ pub fn response(called: &Called) -> Result<String, Failed> {
         InvokeResult::Success(body) => Ok(String::from_utf8_lossy(body).into_owned()),
         other => Err(format!("{other:?}, log {}", String::from_utf8_lossy(&called.log)).into()),
     }
+}
+
+/// A test of an isolation.
+pub fn trial(
+    isolation: Isolation,
+    name: &str,
+    test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    Trial::test(format!("{isolation:?}::{name}").to_lowercase(), test)
+}
+
+/// Runs an async test.
+pub fn run(test: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(test)
 }
 
 /// Fails with the place and the values when they differ.

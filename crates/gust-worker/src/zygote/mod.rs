@@ -72,7 +72,11 @@ struct Zygote {
 }
 
 impl Zygote {
+    #[expect(unsafe_code, reason = "closing what was open when this process began")]
     fn new() -> io::Result<Self> {
+        // Sockets that the node was given at its start have no mark that would keep them from its children.
+        // SAFETY: this process has opened nothing yet but what the standard descriptors are.
+        unsafe { sys::close_all_but(&[]) }?;
         // Of its own session, so that a key press in the node's terminal leaves the stop to the node.
         let _ = rustix::process::setsid();
         rustix::thread::set_name(c"gust-zygote")?;

@@ -53,17 +53,22 @@ pub fn end(child: &mut Child) {
     let _ended = child.kill().and_then(|()| child.wait());
 }
 
+/// Starts a program with pipes for its standard files.
+pub fn piped(command: &mut Command) -> Result<Child> {
+    let started = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    started.with_context(|| format!("start {:?}", command.get_program()))
+}
+
 /// Starts a program, gives it one event on its standard input and takes one line of JSON from its standard output. The
 /// time runs from before the start to the end of the line; the program's own end is waited for, but not counted.
 pub fn ask(command: &mut Command, event: &[u8]) -> Result<(Duration, Value)> {
     let shown = format!("{:?}", command.get_program());
     let began = Instant::now();
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start {shown}"))?;
+    let mut child = piped(command)?;
     let asked = child
         .stdin
         .take()

@@ -28,7 +28,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Up(arguments) => up::run(*arguments),
         Command::Node(arguments) => node::run(arguments),
-        Command::Cluster(arguments) => cluster::run(arguments),
+        Command::Cluster(arguments) => block_on(cluster::run(arguments)),
         Command::Run(arguments) => run::run(arguments),
         Command::Deploy(arguments) => block_on(deploy::run(arguments)),
         Command::Invoke(arguments) => block_on(invoke::run(arguments)),

@@ -28,9 +28,6 @@ use crate::{
     up::{self, UpConfig, Wall},
 };
 
-/// Instances that are restored at the same time, for each processor.
-const RESTORES_PER_CPU: usize = 4;
-
 /// Exit code after a second signal.
 const INTERRUPTED: i32 = 130;
 
@@ -66,7 +63,6 @@ async fn serve(arguments: &NodeArgs, config: &UpConfig) -> Result<()> {
     let directory = Agent::directory(data_dir);
     let identity = identity(arguments, &directory).await?;
     let (name, control) = (identity.name().to_string(), identity.control().to_owned());
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let agent = AgentConfig {
         directory,
         control: control.clone(),
@@ -74,7 +70,7 @@ async fn serve(arguments: &NodeArgs, config: &UpConfig) -> Result<()> {
         cache_bytes_max: arguments.chunk_cache.saturating_mul(1 << 20),
         memory_bytes: config.memory_budget_bytes,
         instances_max: config.instances,
-        restores_max: cpus * RESTORES_PER_CPU,
+        restores_max: up::restores_max(),
         region: arguments.region,
         grace: config.grace,
     };

@@ -162,6 +162,7 @@ impl UpConfig {
         Self::combine(arguments, file)
     }
 
+    /// What is given on the command line, else in the file, else the default: a table, one setting after the other.
     fn combine(arguments: UpArgs, file: File) -> Result<Self> {
         let defaults = AccountLimits::default();
         let keys = match &arguments.access_keys {

@@ -9,6 +9,7 @@
 //! The listener is bound first, so that a port in use is told before anything is touched, and what arrives while the
 //! rest starts waits in its queue. A second signal ends the process at once.
 
+mod activation;
 mod announce;
 mod config;
 mod ending;
@@ -38,6 +39,7 @@ use crate::{
     exit::Hinted,
     paths,
 };
+use activation::Given;
 use announce::announce;
 pub use config::UpConfig;
 use ending::{Signals, retire, stop};
@@ -58,6 +60,11 @@ const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(2);
 /// Instances that a node restores at the same time, for each processor: more would only take it from each other.
 const RESTORES_PER_CPU: usize = 4;
 
+/// Instances that a node on this machine restores at the same time.
+pub fn restores_max() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from) * RESTORES_PER_CPU
+}
+
 /// Restores at the same time where they take no processor.
 const FAKE_RESTORES: u32 = 10_000;
 
@@ -65,9 +72,11 @@ const FAKE_RESTORES: u32 = 10_000;
 pub fn run(arguments: UpArgs) -> Result<ExitCode> {
     let began = Instant::now();
     let (quiet, takes_over) = (arguments.quiet, arguments.take_over);
-    let config = UpConfig::read(arguments)?;
+    let mut config = UpConfig::read(arguments)?;
+    let given = Given::take()?;
+    given.configure(&mut config)?;
     let runtime = runtime(&config)?;
-    runtime.block_on(serve(config, began, takes_over, quiet))?;
+    runtime.block_on(serve(config, given, began, takes_over, quiet))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -94,9 +103,9 @@ pub fn runtime(config: &UpConfig) -> Result<tokio::runtime::Runtime> {
         .context("start the runtime")
 }
 
-async fn serve(config: UpConfig, began: Instant, takes_over: bool, quiet: bool) -> Result<()> {
+async fn serve(config: UpConfig, given: Given, began: Instant, takes_over: bool, quiet: bool) -> Result<()> {
     let signals = Signals::new()?;
-    let started = start(&config, takes_over).await?;
+    let started = start(&config, given, takes_over).await?;
     let (address, control) = (started.served.api.1, &started.served.control);
     let remark = started.remark.as_deref();
     announce(
@@ -275,7 +284,6 @@ fn policy(config: &UpConfig) -> FleetConfig {
 
 /// What the policies are told of the server's own node.
 pub fn node_spec(config: &UpConfig, wall: Wall) -> NodeSpec {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     NodeSpec {
         memory_bytes: match wall {
             Wall::Sandbox(_) => config.memory_budget_bytes,
@@ -283,7 +291,7 @@ pub fn node_spec(config: &UpConfig, wall: Wall) -> NodeSpec {
         },
         instances_max: u32::try_from(config.instances).unwrap_or(u32::MAX),
         restores_max: match wall {
-            Wall::Sandbox(_) => u32::try_from(cpus * RESTORES_PER_CPU).unwrap_or(u32::MAX),
+            Wall::Sandbox(_) => u32::try_from(restores_max()).unwrap_or(u32::MAX),
             Wall::Fake => FAKE_RESTORES,
         },
         region: 0,

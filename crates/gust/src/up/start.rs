@@ -13,7 +13,9 @@ use gust_store::{Store, StoreConfig, StoreError};
 use tokio::net::TcpListener;
 
 use super::{
-    UpConfig, Wall, control_config,
+    UpConfig, Wall,
+    activation::Given,
+    control_config,
     handover::{Listeners, Offer, Predecessor, Served},
     listen,
     nodes::{Nodes, ServedNodes},
@@ -32,8 +34,9 @@ pub struct Started {
     pub remark: Option<String>,
 }
 
-/// Starts a server, in place of the one that has the data directory if it `takes_over`.
-pub async fn start(config: &UpConfig, takes_over: bool) -> Result<Started> {
+/// Starts a server, in place of the one that has the data directory if it `takes_over`, otherwise on the sockets that it was
+/// given.
+pub async fn start(config: &UpConfig, given: Given, takes_over: bool) -> Result<Started> {
     let predecessor = match takes_over {
         true => Predecessor::reach(config).await?,
         false => None,
@@ -42,8 +45,15 @@ pub async fn start(config: &UpConfig, takes_over: bool) -> Result<Started> {
     let Listeners { api, cluster } = match listeners {
         Some(listeners) => listeners,
         None => Listeners {
-            api: bind(config).await?,
-            cluster: None,
+            api: match given.api {
+                Some(api) => TcpListener::from_std(api).context("listen on the socket that was given")?,
+                None => listen(config.listen, "--listen").await?,
+            },
+            cluster: given
+                .cluster
+                .map(TcpListener::from_std)
+                .transpose()
+                .context("listen for nodes on the socket that was given")?,
         },
     };
     // Before anything is started, where that is possible.
@@ -100,10 +110,6 @@ pub fn duplicate(listener: &TcpListener) -> Result<(OwnedFd, SocketAddr)> {
         socket,
         listener.local_addr().context("read the listener's address")?,
     ))
-}
-
-async fn bind(config: &UpConfig) -> Result<TcpListener> {
-    listen(config.listen, "--listen").await
 }
 
 fn open_store(config: &UpConfig) -> Result<Store> {

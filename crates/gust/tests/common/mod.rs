@@ -80,14 +80,19 @@ pub struct Server {
 impl Server {
     /// Starts a server on a data directory and a free port, and waits until it takes calls.
     pub fn start(data_dir: &Path, arguments: &[&str]) -> Self {
-        let mut child = gust()
+        let mut command = gust();
+        command
             .args(["up", "--quiet", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
             .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("start gust up");
+            .stderr(Stdio::piped());
+        Self::start_as(&mut command)
+    }
+
+    /// Starts a server by a command, and waits until it takes calls.
+    pub fn start_as(command: &mut Command) -> Self {
+        let command = command.stdout(Stdio::piped());
+        let mut child = command.spawn().expect("start gust up");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout)

@@ -60,8 +60,8 @@ async fn members_know_each_other_and_no_one_else() {
     );
     let stranger = node(dir.path(), &other, "stranger");
     let (a_name, b_name) = (a.name().clone(), b.name().clone());
-    let control = Trust::of_control(&authority).unwrap();
-    let of = |identity: &Identity| Trust::of_node(identity).unwrap();
+    let control = Trust::of_control(&authority, &Revoked::default()).unwrap();
+    let of = |identity: &Identity| Trust::of_node(identity, &Revoked::default()).unwrap();
     let connector = |trust: &Trust| trust.connector().unwrap();
 
     let seen = meet(connector(&of(&a)), control_name(), control.acceptor()).await;
@@ -99,7 +99,7 @@ async fn members_know_each_other_and_no_one_else() {
             .await
             .is_none()
     );
-    let strange = Trust::of_control(&other).unwrap();
+    let strange = Trust::of_control(&other, &Revoked::default()).unwrap();
     assert!(
         meet(connector(&of(&a)), control_name(), strange.acceptor())
             .await
@@ -161,8 +161,11 @@ async fn a_renewed_certificate_is_the_same_node() {
     a.renewed(certificate.to_vec()).unwrap();
     let again = Identity::load(&dir.path().join("a")).unwrap();
     assert_ne!(again.certificate(), before);
-    let control = Trust::of_control(&authority).unwrap();
-    let connector = Trust::of_node(&again).unwrap().connector().unwrap();
+    let control = Trust::of_control(&authority, &Revoked::default()).unwrap();
+    let connector = Trust::of_node(&again, &Revoked::default())
+        .unwrap()
+        .connector()
+        .unwrap();
     let seen = meet(connector, control_name(), control.acceptor()).await;
     assert!(certified_name_is(&seen.flatten().unwrap(), a.name()));
     assert_eq!(
@@ -174,4 +177,39 @@ async fn a_renewed_certificate_is_the_same_node() {
 #[test]
 fn the_control_planes_name_is_one() {
     assert!(matches!(control_name(), ServerName::DnsName(_)));
+}
+
+#[tokio::test]
+async fn who_has_been_thrown_out_is_let_in_by_no_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::open(&dir.path().join("ca")).unwrap();
+    let (a, b) = (
+        node(dir.path(), &authority, "a"),
+        node(dir.path(), &authority, "b"),
+    );
+    let revoked = Revoked::default();
+    let control = Trust::of_control(&authority, &revoked).unwrap();
+    let of = |identity: &Identity| Trust::of_node(identity, &revoked).unwrap();
+    let to_control = |identity: &Identity| {
+        meet(
+            of(identity).connector().unwrap(),
+            control_name(),
+            control.acceptor(),
+        )
+    };
+    let certificate = to_control(&a).await.flatten().expect("a member");
+    revoked.add([a.name().clone()]);
+    // Returns: it has happened.
+    revoked.until(&certificate).await;
+    assert!(to_control(&a).await.is_none(), "the control plane");
+    let b_name = b.name().server_name().unwrap();
+    assert!(
+        meet(of(&a).connector().unwrap(), b_name, of(&b).acceptor())
+            .await
+            .is_none(),
+        "another node"
+    );
+    assert!(to_control(&b).await.is_some(), "others are members still");
+    let newcomer = Trust::newcomer(authority.fingerprint()).unwrap();
+    assert!(meet(newcomer, control_name(), control.acceptor()).await.is_some());
 }

@@ -24,19 +24,16 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-use super::{Message, SOCKET};
-
-/// Longest message with its bytes: a request's head that was not looked at (64 KiB), or a thousand ids.
-const MESSAGE_BYTES_MAX: usize = 160 << 10;
+use super::{
+    SOCKET,
+    message::{self, MESSAGE_BYTES_MAX, Message},
+};
 
 /// Most descriptors in a message.
 const DESCRIPTORS_MAX: usize = 2;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4;
-
-/// Between a message's text and its bytes: no JSON that is written in one line has it.
-const END_OF_TEXT: u8 = b'\n';
 
 /// One side of the conversation.
 #[derive(Debug)]
@@ -131,19 +128,14 @@ impl Wire {
         bytes: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        let mut text = serde_json::to_vec(message)?;
-        text.push(END_OF_TEXT);
-        text.extend_from_slice(bytes);
-        if text.len() > MESSAGE_BYTES_MAX {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+        let said = message::encode(message, bytes)?;
         let send = || {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
-            let slices = [io::IoSlice::new(&text)];
+            let slices = [io::IoSlice::new(&said)];
             Ok(sendmsg(&self.0, &slices, &mut control, SendFlags::NOSIGNAL)?)
         };
         self.0.async_io(Interest::WRITABLE, send).await.map(drop)
@@ -180,12 +172,10 @@ fn receive_now(socket: &UnixStream) -> io::Result<Option<Received>> {
     });
     let descriptors = rights.flatten().collect();
     bytes.truncate(received.bytes);
-    let end = bytes.iter().position(|byte| *byte == END_OF_TEXT);
-    let end = end.ok_or_else(|| io::Error::other("a message has no end"))?;
-    let message = serde_json::from_slice(&bytes[..end])?;
+    let (message, bytes) = message::decode(bytes)?;
     Ok(Some(Received {
         message,
-        bytes: Bytes::from(bytes).slice(end + 1..),
+        bytes,
         descriptors,
     }))
 }

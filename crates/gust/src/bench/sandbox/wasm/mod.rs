@@ -5,12 +5,7 @@
 //! come from PyPI into a virtual environment of their own in the cache. wasmtime's pooling allocator cannot be asked for
 //! there; memory is copy-on-write.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use gust_node::Scratch;
@@ -26,6 +21,7 @@ use super::{
 };
 use crate::{
     bench::{
+        children,
         figures::Table,
         handlers,
         machine::Machine,
@@ -221,12 +217,7 @@ fn natively(code: &Path, events: &[Value; 2], rounds: u64) -> Result<(Said, Row)
 /// Gives a program both events, and takes what it says at its end.
 fn said(command: &mut Command, events: &[Value; 2]) -> Result<Said> {
     let shown = format!("{:?}", command.get_program());
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start {shown}"))?;
+    let mut child = children::piped(command)?;
     let mut stdin = child.stdin.take().context("no standard input")?;
     let text = format!("{}\n{}\n", events[0], events[1]);
     // Both lines fit into a pipe. A program that has failed already says why at its end.
