@@ -14,6 +14,11 @@ use crate::{Ending, Record, Run, Sample};
 
 const SIZE: (u32, u32) = (720, 360);
 
+/// A legend: height of a row, where it begins, and the length of the lines that stand for curves, in pixels.
+const LEGEND_ROW: i32 = 20;
+const LEGEND_LEFT: i32 = 68;
+const LEGEND_LINE: i32 = 16;
+
 /// Points of a curve at most: more than pixels across.
 const POINTS_MAX: usize = 720;
 
@@ -209,9 +214,16 @@ fn cdf(
     mut curves: Vec<Curve>,
 ) -> Result<Plot, PlotError> {
     let (low, high) = logarithmic_range(&curves);
-    for point in curves.iter_mut().flat_map(|curve| &mut curve.points) {
+    for curve in curves.iter_mut().filter(|curve| !curve.points.is_empty()) {
         // Zero has no place on this scale: at its left end.
-        point.0 = point.0.max(low);
+        curve
+            .points
+            .iter_mut()
+            .for_each(|point| point.0 = point.0.max(low));
+        // From end to end of the axis: before its first value a run has none, after its last one it has all.
+        curve.points.insert(0, (curve.points[0].0, 0.0));
+        curve.points.insert(0, (low, 0.0));
+        curve.points.push((high, 1.0));
     }
     draw(name, title, (unit, "part"), (low..high).log_scale(), 1.0, curves)
 }
@@ -242,7 +254,20 @@ where
 {
     let mut svg = String::new();
     let drawn = || -> Result<(), Box<dyn std::error::Error>> {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let whole = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let (legend, area) = whole.split_vertically(LEGEND_ROW * legend_rows(&curves).len() as i32);
+        for (row, curves) in legend_rows(&curves).into_iter().enumerate() {
+            let mut x = LEGEND_LEFT;
+            for curve in curves {
+                let y = LEGEND_ROW * row as i32 + LEGEND_ROW / 2;
+                let line = vec![(x, y), (x + LEGEND_LINE, y)];
+                legend.draw(&PathElement::new(line, curve.style()))?;
+                let font = ("sans-serif", 13).into_font().color(&GREY);
+                let at = (x + LEGEND_LINE + 4, y - 6);
+                legend.draw(&Text::new(curve.label.clone(), at, font))?;
+                x += curve.legend_width();
+            }
+        }
         let mut chart = ChartBuilder::on(&area)
             .margin(12)
             .x_label_area_size(40)
@@ -260,28 +285,48 @@ where
             .label_style(("sans-serif", 13).into_font().color(&GREY))
             .axis_desc_style(("sans-serif", 13).into_font().color(&GREY))
             .draw()?;
-        for curve in curves {
-            let style = if curve.is_second {
-                curve.colour.mix(0.45).stroke_width(2)
-            } else {
-                curve.colour.stroke_width(2)
-            };
-            chart
-                .draw_series(LineSeries::new(curve.points, style))?
-                .label(curve.label)
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], style));
+        for curve in &curves {
+            chart.draw_series(LineSeries::new(curve.points.iter().copied(), curve.style()))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .label_font(("sans-serif", 13).into_font().color(&GREY))
-            .border_style(TRANSPARENT)
-            .draw()?;
-        area.present()?;
+        whole.present()?;
         Ok(())
     };
     let result = drawn();
     finish(name, title, result, svg)
+}
+
+impl Curve {
+    fn style(&self) -> ShapeStyle {
+        if self.is_second {
+            self.colour.mix(0.45).stroke_width(2)
+        } else {
+            self.colour.stroke_width(2)
+        }
+    }
+
+    /// Room that it takes in a legend, in pixels: letters are taken for as wide as wide ones.
+    fn legend_width(&self) -> i32 {
+        const LETTER: i32 = 8;
+        LEGEND_LINE + 20 + LETTER * self.label.chars().count() as i32
+    }
+}
+
+/// Which curves stand in which row of a legend above the plot, where they hide nothing.
+fn legend_rows(curves: &[Curve]) -> Vec<Vec<&Curve>> {
+    let mut rows: Vec<Vec<&Curve>> = Vec::new();
+    let mut right = i32::MAX;
+    for curve in curves {
+        let width = curve.legend_width();
+        if right.saturating_add(width) > SIZE.0 as i32 {
+            rows.push(Vec::new());
+            right = LEGEND_LEFT;
+        }
+        right += width;
+        if let Some(row) = rows.last_mut() {
+            row.push(curve);
+        }
+    }
+    rows
 }
 
 /// For each run a bar of the mean parts of its cold starts.
