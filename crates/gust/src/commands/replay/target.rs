@@ -327,23 +327,26 @@ pub fn took_ns(answer: &[u8]) -> Option<u64> {
 }
 
 /// Calls every function so many times, one call after the other, and ends the instances that this has made, armed ones too.
+///
+/// It goes round the functions: what a node prepares for a runtime is made anew as it gets to know more functions, and those that
+/// were called before that would begin the run with what they have learned of something that is no longer there.
 pub async fn warm_up(server: &Server, targets: &Targets, calls: usize) -> Result<()> {
     if calls == 0 {
         return Ok(());
     }
-    let bar = progress("calling functions ahead", targets.made.len());
+    let bar = progress("calling functions ahead", targets.made.len() * calls);
     let mut connection = server.client().connect().await?;
-    for (name, memory_mib) in &targets.made {
-        // The memory that it will use is known then, too.
-        let event = Bytes::from(event(targets.work, 1, 0, *memory_mib).to_string());
-        for _ in 0..calls {
+    for _ in 0..calls {
+        for (name, memory_mib) in &targets.made {
+            // The memory that it will use is known then, too.
+            let event = Bytes::from(event(targets.work, 1, 0, *memory_mib).to_string());
             calls::call(&mut connection, name, &event).await?;
             // What is learned from a run is learned when its instance has come to rest.
             server.quiet().await?;
             // Each is a start, from which more is learned.
             server.evict(name, false).await?;
+            bar.inc(1);
         }
-        bar.inc(1);
     }
     server.quiet().await?;
     bar.finish_and_clear();
