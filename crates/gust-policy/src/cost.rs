@@ -26,6 +26,9 @@ pub struct CostModel {
     pub rearm_mib_cpu_ns: u64,
     /// Most memory, in bytes, that an instance may have used to go back.
     pub rearm_bytes_max: u64,
+    /// Processor time of the first call in a new instance, or one that has gone back, for each MiB that it holds beyond an idle
+    /// instance's least: its memory has to be got again.
+    pub touch_mib_cpu_ns: u64,
     /// Processor time to freeze an idle instance and thaw it again, in nanoseconds: it gives its worker away, so this is a
     /// restore and more.
     pub thaw_cpu_ns: u64,
@@ -60,6 +63,7 @@ impl Default for CostModel {
             rearm_cpu_ns: 2_330_000,
             rearm_mib_cpu_ns: 0,
             rearm_bytes_max: 256 << 20,
+            touch_mib_cpu_ns: 330_000,
             thaw_cpu_ns: 45_000_000,
             restore_armed_ns: 730_000,
             restore_shaped_ns: 1_250_000,
@@ -75,9 +79,11 @@ impl Default for CostModel {
 }
 
 impl CostModel {
-    /// What one more restore costs, its delay priced in.
-    pub fn restore(&self) -> f64 {
-        self.restore_cpu_ns as f64 + self.delay_price * self.restore_shaped_ns as f64
+    /// What one more restore of a function costs, its delay priced in.
+    pub fn restore(&self, function_bytes: u64) -> f64 {
+        self.restore_cpu_ns as f64
+            + self.delay_price * self.restore_shaped_ns as f64
+            + self.touch(function_bytes)
     }
 
     /// What going back to its snapshot costs an instance of a function, and the next call's start in it; without bound
@@ -86,15 +92,25 @@ impl CostModel {
         if function_bytes > self.rearm_bytes_max {
             return f64::INFINITY;
         }
-        let mib = function_bytes.saturating_sub(self.idle_bytes) as f64 / f64::from(1 << 20);
         self.rearm_cpu_ns as f64
-            + mib * self.rearm_mib_cpu_ns as f64
+            + self.mib_beyond(function_bytes) * self.rearm_mib_cpu_ns as f64
             + self.delay_price * self.restore_armed_ns as f64
+            + self.touch(function_bytes)
     }
 
-    /// What one more regular instance costs to make.
-    pub fn create(&self) -> f64 {
-        self.create_cpu_ns as f64
+    /// What it costs a function's first call in an instance to get its memory: work, during which its caller waits.
+    fn touch(&self, function_bytes: u64) -> f64 {
+        self.mib_beyond(function_bytes) * self.touch_mib_cpu_ns as f64 * (1.0 + self.delay_price)
+    }
+
+    /// MiB of a function's instance beyond an idle one's least.
+    fn mib_beyond(&self, function_bytes: u64) -> f64 {
+        function_bytes.saturating_sub(self.idle_bytes) as f64 / f64::from(1 << 20)
+    }
+
+    /// What one more regular instance of a function costs to make, with the memory that its first call gets.
+    pub fn create(&self, function_bytes: u64) -> f64 {
+        self.create_cpu_ns as f64 + self.touch(function_bytes)
     }
 
     /// What an idle instance of a function costs for each nanosecond.
@@ -110,14 +126,17 @@ impl CostModel {
     /// How long an idle instance may be kept until that has cost as much as a restore: whoever keeps it so long, and no
     /// longer, pays at most twice what one who knew the future would (ski rental; Karlin et al., Algorithmica 1988).
     pub fn break_even_ns(&self, function_bytes: u64) -> u64 {
-        (self.restore() / self.keep_per_ns(function_bytes)) as u64
+        (self.restore(function_bytes) / self.keep_per_ns(function_bytes)) as u64
     }
 
     /// What it costs for an instance that has run to wait for the next call, which comes after a given time: each way, with
     /// what that call takes more than it would in an idle instance.
     pub fn rests(&self, gap_ns: u64, function_bytes: u64) -> [(Rest, f64); 4] {
         let gap = gap_ns as f64;
-        let thaw = self.thaw_cpu_ns as f64 + self.delay_price * self.restore_shaped_ns as f64;
+        // A thaw brings back what the instance holds, which takes no less than to get that memory anew.
+        let thaw = self.thaw_cpu_ns as f64
+            + self.delay_price * self.restore_shaped_ns as f64
+            + self.touch(function_bytes);
         [
             (Rest::Idle, gap * self.keep_per_ns(function_bytes)),
             (
@@ -125,7 +144,7 @@ impl CostModel {
                 gap * self.memory_per_ns(self.armed_bytes) + self.rearm(function_bytes),
             ),
             (Rest::Frozen, gap * self.memory_per_ns(self.frozen_bytes) + thaw),
-            (Rest::Gone, self.restore()),
+            (Rest::Gone, self.restore(function_bytes)),
         ]
     }
 
@@ -161,11 +180,11 @@ mod tests {
         let cost = CostModel::default();
         for bytes in [0, 128 << 20, 4 << 30] {
             let kept = cost.break_even_ns(bytes) as f64 * cost.keep_per_ns(bytes);
-            assert!((kept / cost.restore() - 1.0).abs() < 1e-6, "{bytes}: {kept}");
+            assert!((kept / cost.restore(bytes) - 1.0).abs() < 1e-6, "{bytes}: {kept}");
         }
-        // What was measured: an instance of the least size is worth 85 seconds, one of 128 MiB a little more than one.
+        // What was measured: an instance of the least size is worth 85 seconds, one of 128 MiB seven.
         assert_eq!(cost.break_even_ns(0) / 1_000_000_000, 85);
-        assert_eq!(cost.break_even_ns(128 << 20) / 1_000_000, 1323);
+        assert_eq!(cost.break_even_ns(128 << 20) / 1_000_000, 6966);
     }
 
     #[test]
@@ -183,8 +202,8 @@ mod tests {
             delay_price: 100.0,
             ..cost
         };
-        assert_eq!(patient.cheapest_rest(240_000_000_000, 64 << 20).0, Rest::Armed);
-        assert_eq!(cost.cheapest_rest(240_000_000_000, 64 << 20).0, Rest::Gone);
+        assert_eq!(patient.cheapest_rest(310_000_000_000, 64 << 20).0, Rest::Armed);
+        assert_eq!(cost.cheapest_rest(310_000_000_000, 64 << 20).0, Rest::Gone);
     }
 
     proptest! {
@@ -192,7 +211,7 @@ mod tests {
         fn no_rest_is_cheaper_than_the_cheapest(gap in 0u64..1 << 42, bytes in 0u64..1 << 34) {
             let cost = CostModel::default();
             let (_, best) = cost.cheapest_rest(gap, bytes);
-            prop_assert!(best <= gap as f64 * cost.keep_per_ns(bytes) && best <= cost.restore());
+            prop_assert!(best <= gap as f64 * cost.keep_per_ns(bytes) && best <= cost.restore(bytes));
         }
     }
 }

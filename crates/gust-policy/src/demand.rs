@@ -37,9 +37,9 @@ impl Prices {
     /// Prices of a function that takes so much memory.
     pub fn of(cost: &CostModel, function_bytes: u64) -> Prices {
         Prices {
-            restore: cost.restore(),
+            restore: cost.restore(function_bytes),
             rearm: cost.rearm(function_bytes),
-            create: cost.create(),
+            create: cost.create(function_bytes),
             keep_per_ns: cost.keep_per_ns(function_bytes),
             armed_per_ns: cost.memory_per_ns(cost.armed_bytes),
         }

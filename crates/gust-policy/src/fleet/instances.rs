@@ -187,9 +187,10 @@ impl Fleet {
             return;
         }
         self.instances[slot].since = now;
+        let bytes = self.instances[slot].memory_bytes;
         let (may_go, cost) = match (self.instances[slot].class, self.config.mode) {
-            (Class::Emergency, _) => (true, self.config.cost.restore()),
-            (Class::Regular, Mode::Sync | Mode::Dual) => (true, self.config.cost.create()),
+            (Class::Emergency, _) => (true, self.config.cost.restore(bytes)),
+            (Class::Regular, Mode::Sync | Mode::Dual) => (true, self.config.cost.create(bytes)),
             (Class::Regular, Mode::Async | Mode::Dirigent) => (false, 0.0),
         };
         if may_go {

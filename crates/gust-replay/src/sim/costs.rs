@@ -63,6 +63,11 @@ pub struct SimCosts {
     /// What touching a MiB of memory takes that an instance has not touched before, beside the time that a handler is asked to
     /// take.
     pub touch: Delay,
+    /// The same where that memory has to come from the machine beneath, which takes back what is free.
+    pub touch_returned: Delay,
+    /// For how long memory is free, at least, when that has happened, in nanoseconds. A node that has used none yet has it all
+    /// to get.
+    pub returned_after_ns: u64,
     /// Delay of a restore that no processor is busy with.
     pub restore: Delay,
     /// Processor time of a restore into a prepared worker, before the handler begins.
@@ -118,6 +123,8 @@ impl Default for SimCosts {
             after_cpu_ns: 130_000,
             caller_cpu_ns: 0,
             touch: Delay::Constant(0),
+            touch_returned: Delay::Constant(0),
+            returned_after_ns: 2_000_000_000,
             restore: Delay::Constant(0),
             restore_cpu_ns: 1_250_000,
             unprepared_cpu_ns: 31_000_000,
@@ -154,6 +161,8 @@ impl SimCosts {
             rearm_cpu_ns: self.rearm_cpu_ns + self.armed_cpu_ns,
             rearm_mib_cpu_ns: self.rearm_mib_cpu_ns,
             rearm_bytes_max: self.rearm_bytes_max,
+            // Gaps that matter are long enough for memory to be gone.
+            touch_mib_cpu_ns: self.touch.median().max(self.touch_returned.median()),
             thaw_cpu_ns: self.thaw_cpu_ns,
             restore_armed_ns: self.armed_cpu_ns,
             restore_shaped_ns: self.restore_cpu_ns,
@@ -172,6 +181,7 @@ impl SimCosts {
         for (name, delay) in [
             ("way", &self.way),
             ("touch", &self.touch),
+            ("touch_returned", &self.touch_returned),
             ("restore", &self.restore),
             ("manager", &self.manager),
             ("create", &self.create),
@@ -274,7 +284,12 @@ mod tests {
 
     #[test]
     fn policies_reckon_with_what_the_built_in_costs_are() {
-        assert_eq!(SimCosts::default().cost_model(), CostModel::default());
+        // Traces have the time in their durations that it takes to touch memory; a live system has not.
+        let costs = SimCosts {
+            touch: Delay::Constant(CostModel::default().touch_mib_cpu_ns),
+            ..SimCosts::default()
+        };
+        assert_eq!(costs.cost_model(), CostModel::default());
     }
 
     #[test]

@@ -95,7 +95,8 @@ fn what_has_been_idle_waits_armed_and_the_next_call_goes_there() {
     };
     assert_eq!(node, first);
     // Armed it is kept for as long as that costs less than a restore.
-    let armed = (cost.restore() - cost.rearm(small.memory_bytes)) / cost.memory_per_ns(cost.armed_bytes);
+    let armed = (cost.restore(small.memory_bytes) - cost.rearm(small.memory_bytes))
+        / cost.memory_per_ns(cost.armed_bytes);
     assert!((idle as u64 + armed_ns).abs_diff(armed as u64) <= 2, "{armed_ns}");
     world.pass(armed_ns - 2);
     assert_eq!(arrives(&mut world, 2), first);

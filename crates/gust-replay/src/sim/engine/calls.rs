@@ -32,16 +32,11 @@ impl<P: Policy> Engine<'_, P> {
         let around = costs.call_cpu_ns;
         let record = &mut self.records[call as usize];
         record.started_ns = self.now_ns;
-        let mut handler = record.requested_ns;
-        let mib = self.workload.functions[record.function as usize].memory_mib;
-        if let Some(instance) = self.instances.get_mut(&sent.instance)
-            && !std::mem::replace(&mut instance.touched, true)
-        {
-            let touching = costs.touch.draw(&mut self.random).saturating_mul(mib.into());
-            handler += touching;
-        }
+        let requested = record.requested_ns;
+        let function = record.function;
+        let handler = requested + self.touch(sent, function);
         self.use_now.cpu_ns += handler + around;
-        self.use_now.overhead_cpu_ns += around + handler - record.requested_ns;
+        self.use_now.overhead_cpu_ns += around + handler - requested;
         self.begin(
             sent.node,
             handler + around + costs.caller_cpu_ns,

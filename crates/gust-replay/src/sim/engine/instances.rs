@@ -93,6 +93,7 @@ impl<P: Policy> Engine<'_, P> {
         };
         self.use_now.memory_bytes -= instance.bytes + instance.more_bytes;
         *self.of_class(instance.class) -= 1;
+        self.free(&instance);
         if armed_ns > 0 && instance.ready && self.rearm(&instance, armed_ns) {
             self.less_of(node.0, instance.function, |on| on.instances -= 1);
             return Ok(());

@@ -1,10 +1,12 @@
 //! The loop of events, and what the nodes make of decisions.
 //!
-//! `calls.rs` is the way of a call, `instances.rs` that of an instance, `armed.rs` what a node has ready for whoever comes.
+//! `calls.rs` is the way of a call, `instances.rs` that of an instance, `armed.rs` what a node has ready for whoever comes,
+//! `memory.rs` where its memory comes from.
 
 mod armed;
 mod calls;
 mod instances;
+mod memory;
 
 use std::{
     cmp::Reverse,
@@ -22,6 +24,7 @@ use super::{
 };
 use crate::{Record, Sample, Workload};
 use armed::OnNode;
+use memory::Freed;
 
 /// Longest time after the last arrival, in nanoseconds: calls that have not ended by then never will.
 const AFTER_MAX_NS: u64 = 86_400_000_000_000;
@@ -71,6 +74,7 @@ struct Node {
     prepared: u32,
     /// What it has of each function.
     functions: HashMap<u32, OnNode>,
+    freed: Freed,
     costs: usize,
     region: u16,
 }
@@ -126,6 +130,7 @@ impl<'a, P: Policy> Engine<'a, P> {
                 generation: 0,
                 prepared: config.costs[costs].prepared,
                 functions: HashMap::new(),
+                freed: Freed::default(),
                 costs,
                 region: node.spec.region,
             }

@@ -8,7 +8,8 @@
 //! | `call_cpu_ns` | processor time of the server for a warm call, less its handler's; at most what the call takes beyond both |
 //! | `after_cpu_ns` | what is more than that: done when the answer is out |
 //! | `way` | what warm calls take beyond handler and processor time |
-//! | `touch` | what the function says that it took to touch 80 MiB in a new instance, twelve of which are held at once |
+//! | `touch_returned` | what the function says that it took to touch 80 MiB in a new instance, twelve of which are held at once, with memory that has been free for five seconds: a virtual machine may have given it back |
+//! | `touch` | the same with the memory that those have just freed |
 //! | `restore_cpu_ns` | worker, map, faults and what the runtime takes more than in a warm call, of calls that find nothing prepared |
 //! | `unprepared_cpu_ns`, `unprepared_bytes` | processor time and memory of twelve calls at once, less what those take that find a prepared worker |
 //! | `end_cpu_ns` | processor time while idle instances are ended |
@@ -41,7 +42,7 @@ use measure::{Lab, MEMORY_MIB, REARMED_MIB};
 const CALLS_MAX: usize = 100_000;
 
 /// Rounds in which memory is touched in several instances.
-const TOUCH_ROUNDS: usize = 4;
+const TOUCH_ROUNDS: usize = 6;
 
 /// Gaps between calls for which the table says what is cheapest, in seconds.
 const GAPS_S: [f64; 7] = [0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0];
@@ -94,7 +95,7 @@ async fn measured(arguments: &CalibrateArgs) -> Result<SimCosts> {
     let lab = Lab::start(&data_dir, &idle, more).await?;
     let warm = lab.warm(arguments.warm).await?;
     let restored = lab.cycles(count, Start::Unprepared, MEMORY_MIB, &warm).await?;
-    let touch = lab.touch(TOUCH_ROUNDS).await?;
+    let (touch_returned, touch) = lab.touch(TOUCH_ROUNDS).await?;
     let held = lab.held().await?;
     let unprepared = lab.unprepared(&warm, &restored, &held).await?;
     let prepared = lab.prepared;
@@ -117,6 +118,7 @@ async fn measured(arguments: &CalibrateArgs) -> Result<SimCosts> {
         after_cpu_ns: warm.after_cpu_ns,
         caller_cpu_ns: warm.caller_cpu_ns,
         touch,
+        touch_returned,
         restore: Delay::Constant(0),
         restore_cpu_ns: restored.start_ns,
         unprepared_cpu_ns: unprepared.0,
@@ -149,6 +151,10 @@ fn parameters(costs: &SimCosts) -> String {
         ("call: the caller's", us(costs.caller_cpu_ns)),
         ("call: no processor's, median", us(costs.way.median())),
         ("touching a MiB, median", us(costs.touch.median())),
+        (
+            "touching a MiB that was free for long, median",
+            us(costs.touch_returned.median()),
+        ),
         ("restore", us(costs.restore_cpu_ns)),
         ("restore without a prepared worker", us(costs.unprepared_cpu_ns)),
         ("preparing a worker", us(costs.prepare_cpu_ns)),

@@ -34,6 +34,15 @@ const INSTANCES: usize = 12;
 /// Time that their calls wait, so that each needs an instance of its own, in nanoseconds.
 const HOLD_NS: u64 = 4_000_000_000;
 
+/// How long memory is left free, so that a machine that gives free memory back has done so: Linux does after two seconds.
+const LONG_FREE: Duration = Duration::from_secs(5);
+
+/// Time between two that touch memory: as long as it takes one whose memory comes from the machine beneath.
+const TOUCHED_APART: Duration = Duration::from_millis(300);
+
+/// Instances that touch memory that was freed just before: so few that they have begun before it is given back.
+const TOUCHED_AGAIN: usize = 4;
+
 /// Rounds of freezing and thawing.
 const FREEZINGS: usize = 3;
 
@@ -229,13 +238,18 @@ impl Lab {
         Ok(sample)
     }
 
-    /// What touching memory takes for the first time, for a MiB. Instances are held meanwhile, so that each finds other memory of
-    /// the machine.
-    pub async fn touch(&self, rounds: usize) -> Result<Delay> {
+    /// What touching memory takes for the first time, for a MiB: of memory that has long been free (the first round), and of
+    /// memory that was freed just before. Instances are held meanwhile, so that each finds other memory of the machine.
+    pub async fn touch(&self, rounds: usize) -> Result<(Delay, Delay)> {
         let bar = progress("touching memory", rounds);
         let mut each = Vec::with_capacity(rounds * INSTANCES);
-        for _ in 0..rounds {
-            for answer in self.call_at_once(INSTANCES, TOUCHED_MIB, true).await? {
+        self.server.evict(&self.name, false).await?;
+        self.server.quiet().await?;
+        tokio::time::sleep(LONG_FREE).await;
+        for round in 0..rounds {
+            let count = if round == 0 { INSTANCES } else { TOUCHED_AGAIN };
+            let answers = self.call_at_once(count, TOUCHED_MIB, Some(TOUCHED_APART)).await?;
+            for answer in answers {
                 let answer: serde_json::Value =
                     serde_json::from_slice(&answer.body).context("read what the function answered")?;
                 let took = answer["touch_ns"].as_u64();
@@ -247,7 +261,8 @@ impl Lab {
             bar.inc(1);
         }
         bar.finish_and_clear();
-        Ok(Delay::of_samples(each))
+        let again = each.split_off(INSTANCES.min(each.len()));
+        Ok((Delay::of_samples(each), Delay::of_samples(again)))
     }
 
     /// Memory of idle instances, and what ending them takes.
@@ -280,7 +295,7 @@ impl Lab {
         let before = self.mark()?;
         let prepared = u64::from(self.prepared.0);
         let count = prepared + INSTANCES as u64;
-        self.call_at_once(usize::try_from(count)?, MEMORY_MIB, false)
+        self.call_at_once(usize::try_from(count)?, MEMORY_MIB, None)
             .await?;
         let held_bytes = self.instances_bytes().await?.saturating_sub(bytes);
         let used = self
@@ -353,17 +368,25 @@ impl Lab {
     /// So many calls at once, each in an instance of its own, until all are at rest. Each begins when there are as many
     /// prepared workers as before the others, because an instance made without one has other memory.
     async fn hold(&self, count: usize) -> Result<()> {
-        self.call_at_once(count, MEMORY_MIB, true).await.map(drop)
+        self.call_at_once(count, MEMORY_MIB, Some(Duration::ZERO))
+            .await
+            .map(drop)
     }
 
-    /// The same with other memory; all begin at once unless they are to be `prepared` for.
-    async fn call_at_once(&self, count: usize, memory_mib: u32, prepared: bool) -> Result<Vec<Sample>> {
+    /// The same with other memory, each so long after the one before; or all at once, whatever is prepared.
+    async fn call_at_once(
+        &self,
+        count: usize,
+        memory_mib: u32,
+        apart: Option<Duration>,
+    ) -> Result<Vec<Sample>> {
         let hold =
             serde_json::json!({ "work": "wait", "ns": HOLD_NS, "rounds": 0, "memory_mib": memory_mib });
         let event: bytes::Bytes = hold.to_string().into();
         let mut running = tokio::task::JoinSet::new();
         for _ in 0..count {
-            if prepared {
+            if let Some(apart) = apart {
+                tokio::time::sleep(apart).await;
                 self.await_prepared().await?;
             }
             let mut connection = self.server.client().connect().await?;
