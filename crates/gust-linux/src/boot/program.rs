@@ -193,6 +193,10 @@ impl Kernel {
             Prot::READ_WRITE
         };
         let stack = PageRange::new(STACK_TOP - STACK_BYTES, STACK_TOP);
+        // A program may ask for any address, also for this one.
+        if !self.mm.is_free(stack) {
+            return Err(ENOMEM);
+        }
         self.mm.add(
             cx.vm,
             stack,

@@ -2,7 +2,7 @@
 
 use gust_linux::Ended;
 
-use crate::guest::{AT_FDCWD, Came, Guest, NOWHERE, SCRATCH, error, program};
+use crate::guest::{AT_FDCWD, Came, Guest, NOWHERE, SCRATCH, error, image, program};
 
 const ENTRY: u64 = 0x40_0100;
 
@@ -222,4 +222,17 @@ fn what_cannot_be_run_leaves_the_program_that_asked() {
     assert_eq!(guest.get(path, 9), b"/program\0");
     assert_eq!(guest.ended(), None::<Ended>);
     assert_eq!(guest.done(libc::SYS_getpid, &[]), 1);
+}
+
+#[test]
+fn a_program_where_its_stack_goes_is_not_loaded() {
+    let mut astray = program();
+    // Its one segment's address.
+    astray[80..88].copy_from_slice(&0x7eff_ffdf_f000_u64.to_le_bytes());
+    assert!(Guest::boot(image(&astray)).is_err());
+    let mut guest = Guest::new();
+    file(&mut guest, "/tmp/astray", &astray, 0o755);
+    let main = guest.main;
+    assert_eq!(exec(&mut guest, main, "/tmp/astray", &["x"]), Came::Ended);
+    assert_eq!(guest.ended(), Some(Ended::Signal(libc::SIGKILL)));
 }
