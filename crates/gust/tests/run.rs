@@ -114,6 +114,18 @@ os.execv(sys.executable, [sys.executable, '-c', then])";
 }
 
 #[test]
+fn a_runtime_s_own_program_is_found_by_its_name() {
+    let Some(mut command) = gust_run() else { return };
+    if !runtimes().is_some_and(|directory| directory.join("nodejs20.x.img").is_file()) {
+        eprintln!("NOT TESTED: there is no runtime nodejs20.x");
+        return;
+    }
+    let output = command.args(["nodejs20.x", "--", "node", "-p", "6 * 7"]).output();
+    let output = output.expect("start gust run");
+    assert_eq!(text(&output.stdout), "42\n", "{}", text(&output.stderr));
+}
+
+#[test]
 fn wrong_command_lines_are_code_125_and_say_why() {
     for (arguments, reason) in [
         (&["image"][..], "PROGRAM"),
