@@ -207,6 +207,8 @@ const TASKS: &[i64] = &[
     libc::SYS_sched_getaffinity,
     libc::SYS_wait4,
     libc::SYS_rseq,
+    libc::SYS_execve,
+    libc::SYS_execveat,
 ];
 
 /// Calls on sockets.

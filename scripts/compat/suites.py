@@ -18,8 +18,8 @@ RESUMES_MAX = 40
 # Text of a failure that is kept.
 DETAIL_MAX = 6000
 
-# How a failure tells that it needs a second process: fork, vfork, posix_spawn and execve are refused in a sandbox, which has
-# one process by design.
+# How a failure tells that it needs a second process: fork, vfork and posix_spawn are refused in a sandbox, which has one
+# process by design.
 SECOND_PROCESS = re.compile(
     r"fork/exec |_fork_exec|_posixsubprocess|os\.fork\(|os\.forkpty|os\.posix_spawn|os\.exec[lv]|_spawnvef|multiprocessing|"
     r"can't fork|StartProcess|failed to start|starting process|ForkExec",

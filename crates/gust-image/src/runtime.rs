@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{ExtractError, ImageFile};
+
 /// Where the description lies in an image.
 pub const DESCRIPTION_PATH: &str = "/.gust/runtime.json";
 
@@ -41,6 +43,9 @@ pub struct RuntimeDescription {
 /// Why an image does not describe a usable runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
+    /// The image cannot be read.
+    #[error("read the image's description")]
+    Unreadable(#[source] ExtractError),
     /// There is no description.
     #[error("the image has no {DESCRIPTION_PATH}: it is no runtime's")]
     Missing,
@@ -53,6 +58,21 @@ pub enum DescriptionError {
 }
 
 impl RuntimeDescription {
+    /// Reads and checks the description in an image.
+    ///
+    /// # Errors
+    /// When the image cannot be read or has none, and as [`Self::parse`].
+    pub fn of(image: &ImageFile) -> Result<Self, DescriptionError> {
+        let index = image
+            .tables()
+            .find(DESCRIPTION_PATH.as_bytes())
+            .ok_or(DescriptionError::Missing)?;
+        let content = image
+            .read(index, DESCRIPTION_BYTES_MAX as u64)
+            .map_err(DescriptionError::Unreadable)?;
+        Self::parse(&content.ok_or(DescriptionError::Missing)?)
+    }
+
     /// Reads and checks a description.
     ///
     /// # Errors

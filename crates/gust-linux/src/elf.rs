@@ -143,6 +143,12 @@ impl Kernel {
         parse(&header, &table)
     }
 
+    /// Whether a file is a program that can be loaded, as far as it says itself, and that may be run.
+    pub(crate) fn check_elf(&self, file: Vnode) -> Result<(), Errno> {
+        self.check_access(file, libc::X_OK)?;
+        self.read_elf(file)?.extent().map(drop)
+    }
+
     /// Path of the interpreter that a program asks for.
     pub(crate) fn elf_interpreter(&self, file: Vnode) -> Result<Option<Vec<u8>>, Errno> {
         const PATH_BYTES_MAX: u64 = 4096;
@@ -262,7 +268,9 @@ impl Kernel {
         if !self.mm.is_free(range) {
             self.unmap(cx, range);
         }
-        self.mm.add(cx.vm, range, area)
+        self.mm.add(cx.vm, range, area)?;
+        self.hold_mapped(area.backing);
+        Ok(())
     }
 
     /// What follows a segment's file contents in their last page is zero.

@@ -55,6 +55,11 @@ pub(crate) struct Clock {
 const TIMERS_MAX: usize = 256;
 
 impl Clock {
+    /// Timers by `timer_create` go with their program; `setitimer`'s goes on.
+    pub(crate) fn forget_timers(&mut self) {
+        self.timers = Slab::default();
+    }
+
     pub(crate) fn monotonic_ns(&self, host: &mut dyn Host) -> u64 {
         host.monotonic_ns().saturating_add_signed(self.offset_ns)
     }

@@ -15,7 +15,7 @@ use std::{
 
 use gust_image::{
     ImageFile,
-    runtime::{DESCRIPTION_BYTES_MAX, DESCRIPTION_PATH, RuntimeDescription, RuntimeInterface},
+    runtime::{RuntimeDescription, RuntimeInterface},
 };
 use gust_worker::protocol::Interface;
 use rustix::{
@@ -167,10 +167,10 @@ impl FileStore {
         let (root, root_image) = self.tree(&spec.root_image, Use::Runtime)?;
         let (code, code_image) = self.tree(&spec.code_image, Use::Function)?;
         let layers = self.layers(&spec.layer_images)?;
-        let runtime = describe(&root_image).map_err(|error| {
+        let runtime = RuntimeDescription::of(&root_image).map_err(|error| {
             io_error(
                 format!("reading the runtime image {}", spec.root_image.display()),
-                error,
+                io::Error::other(error),
             )
         })?;
         let exists = |path: &str| {
@@ -301,18 +301,6 @@ impl FileStore {
             Use::Function => self.directory.join(hex),
         }
     }
-}
-
-fn describe(image: &ImageFile) -> io::Result<RuntimeDescription> {
-    let index = image.tables().find(DESCRIPTION_PATH.as_bytes());
-    let content = match index {
-        Some(index) => image
-            .read(index, DESCRIPTION_BYTES_MAX as u64)
-            .map_err(io::Error::other)?,
-        None => None,
-    };
-    let content = content.ok_or_else(|| io::Error::other(gust_image::runtime::DescriptionError::Missing))?;
-    RuntimeDescription::parse(&content).map_err(io::Error::other)
 }
 
 /// Lambda's error document for a runtime none of whose programs exists.

@@ -451,6 +451,30 @@ impl AddressSpace {
         (absent_from < range.end).then(|| PageRange::new(absent_from, range.end))
     }
 
+    /// The runs of backed pages in the range, in order. Their number, and the time that it takes to find them, go with what
+    /// the guest has there: it may name terabytes.
+    pub fn backed(&self, range: PageRange) -> Vec<PageRange> {
+        let mut runs: Vec<PageRange> = Vec::new();
+        for piece in self.bound_pieces(range) {
+            let mut at = piece.start;
+            while at < piece.end {
+                let (leaf, bytes) = match self.tables.find(at) {
+                    Leaf::None => break,
+                    Leaf::Chunk(directory) => (directory, piece.end - at),
+                    Leaf::Page(page) => (page, PAGE_BYTES),
+                };
+                if self.tables.read(leaf) & BACKED != 0 {
+                    match runs.last_mut() {
+                        Some(run) if run.end == at => run.end = at + bytes,
+                        Some(_) | None => runs.push(PageRange::new(at, at + bytes)),
+                    }
+                }
+                at += bytes;
+            }
+        }
+        runs
+    }
+
     /// Rights of the page at an address; `None` when it is absent.
     pub fn rights_at(&self, address: u64) -> Option<Prot> {
         let entry = match self.tables.find(address) {
@@ -590,9 +614,9 @@ impl AddressSpace {
     /// Moves contents from one range to an absent one of at least the same size, which gets these rights.
     pub fn move_pages(&mut self, from: PageRange, to: u64, prot: Prot) -> Result<()> {
         let mut page = vec![0; PAGE_BYTES as usize];
-        let mut at = from.start;
-        while at < from.end {
-            if self.rights_at(at).is_some() {
+        for run in self.backed(from) {
+            let mut at = run.start;
+            while at < run.end {
                 let target = to + (at - from.start);
                 self.map(
                     PageRange::new(target, target + PAGE_BYTES),
@@ -607,8 +631,8 @@ impl AddressSpace {
                     }
                 });
                 moved.map_err(|_| Error::Exhausted("guest memory"))?;
+                at += PAGE_BYTES;
             }
-            at += PAGE_BYTES;
         }
         self.unmap(from)
     }
@@ -722,6 +746,7 @@ mod tests {
                 space.first_absent(all),
                 Some(PageRange::new(all.start, 0x20_0000))
             );
+            assert_eq!(space.backed(all), places.map(|start| pages(start, 3)));
         }
         let between = PageRange::new(0x20_1000, 0x7000_1000);
         assert_eq!(
@@ -729,6 +754,10 @@ mod tests {
             Some(PageRange::new(0x20_3000, 0x7000_0000))
         );
         assert_eq!(space.first_absent(pages(0x7000_0000, 3)), None);
+        assert_eq!(
+            space.backed(between),
+            [pages(0x20_1000, 2), pages(0x7000_0000, 1)]
+        );
         assert!(places.iter().all(|at| space.rights_at(*at) == Some(Prot::READ)));
         space.discard(all).unwrap();
         let mut byte = [1];

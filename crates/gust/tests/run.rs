@@ -80,6 +80,52 @@ fn programs_that_are_not_there_or_cannot_start_have_codes() {
 }
 
 #[test]
+fn a_program_becomes_another() {
+    // How scripts of entry points end; each program leaves its memory behind.
+    let Some(output) =
+        sh("echo first; exec env NAME=second sh -c 'echo \"$NAME in $$\"; exec no-such-program'")
+    else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(127), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "first\nsecond in 1\n");
+    let countdown = r#"[ "$1" = 0 ] && echo done && exit 3; exec sh -c "$0" "$0" $(($1 - 1))"#;
+    let output = gust_run()
+        .expect("there is an image")
+        .args(["provided.al2023", "--", "sh", "-c", countdown, countdown, "300"])
+        .output()
+        .expect("start gust run");
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "done\n");
+    let script = "\
+import os, sys, threading, time
+for _ in range(8):
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+reader, writer = os.pipe()
+os.set_inheritable(reader, True)
+os.write(writer, b'kept')
+then = f'import os, threading; print(os.read({reader}, 9), threading.active_count(), os.getpid())'
+os.execv(sys.executable, [sys.executable, '-c', then])";
+    let Some(mut command) = python(&[], script) else {
+        return;
+    };
+    let output = command.output().expect("start gust run");
+    assert_eq!(text(&output.stdout), "b'kept' 1 1\n", "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_runtime_s_own_program_is_found_by_its_name() {
+    let Some(mut command) = gust_run() else { return };
+    if !runtimes().is_some_and(|directory| directory.join("nodejs20.x.img").is_file()) {
+        eprintln!("NOT TESTED: there is no runtime nodejs20.x");
+        return;
+    }
+    let output = command.args(["nodejs20.x", "--", "node", "-p", "6 * 7"]).output();
+    let output = output.expect("start gust run");
+    assert_eq!(text(&output.stdout), "42\n", "{}", text(&output.stderr));
+}
+
+#[test]
 fn wrong_command_lines_are_code_125_and_say_why() {
     for (arguments, reason) in [
         (&["image"][..], "PROGRAM"),

@@ -1,5 +1,6 @@
 //! From an image and a command line to a first thread that is about to run.
 
+mod exec;
 mod program;
 
 use gust_image::Image;
@@ -22,6 +23,7 @@ use crate::{
     task::{Signals, Threads, WaitQueues},
     time::Clock,
 };
+pub(crate) use exec::{sys_execve, sys_execveat};
 use program::{ARGUMENT_BYTES_MAX, ARGUMENTS_MAX};
 
 /// A program to start, and what it may use.
@@ -131,13 +133,7 @@ impl Kernel {
         vfs.process_owner = (config.uid, config.gid);
         Self {
             mm: Mm::new(config.memory_bytes),
-            threads: Threads::first(
-                config.pid,
-                Registers {
-                    rflags: 0x202,
-                    ..Registers::default()
-                },
-            ),
+            threads: Threads::first(config.pid, Registers::default()),
             queues: WaitQueues::default(),
             signals: Signals::default(),
             files: Files::default(),

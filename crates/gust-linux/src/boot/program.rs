@@ -1,6 +1,6 @@
-//! The first program: found by its name or through a script, loaded with its interpreter, its stack built.
+//! A program: found by its name or through a script, loaded with its interpreter, its stack built.
 
-use gust_vmm::{PageRange, Populate, Prot};
+use gust_vmm::{PageRange, Populate, Prot, Registers};
 use rand_chacha::rand_core::RngCore as _;
 
 use super::{BootError, reason};
@@ -22,8 +22,20 @@ const STACK_EAGER_BYTES: u64 = 64 << 10;
 /// Most bytes of arguments and environment, and most pieces.
 pub(super) const ARGUMENT_BYTES_MAX: usize = 1 << 20;
 pub(super) const ARGUMENTS_MAX: usize = 10_000;
+/// Flags that a program begins with: interrupts, and the bit that is always set.
+const FIRST_FLAGS: u64 = 0x202;
 /// Deepest nesting of scripts that are interpreted by scripts.
 const SCRIPTS_MAX: usize = 4;
+
+/// Whether arguments and environment are within the bounds.
+pub(super) fn fit(arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> bool {
+    let bytes: usize = arguments
+        .iter()
+        .chain(environment)
+        .map(|piece| piece.len() + 1)
+        .sum();
+    bytes <= ARGUMENT_BYTES_MAX && arguments.len() + environment.len() <= ARGUMENTS_MAX
+}
 
 /// A program and its interpreter, in memory.
 #[derive(Debug)]
@@ -60,7 +72,7 @@ impl Kernel {
     }
 
     /// Finds what a path names: a program, or the interpreter of a script, whose arguments change then.
-    fn find_program(
+    pub(super) fn find_program(
         &self,
         slot: usize,
         path: &[u8],
@@ -114,28 +126,40 @@ impl Kernel {
             reason: reason(errno),
         };
         let (file, program) = self.find_program(cx.slot, path, &mut arguments).map_err(failed)?;
-        let bytes: usize = arguments
-            .iter()
-            .chain(environment)
-            .map(|piece| piece.len() + 1)
-            .sum();
-        if bytes > ARGUMENT_BYTES_MAX || arguments.len() + environment.len() > ARGUMENTS_MAX {
+        if !fit(&arguments, environment) {
             return Err(BootError::TooManyArguments);
         }
-        let loaded = self.load_program(cx, file).map_err(failed)?;
-        self.process.program = self.canonical_program(cx.slot, &program);
+        self.enter_program(cx, file, &program, &arguments, environment)
+            .map_err(failed)
+    }
+
+    /// Loads a program that has been found, and has the current thread begin with it.
+    pub(super) fn enter_program(
+        &mut self,
+        cx: &mut Cx<'_>,
+        file: Vnode,
+        program: &[u8],
+        arguments: &[Vec<u8>],
+        environment: &[Vec<u8>],
+    ) -> Result<(), Errno> {
+        let loaded = self.load_program(cx, file)?;
+        self.process.program = self.canonical_program(cx.slot, program);
         self.mm
             .file_names
             .insert(file, self.process.program.as_slice().into());
         let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let length = name.len().min(15);
-        self.thread_mut(cx.slot).name[..length].copy_from_slice(&name[..length]);
-        let stack = self
-            .build_stack(cx, &loaded, &program, &arguments, environment)
-            .map_err(failed)?;
-        let registers = &mut self.thread_mut(cx.slot).registers;
-        registers.rip = loaded.start;
-        registers.rsp = stack;
+        let mut thread_name = [0; 16];
+        thread_name[..length].copy_from_slice(&name[..length]);
+        let stack = self.build_stack(cx, &loaded, program, arguments, environment)?;
+        let thread = self.thread_mut(cx.slot);
+        thread.name = thread_name;
+        thread.registers = Registers {
+            rip: loaded.start,
+            rsp: stack,
+            rflags: FIRST_FLAGS,
+            ..Registers::default()
+        };
         Ok(())
     }
 
@@ -169,6 +193,10 @@ impl Kernel {
             Prot::READ_WRITE
         };
         let stack = PageRange::new(STACK_TOP - STACK_BYTES, STACK_TOP);
+        // A program may ask for any address, also for this one.
+        if !self.mm.is_free(stack) {
+            return Err(ENOMEM);
+        }
         self.mm.add(
             cx.vm,
             stack,

@@ -35,6 +35,15 @@ impl Backing {
         }
     }
 
+    /// The number of the file, if it is one in memory.
+    pub(crate) fn memory_file(self) -> Option<u32> {
+        if let Some(Vnode::Memory(number)) = self.file() {
+            Some(number)
+        } else {
+            None
+        }
+    }
+
     /// The backing of the part that begins `bytes` further.
     pub(crate) fn advanced(self, bytes: u64) -> Self {
         match self {

@@ -1,5 +1,7 @@
 //! System calls on mappings.
 
+use std::collections::BTreeSet;
+
 use gust_vmm::{CHUNK_BYTES, PageRange, Prot, USER_END, USER_START};
 use libc::{
     MADV_COLD, MADV_COLLAPSE, MADV_DODUMP, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
@@ -204,34 +206,35 @@ impl Kernel {
 
     /// Takes mappings away; what shared ones hold goes to their files first.
     pub(crate) fn unmap(&mut self, cx: &mut Cx<'_>, range: PageRange) {
-        let files: Vec<Backing> = self
-            .mm
-            .overlapping(range)
-            .iter()
-            .map(|(_, area)| area.backing)
-            .collect();
+        let files = self.mm.overlapping(range);
+        let files = files.iter().filter_map(|(_, area)| area.backing.memory_file());
+        let files: BTreeSet<u32> = files.collect();
         self.write_back(cx, range);
         self.mm.remove(cx.vm, range);
-        for file in files {
-            self.release_unmapped(file);
-        }
+        self.release_unmapped(files);
     }
 
     /// A mapping keeps its file, also when the file has no name or descriptor any more.
-    fn hold_mapped(&mut self, backing: Backing) {
-        if let Some(Vnode::Memory(number)) = backing.file()
+    pub(crate) fn hold_mapped(&mut self, backing: Backing) {
+        if let Some(number) = backing.memory_file()
             && self.mm.held_files.insert(number)
         {
             self.vfs.memory.hold(number);
         }
     }
 
-    fn release_unmapped(&mut self, backing: Backing) {
-        if let Some(file @ Vnode::Memory(number)) = backing.file()
-            && self.mm.iter().all(|(_, area)| area.backing.file() != Some(file))
-            && self.mm.held_files.remove(&number)
-        {
-            self.vfs.memory.release(number);
+    /// Lets go of those files in memory that have no mapping left, in one pass over the mappings however many they are.
+    fn release_unmapped(&mut self, mut files: BTreeSet<u32>) {
+        if files.is_empty() {
+            return;
+        }
+        for number in self.mm.iter().filter_map(|(_, area)| area.backing.memory_file()) {
+            files.remove(&number);
+        }
+        for number in files {
+            if self.mm.held_files.remove(&number) {
+                self.vfs.memory.release(number);
+            }
         }
     }
 }
@@ -277,11 +280,7 @@ pub(crate) fn sys_madvise(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> S
     if range.is_empty() {
         return Ok(Flow::Done(0));
     }
-    let areas = k.mm.overlapping(range);
-    let covered: u64 = areas
-        .iter()
-        .map(|(start, area)| area.end.min(range.end).saturating_sub((*start).max(range.start)))
-        .sum();
+    let covered = k.mm.covered_bytes(range);
     match advice {
         // MADV_FREE may keep the contents until memory is short; dropping them at once is one of its outcomes, but a
         // costly one: an allocator that frees lazily would fault on every page again.
@@ -322,11 +321,7 @@ pub(crate) fn sys_msync(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
     {
         return Err(EINVAL);
     }
-    let covered: u64 =
-        k.mm.overlapping(range)
-            .iter()
-            .map(|(start, area)| area.end.min(range.end).saturating_sub((*start).max(range.start)))
-            .sum();
+    let covered = k.mm.covered_bytes(range);
     k.write_back(cx, range);
     if covered == range.bytes() {
         Ok(Flow::Done(0))
@@ -343,20 +338,22 @@ pub(crate) fn sys_mincore(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> S
             EINVAL
         }
     })?;
-    let mut at = range.start;
-    let mut residency = Vec::new();
-    let mut out = args[2];
+    // A page of the answer at a time, as Linux does. A guest may ask about terabytes that it has reserved: what they cost
+    // is the memory that the answer fills.
+    let (mut at, mut out) = (range.start, args[2]);
     while at < range.end {
-        if k.mm.find(at).is_none() {
+        let piece = PageRange::new(at, range.end.min(at.saturating_add(PAGE * PAGE)));
+        if k.mm.covered_bytes(piece) != piece.bytes() {
             return Err(ENOMEM);
         }
-        residency.push(u8::from(cx.vm.space().rights_at(at).is_some()));
-        at += PAGE;
-        if residency.len() == PAGE as usize || at == range.end {
-            k.copy_out(cx, out, &residency)?;
-            out += residency.len() as u64;
-            residency.clear();
+        let mut residency = vec![0; (piece.bytes() / PAGE) as usize];
+        for run in cx.vm.space().backed(piece) {
+            let first = ((run.start - at) / PAGE) as usize;
+            residency[first..first + (run.bytes() / PAGE) as usize].fill(1);
         }
+        k.copy_out(cx, out, &residency)?;
+        out = out.saturating_add(residency.len() as u64);
+        at = piece.end;
     }
     Ok(Flow::Done(0))
 }

@@ -99,6 +99,14 @@ impl Mm {
             .collect()
     }
 
+    /// How many bytes of a range are mapped.
+    pub(crate) fn covered_bytes(&self, range: PageRange) -> u64 {
+        self.overlapping(range)
+            .iter()
+            .map(|(start, area)| area.end.min(range.end).saturating_sub((*start).max(range.start)))
+            .sum()
+    }
+
     /// Whether a shared mapping of a file may be written to.
     pub(crate) fn is_mapped_writable(&self, file: Vnode) -> bool {
         self.areas.values().any(|area| {
@@ -204,12 +212,7 @@ impl Mm {
 
     /// Changes the rights of every mapping in the range, which must have no gaps.
     pub(crate) fn protect(&mut self, vm: &mut Vm, range: PageRange, prot: Prot) -> Result<(), Errno> {
-        let covered: u64 = self
-            .overlapping(range)
-            .iter()
-            .map(|(start, area)| area.end.min(range.end).saturating_sub((*start).max(range.start)))
-            .sum();
-        if covered != range.bytes() || self.areas.len() + 2 > AREAS_MAX {
+        if self.covered_bytes(range) != range.bytes() || self.areas.len() + 2 > AREAS_MAX {
             return Err(ENOMEM);
         }
         self.split(range.start);

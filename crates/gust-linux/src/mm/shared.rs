@@ -32,6 +32,9 @@ impl Kernel {
     }
 
     fn shared_parts(&self, wanted: Vnode) -> Vec<(PageRange, u64)> {
+        if !matches!(wanted, Vnode::Memory(number) if self.mm.held_files.contains(&number)) {
+            return Vec::new();
+        }
         self.mm
             .iter()
             .filter_map(|(start, area)| match area.backing {
@@ -45,16 +48,19 @@ impl Kernel {
 
     fn write_back_part(&mut self, cx: &mut Cx<'_>, file: Vnode, offset: u64, part: PageRange) {
         let size = self.vfs.size_of(file);
+        let in_file = size.saturating_sub(offset).next_multiple_of(PAGE);
+        let part = PageRange::new(part.start, part.start + in_file.min(part.bytes()));
         let mut page = [0; PAGE as usize];
-        let mut at = part.start;
-        while at < part.end && offset + (at - part.start) < size {
-            let from = offset + (at - part.start);
-            if cx.vm.space().read_backed(at, &mut page).is_ok() {
-                let bytes = PAGE.min(size - from) as usize;
-                // The file's pages exist or are holes within its size: a mapping cannot make it longer.
-                let _ = self.vfs.write_memory(file, from, &page[..bytes]);
+        // Files and their mappings may be sparse, and far larger than memory.
+        for run in cx.vm.space().backed(part) {
+            for at in (run.start..run.end).step_by(PAGE as usize) {
+                let from = offset + (at - part.start);
+                if cx.vm.space().read_backed(at, &mut page).is_ok() {
+                    let bytes = PAGE.min(size - from) as usize;
+                    // The file's pages exist or are holes within its size: a mapping cannot make it longer.
+                    let _ = self.vfs.write_memory(file, from, &page[..bytes]);
+                }
             }
-            at += PAGE;
         }
     }
 

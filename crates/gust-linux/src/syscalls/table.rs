@@ -4,7 +4,7 @@
 use Support::{Accepted, Full, Partial, Refused};
 
 use super::{Call, Support, SystemCall};
-use crate::{fs::*, io::*, mm::*, net::*, task::*, time::*};
+use crate::{boot::*, fs::*, io::*, mm::*, net::*, task::*, time::*};
 
 const fn entry(number: u64, name: &'static str, support: Support, call: Call) -> SystemCall {
     SystemCall {
@@ -130,12 +130,7 @@ pub(super) const TABLE: &[SystemCall] = &[
     ),
     entry(57, "fork", Refused("one process in a sandbox"), sys_fork_refused),
     entry(58, "vfork", Refused("one process in a sandbox"), sys_fork_refused),
-    entry(
-        59,
-        "execve",
-        Refused("the program is the one that was started"),
-        not_implemented,
-    ),
+    entry(59, "execve", Full, sys_execve),
     entry(60, "exit", Full, sys_exit),
     entry(61, "wait4", Partial("there are no children"), sys_wait4),
     entry(62, "kill", Full, sys_kill),
@@ -550,12 +545,7 @@ pub(super) const TABLE: &[SystemCall] = &[
     entry(319, "memfd_create", Full, sys_memfd_create),
     entry(320, "kexec_file_load", Refused("no capabilities"), not_permitted),
     entry(321, "bpf", Refused("no capabilities"), not_permitted),
-    entry(
-        322,
-        "execveat",
-        Refused("the program is the one that was started"),
-        not_implemented,
-    ),
+    entry(322, "execveat", Full, sys_execveat),
     entry(
         323,
         "userfaultfd",

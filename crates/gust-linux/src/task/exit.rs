@@ -3,22 +3,29 @@
 use crate::{
     errno::EINVAL,
     kernel::{Cx, Ended, Flow, Kernel, SysResult},
+    task::Thread,
 };
 
 /// Most entries of a robust list that are looked at.
 const ROBUST_ENTRIES_MAX: usize = 2048;
 
 impl Kernel {
-    fn exit_thread(&mut self, cx: &mut Cx<'_>, status: i32) {
-        self.release_robust_locks(cx);
-        let Some(thread) = self.threads.remove(cx.slot) else {
-            return;
-        };
+    /// Takes a thread's record away, and it from every queue.
+    pub(crate) fn remove_thread(&mut self, slot: usize) -> Option<Thread> {
+        let mut thread = self.threads.remove(slot)?;
         let wait = thread.wait.as_ref();
         let keys = wait.map(|wait| wait.keys.as_slice()).unwrap_or_default();
         self.queues
-            .remove(cx.slot, keys, wait.and_then(|wait| wait.deadline_ns));
-        self.release_held(thread.call);
+            .remove(slot, keys, wait.and_then(|wait| wait.deadline_ns));
+        self.release_held(thread.call.take());
+        Some(thread)
+    }
+
+    fn exit_thread(&mut self, cx: &mut Cx<'_>, status: i32) {
+        self.release_robust_locks(cx);
+        let Some(thread) = self.remove_thread(cx.slot) else {
+            return;
+        };
         if self.threads.len() == 0 {
             self.end(Ended::Exit(status));
             return;

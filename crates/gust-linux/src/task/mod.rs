@@ -21,4 +21,4 @@ pub(crate) use sched_calls::*;
 pub(crate) use signal_calls::*;
 pub(crate) use signal_frame::sys_rt_sigreturn;
 pub(crate) use signals::{Detail, SIGNALS, SigInfo, Signals, UNBLOCKABLE};
-pub(crate) use thread::Threads;
+pub(crate) use thread::{Thread, Threads};

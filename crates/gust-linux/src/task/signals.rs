@@ -191,6 +191,17 @@ impl Signals {
         }
     }
 
+    /// Handlers go with the program that they are in; what it ignored stays ignored.
+    pub(crate) fn forget_handlers(&mut self) {
+        for action in &mut self.actions {
+            let ignored = action.handler == SIG_IGN;
+            *action = Action {
+                handler: if ignored { SIG_IGN } else { SIG_DFL },
+                ..Action::default()
+            };
+        }
+    }
+
     /// Whether a signal would do nothing.
     fn is_ignored(&self, signal: u32) -> bool {
         match self.action(signal).handler {

@@ -3,6 +3,7 @@
 mod ancillary;
 mod attributes;
 mod descriptors;
+mod exec;
 mod files;
 mod guest;
 mod hostile;

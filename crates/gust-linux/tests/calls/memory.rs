@@ -80,6 +80,77 @@ fn memory_moves_with_its_contents() {
 }
 
 #[test]
+fn calls_on_terabytes_cost_what_is_in_them() {
+    const TIB: u64 = 1 << 40;
+    let mut guest = Guest::new();
+    let reserve = |guest: &mut Guest, bytes| {
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE) as u64;
+        guest.done(libc::SYS_mmap, &[0, bytes, RW, flags, u64::MAX, 0]) as u64
+    };
+    // Page by page, each turn would take minutes.
+    for _ in 0..100 {
+        let at = reserve(&mut guest, 32 * TIB);
+        guest.put(at + 5 * TIB, b"here");
+        let no_more_there = at + 32 * TIB;
+        let fixed = (libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        guest.call(libc::SYS_mmap, &[no_more_there, 0x1000, RW, fixed, u64::MAX, 0]);
+        let may_move = libc::MREMAP_MAYMOVE as u64;
+        let moved = guest.done(libc::SYS_mremap, &[at, 32 * TIB, 33 * TIB, may_move]) as u64;
+        assert_ne!(moved, at);
+        assert_eq!(guest.get(moved + 5 * TIB, 4), b"here");
+        assert_eq!(guest.done(libc::SYS_munmap, &[moved, 33 * TIB]), 0);
+        assert_eq!(guest.done(libc::SYS_munmap, &[no_more_there, 0x1000]), 0);
+    }
+    let file = guest.open("/tmp/sparse", libc::O_RDWR | libc::O_CREAT) as u64;
+    assert_eq!(guest.done(libc::SYS_ftruncate, &[file, TIB]), 0);
+    let flags = libc::MAP_SHARED as u64;
+    let at = guest.done(libc::SYS_mmap, &[0, TIB, RW, flags, file, 0]) as u64;
+    for turn in 0..100_u8 {
+        guest.put(at + TIB - 0x1000, &[turn]);
+        guest.done(libc::SYS_pread64, &[file, SCRATCH, 1, TIB - 0x1000]);
+        assert_eq!(guest.get(SCRATCH, 1), [turn]);
+        assert_eq!(guest.done(libc::SYS_msync, &[at, TIB, libc::MS_SYNC as u64]), 0);
+    }
+    // The answer about a gibibyte is 256 KiB.
+    let reserved = reserve(&mut guest, 1 << 30);
+    guest.put(reserved + 0x5000, b"x");
+    for _ in 0..100 {
+        assert_eq!(guest.done(libc::SYS_mincore, &[reserved, 1 << 30, SCRATCH]), 0);
+    }
+    let present = guest.get(SCRATCH, 1 << 18);
+    assert_eq!(present[5], 1);
+    assert!(present[0x200..].iter().all(|page| *page == 0));
+    assert_eq!(guest.done(libc::SYS_munmap, &[reserved + 0x10_0000, 0x1000]), 0);
+    assert_eq!(
+        guest.fails(libc::SYS_mincore, &[reserved, 1 << 30, SCRATCH]),
+        libc::ENOMEM
+    );
+}
+
+#[test]
+fn a_file_in_memory_lasts_as_long_as_its_last_mapping() {
+    let mut guest = Guest::new();
+    let file = guest.open("/tmp/kept", libc::O_RDWR | libc::O_CREAT) as u64;
+    guest.put(SCRATCH, b"kept");
+    assert_eq!(guest.done(libc::SYS_write, &[file, SCRATCH, 4]), 4);
+    let flags = libc::MAP_PRIVATE as u64;
+    let maps = [(); 3].map(|()| guest.done(libc::SYS_mmap, &[0, 0x1000, 1, flags, file, 0]) as u64);
+    let path = guest.text(0, "/tmp/kept");
+    assert_eq!(guest.done(libc::SYS_unlink, &[path]), 0);
+    assert_eq!(guest.done(libc::SYS_close, &[file]), 0);
+    for at in maps {
+        assert_eq!(guest.get(at, 4), b"kept");
+        assert_eq!(guest.done(libc::SYS_munmap, &[at, 0x1000]), 0);
+    }
+    // What it held is free again: the file system's room is what it was.
+    let file = guest.open("/tmp/another", libc::O_RDWR | libc::O_CREAT) as u64;
+    assert_eq!(
+        guest.done(libc::SYS_fallocate, &[file, 0, 0, (1 << 20) - 0x4000]),
+        0
+    );
+}
+
+#[test]
 fn the_break_grows_and_shrinks() {
     let mut guest = Guest::new();
     let start = guest.done(libc::SYS_brk, &[0]) as u64;

@@ -1,6 +1,6 @@
 //! The command line of `gust run`, checked whole before anything is started.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -20,14 +20,11 @@ const TIMEOUT_S_MAX: f64 = 315_360_000.0;
 /// Longest host name, as `sethostname` has it.
 const HOST_NAME_BYTES_MAX: usize = 64;
 
-/// What programs are given unless `--env` says otherwise. `/tmp` is the one directory that can be written.
-const ENVIRONMENT: [(&str, &str); 2] = [
-    ("HOME", "/tmp"),
-    (
-        "PATH",
-        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    ),
-];
+/// Where programs are looked for when neither the image nor `--env` says.
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What programs are given unless the image or `--env` says otherwise. `/tmp` is the one directory that can be written.
+const ENVIRONMENT: [(&str, &str); 2] = [("HOME", "/tmp"), ("PATH", DEFAULT_PATH)];
 
 /// `gust run`
 #[derive(Debug, Args)]
@@ -56,9 +53,9 @@ pub struct RunArgs {
     /// SOURCE:/PATH; can be given several times
     #[arg(short, long = "mount", value_name = "SOURCE:/PATH")]
     pub mounts: Vec<String>,
-    /// Working directory
-    #[arg(short, long, default_value = "/", value_name = "DIR")]
-    pub workdir: String,
+    /// Working directory [default: the image's, or /]
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
     /// User and group, as numbers
     #[arg(short, long, default_value = "0:0", value_name = "UID[:GID]")]
     pub user: String,
@@ -96,6 +93,7 @@ pub(super) struct Mount {
 /// The command line, understood.
 #[derive(Debug)]
 pub(super) struct Settings {
+    /// What `--env` gives, in its order.
     pub environment: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
     pub user: (u32, u32),
@@ -118,11 +116,12 @@ impl RunArgs {
             "--tmp {}: at most {TMP_MIB_MAX} MiB can be given",
             self.tmp
         );
-        ensure!(
-            self.workdir.starts_with('/'),
-            "--workdir {:?} is no absolute path",
-            self.workdir
-        );
+        if let Some(directory) = &self.workdir {
+            ensure!(
+                directory.starts_with('/'),
+                "--workdir {directory:?} is no absolute path"
+            );
+        }
         ensure!(
             (1..=HOST_NAME_BYTES_MAX).contains(&self.hostname.len()),
             "--hostname {:?} has not 1 to {HOST_NAME_BYTES_MAX} bytes",
@@ -149,11 +148,20 @@ impl RunArgs {
     }
 }
 
+/// A program's environment: what is given, over what the image says, over what every program gets.
+pub(super) fn over_defaults(
+    given: Vec<(String, String)>,
+    image: BTreeMap<String, String>,
+) -> Vec<(String, String)> {
+    let defaults = ENVIRONMENT.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut variables = BTreeMap::from(defaults);
+    variables.extend(image);
+    variables.extend(given);
+    variables.into_iter().collect()
+}
+
 fn environment(given: &[String]) -> Result<Vec<(String, String)>> {
-    let mut variables: Vec<(String, String)> = ENVIRONMENT
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
+    let mut variables = Vec::new();
     for text in given {
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
@@ -165,7 +173,6 @@ fn environment(given: &[String]) -> Result<Vec<(String, String)>> {
         };
         ensure!(!name.is_empty(), "--env {text:?} has no name");
         ensure!(!value.contains('\0'), "--env {name}: a value has no NUL bytes");
-        variables.retain(|(known, _)| known != name);
         variables.push((name.to_owned(), value));
     }
     Ok(variables)
@@ -228,13 +235,16 @@ mod tests {
     #[test]
     fn the_last_value_of_a_variable_counts() {
         let given = ["A=1", "A=2", "HOME=", "B=x=y"].map(str::to_owned);
-        let variables = environment(&given).unwrap();
+        let image = [("B", "image"), ("C", "image"), ("HOME", "image")];
+        let image = BTreeMap::from(image.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let variables = over_defaults(environment(&given).unwrap(), image);
         let value = |name: &str| {
             let found: Vec<_> = variables.iter().filter(|(known, _)| known == name).collect();
             assert_eq!(found.len(), 1, "{name}");
             found[0].1.clone()
         };
         assert_eq!([value("A"), value("HOME"), value("B")], ["2", "", "x=y"]);
+        assert_eq!(value("C"), "image");
         assert!(value("PATH").contains("/bin"));
         assert!(environment(&["=x".to_owned()]).is_err());
         assert!(environment(&["GUST_NO_SUCH_VARIABLE".to_owned()]).is_err());

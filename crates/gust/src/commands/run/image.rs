@@ -18,9 +18,12 @@ use gust_image::{
         directory::{self, Ownership},
         oci,
     },
+    runtime::RuntimeDescription,
 };
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::arguments::DEFAULT_PATH;
 use crate::{commands::runtime, exit::Hinted, paths};
 
 /// Most images in the cache, and their size together, in bytes.
@@ -33,15 +36,63 @@ const FILES_MAX: usize = 2_000_000;
 /// What the cache's images end in.
 const SUFFIX: &str = "gimg";
 
+/// Changes when what is noted in packed images does, so that older ones are packed again.
+const NOTES_VERSION: u8 = 2;
+
+/// What an image says of how programs are run in it. It is noted in the images that are packed here.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Defaults {
+    /// Environment, beneath what the command line gives.
+    pub environment: BTreeMap<String, String>,
+    /// Working directory; empty when the image states none.
+    pub directory: String,
+}
+
+impl Defaults {
+    fn read(image: &ImageFile) -> Self {
+        match RuntimeDescription::of(image) {
+            Ok(description) => Self::of_runtime(image, &description),
+            // No runtime's. Images that were made elsewhere have other notes, or none.
+            Err(_) => serde_json::from_slice(image.tables().metadata()).unwrap_or_default(),
+        }
+    }
+
+    /// A runtime's own program can be called by its name, wherever it lies.
+    fn of_runtime(image: &ImageFile, description: &RuntimeDescription) -> Self {
+        let programs = description.commands.iter().filter_map(|command| command.first());
+        let mut directories: Vec<&str> = programs
+            .filter(|program| image.tables().find(program.as_bytes()).is_some())
+            .filter_map(|program| Some(program.rsplit_once('/')?.0))
+            .filter(|directory| !DEFAULT_PATH.split(':').any(|known| known == *directory))
+            .collect();
+        directories.push(DEFAULT_PATH);
+        Self {
+            environment: BTreeMap::from([("PATH".to_owned(), directories.join(":"))]),
+            directory: String::new(),
+        }
+    }
+}
+
+/// The root file system of a program.
+pub(super) struct Root {
+    pub file: File,
+    pub defaults: Defaults,
+}
+
 /// The image that a name on the command line stands for.
-pub(super) fn root(name: &str, data_dir: &Path) -> Result<File> {
+pub(super) fn root(name: &str, data_dir: &Path) -> Result<Root> {
     let runtimes = paths::runtimes_dir(data_dir);
     let built = runtimes.join(format!("{name}.img"));
     if !name.contains('/') && built.is_file() {
-        return open(&built);
+        return with_defaults(&built);
     }
-    if Path::new(name).exists() {
-        return path(Path::new(name));
+    let source = Path::new(name);
+    if source.is_dir() {
+        return with_defaults(&packed(source)?.0);
+    }
+    if source.exists() {
+        return with_defaults(source);
     }
     let known: Vec<String> = runtime::built(&runtimes)
         .into_iter()
@@ -59,9 +110,17 @@ pub(super) fn root(name: &str, data_dir: &Path) -> Result<File> {
 pub(super) fn path(source: &Path) -> Result<File> {
     let metadata = fs::metadata(source).with_context(|| format!("look at {}", source.display()))?;
     match metadata.is_dir() {
-        true => packed(source),
+        true => Ok(packed(source)?.1),
         false => open(source),
     }
+}
+
+fn with_defaults(path: &Path) -> Result<Root> {
+    let image = ImageFile::open(path)?;
+    Ok(Root {
+        file: open(path)?,
+        defaults: Defaults::read(&image),
+    })
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -70,8 +129,8 @@ fn open(path: &Path) -> Result<File> {
     File::open(path).with_context(|| format!("open the image {}", path.display()))
 }
 
-/// The cached image of a directory, made when there is none.
-fn packed(source: &Path) -> Result<File> {
+/// The cached image of a directory, made when there is none: its path, and it.
+fn packed(source: &Path) -> Result<(PathBuf, File)> {
     let cache = paths::cache_dir().join("images");
     fs::create_dir_all(&cache).with_context(|| format!("make directory {}", cache.display()))?;
     let name = fingerprint(source)?;
@@ -79,12 +138,14 @@ fn packed(source: &Path) -> Result<File> {
     if let Ok(file) = open(&path) {
         // Its age decides what the cache gives up; it is as good without.
         let _ = file.set_modified(SystemTime::now());
-        return Ok(file);
+        return Ok((path, file));
     }
     let taken_in = || format!("take in {}", source.display());
     let mut tree = Tree::new(&cache).with_context(|| format!("make a file in {}", cache.display()))?;
+    let mut defaults = Defaults::default();
     if source.join("oci-layout").is_file() {
-        oci::add(&mut tree, source, &mut |_| {}).with_context(taken_in)?;
+        let config = oci::add(&mut tree, source, &mut |_| {}).with_context(taken_in)?;
+        (defaults.environment, defaults.directory) = (config.environment, config.directory);
     } else {
         // Root's trees have owners on purpose; another user's are all that user's, who is root inside.
         let ownership = match rustix::process::geteuid().is_root() {
@@ -93,10 +154,10 @@ fn packed(source: &Path) -> Result<File> {
         };
         directory::add(&mut tree, source, b"", ownership).with_context(taken_in)?;
     }
-    gust_image::write(&tree, br#"{"kind":"run"}"#, &path)?;
+    gust_image::write(&tree, &serde_json::to_vec(&defaults)?, &path)?;
     let file = open(&path)?;
     prune(&cache);
-    Ok(file)
+    Ok((path, file))
 }
 
 /// A name made of the paths, kinds, sizes, owners and times of everything in a directory.
@@ -133,6 +194,7 @@ fn fingerprint(source: &Path) -> Result<String> {
     }
     let mut hash = Sha256::new();
     hash.update(env!("CARGO_PKG_VERSION"));
+    hash.update([NOTES_VERSION]);
     for (path, told) in found {
         let path = path.as_os_str().as_bytes();
         hash.update((path.len() as u64).to_le_bytes());
@@ -179,6 +241,23 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn an_image_s_own_settings_are_kept_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("an.img");
+        let tree = Tree::new(dir.path()).unwrap();
+        let defaults = Defaults {
+            environment: BTreeMap::from([("PATH".to_owned(), "/go/bin:/bin".to_owned())]),
+            directory: "/src".to_owned(),
+        };
+        gust_image::write(&tree, &serde_json::to_vec(&defaults).unwrap(), &path).unwrap();
+        assert_eq!(with_defaults(&path).unwrap().defaults, defaults);
+        for other in [&br#"{"kind":"function","directory":7}"#[..], b"", b"{}"] {
+            gust_image::write(&tree, other, &path).unwrap();
+            assert_eq!(with_defaults(&path).unwrap().defaults, Defaults::default());
+        }
+    }
 
     #[test]
     fn any_change_of_a_directory_makes_another_name() {

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 pub use arguments::RunArgs;
-use arguments::Settings;
+use arguments::{Settings, over_defaults};
 
 use crate::{cli::Output, exit, output, paths};
 
@@ -81,10 +81,17 @@ async fn start(arguments: RunArgs) -> Result<u8> {
     let signals = Signals::listen().context("listen for signals")?;
     let programs = Programs::start(None).await?;
     let (standard, streams) = streams::start().context("make pipes for the program")?;
+    let image::Root { file: root, defaults } = root;
+    let directory = arguments
+        .workdir
+        .unwrap_or_else(|| match defaults.directory.as_str() {
+            "" => "/".to_owned(),
+            directory => directory.to_owned(),
+        });
     let program = Program {
         argv: arguments.program,
-        environment,
-        directory: arguments.workdir,
+        environment: over_defaults(environment, defaults.environment),
+        directory,
         user,
         host_name: arguments.hostname,
         memory_bytes: arguments.memory << 20,
