@@ -48,6 +48,7 @@ macro_rules! everywhere {
             calls::two_versions_at_once,
             capacity::a_worker_that_is_killed_during_a_call,
             capacity::an_instance_that_is_killed_while_it_rests,
+            capacity::a_worker_that_is_killed_before_it_is_prepared,
             capacity::a_zygote_that_is_killed,
             capacity::the_pool_refills,
             capacity::places_are_bounded_and_calls_wait,
