@@ -39,6 +39,7 @@ macro_rules! everywhere {
             calls::guests_end_and_the_next_call_works,
             calls::a_guest_that_runs_too_long,
             calls::an_initialisation_that_takes_too_long,
+            calls::memory_that_was_given_back_is_told,
             calls::a_guest_that_wants_more_memory_than_it_may_have,
             calls::log_arrives_and_is_bounded,
             calls::large_responses_are_refused,
