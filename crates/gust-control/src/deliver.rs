@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gust_store::{Store, StoreError};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -121,13 +122,18 @@ impl Control {
             }
             Decision::GiveUp(reason) => {
                 tracing::warn!(event = %event.id, function = %event.name, ?reason, "an event was given up");
-                self.0.events.finish(&self.0.store.meta, event).await
+                self.conclude_event(event).await
             }
-            Decision::Done => self.0.events.finish(&self.0.store.meta, event).await,
+            Decision::Done => self.conclude_event(event).await,
         };
         if let Err(error) = stored {
             tracing::error!(%error, "the end of an event's attempt was not stored; it may be delivered again");
         }
+    }
+
+    async fn conclude_event(&self, event: &Event) -> Result<(), StoreError> {
+        let Store { meta, logs, .. } = &self.0.store;
+        self.0.events.conclude(meta, logs, event).await
     }
 
     /// Has the function run for an event. `None` when no delivery is to begin now.

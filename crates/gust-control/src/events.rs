@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gust_store::{Batch, Meta, Precondition, Record, Revision, StoreError};
+use gust_store::{Batch, Logs, Meta, Precondition, Record, Revision, StoreError};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -210,6 +210,13 @@ impl EventQueue {
         // Queued even when the store failed: the event is there as it was, and this process still knows better.
         self.requeue(queued);
         stored
+    }
+
+    /// The event is done with, and what its function has written is in the log first: when this process ends before, the
+    /// event runs again, and its log is not silent about it.
+    pub(crate) async fn conclude(&self, meta: &Meta, logs: &Logs, event: &Event) -> Result<(), StoreError> {
+        logs.flush().await;
+        self.finish(meta, event).await
     }
 
     /// The event is done with.
@@ -405,7 +412,7 @@ mod tests {
         task::{Context, Waker},
     };
 
-    use gust_store::{Memory, Store, StoreConfig, decode, encode};
+    use gust_store::{LogLine, LogScope, Memory, Store, StoreConfig, decode, encode};
 
     use super::*;
 
@@ -490,6 +497,34 @@ mod tests {
             // The first one is none the worse.
             assert_eq!(queue.next().await.event, event(1, 1));
         }
+    }
+
+    #[tokio::test]
+    async fn what_an_event_has_written_is_in_the_log_before_the_event_is_gone() {
+        /// As many pieces as wait for the writer at most, each long enough for it to be busy for a while.
+        const PIECES: usize = 250;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreConfig::new(dir.path())).unwrap();
+        let meta = Meta::in_memory();
+        let queue = EventQueue::load(&meta, &HashSet::new()).unwrap();
+        let payload = Bytes::from_static(b"{}");
+        let limits = AccountLimits::default();
+        assert!(queue.accept(&meta, &limits, event(1, 1), payload).await.unwrap());
+        let (scope, earlier) = (LogScope::new("hello").unwrap(), LogScope::new("another").unwrap());
+        let line = |message: String| LogLine {
+            unix_ms: 1,
+            stream: "[$LATEST]1".to_owned(),
+            message,
+        };
+        for _ in 0..PIECES {
+            let long = vec![line("x".repeat(60 << 10))];
+            store.logs.append(&earlier, long).await;
+        }
+        store.logs.append(&scope, vec![line("ran".to_owned())]).await;
+        queue.conclude(&meta, &store.logs, &event(1, 1)).await.unwrap();
+        let lines = store.logs.tail(&scope, 10, None).unwrap();
+        assert_eq!(lines, [line("ran".to_owned())]);
+        assert_eq!((queue.len(), meta.count::<Event>().unwrap()), (0, 0));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use gust_store::StoreError;
 use hyper::{StatusCode, header::HeaderValue};
 use serde_json::json;
 
-use crate::{body::Body, sigv4::SignatureError};
+use crate::{body::Body, foreign::Form, sigv4::SignatureError};
 
 /// An error for a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct ApiError {
     pub reason: Option<&'static str>,
     /// When trying again makes sense, in seconds, for throttled calls.
     pub retry_after_s: Option<u64>,
+    /// What its body is.
+    pub form: Form,
 }
 
 impl ApiError {
@@ -31,6 +33,7 @@ impl ApiError {
             message: message.into(),
             reason: None,
             retry_after_s: None,
+            form: Form::default(),
         }
     }
 
@@ -86,6 +89,12 @@ impl ApiError {
         Self::new("UnknownOperationException", StatusCode::NOT_FOUND, message)
     }
 
+    /// An operation of another service of AWS.
+    pub fn other_service(asked: &str) -> Self {
+        let message = format!("This server has the AWS Lambda API and no other: {asked} is not served.");
+        Self::new("UnknownOperationException", StatusCode::NOT_FOUND, message)
+    }
+
     /// A path of the API with a method that it does not have.
     pub fn wrong_method() -> Self {
         let message = "No operation of the AWS Lambda API has this method on this path.";
@@ -122,8 +131,8 @@ impl ApiError {
         Self::new("ServiceException", StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
-    /// The response.
-    pub fn into_response(self) -> hyper::Response<Body> {
+    /// The body, and its type.
+    fn document(&self) -> (String, &'static str) {
         let kind = if self.status.is_server_error() {
             "Service"
         } else {
@@ -136,10 +145,29 @@ impl ApiError {
         if let Some(reason) = self.reason {
             document["Reason"] = json!(reason);
         }
-        let mut response = hyper::Response::new(Body::full(Bytes::from(document.to_string())));
+        match self.form {
+            Form::RestJson => {}
+            Form::Json => document["__type"] = json!(self.code),
+            // The only errors of this form have nothing in them to be escaped.
+            Form::Xml => {
+                let (code, message) = (self.code, &self.message);
+                let text = format!(
+                    "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>\
+                     </ErrorResponse>"
+                );
+                return (text, "text/xml");
+            }
+        }
+        (document.to_string(), "application/json")
+    }
+
+    /// The response.
+    pub fn into_response(self) -> hyper::Response<Body> {
+        let (text, content_type) = self.document();
+        let mut response = hyper::Response::new(Body::full(Bytes::from(text)));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        headers.insert("content-type", HeaderValue::from_static(content_type));
         headers.insert("x-amzn-errortype", HeaderValue::from_static(self.code));
         if let Some(seconds) = self.retry_after_s {
             headers.insert("retry-after", HeaderValue::from(seconds));

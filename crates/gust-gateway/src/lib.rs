@@ -16,6 +16,7 @@ mod connection;
 mod doors;
 mod download;
 mod error;
+mod foreign;
 mod handlers;
 mod names;
 mod operation;

@@ -23,7 +23,7 @@ use crate::{
     doors::{Doors, Parked, Phase},
     download::DownloadKey,
     error::ApiError,
-    handlers,
+    foreign, handlers,
     operation::{self, Captures, Route},
     private,
     request::{Answer, Request},
@@ -203,7 +203,7 @@ async fn handle(gateway: &Gateway, id: Uuid, peer: SocketAddr, request: hyper::R
         headers: &parts.headers,
     };
     let trusted = gateway.config.auth.is_trusted(&caller)?;
-    let (route, name, captures) = match find_route(&parts.method, path, query) {
+    let (route, name, captures) = match find_route(&caller) {
         Ok(found) => found,
         Err(error) => {
             // Read to its end, so that the connection can be used again.
@@ -259,7 +259,8 @@ enum Found {
     Private(private::Operation),
 }
 
-fn find_route(method: &Method, path: &str, query: &str) -> Result<(Found, &'static str, Captures), ApiError> {
+fn find_route(caller: &Caller<'_>) -> Result<(Found, &'static str, Captures), ApiError> {
+    let (method, path, query) = (caller.method, caller.path, caller.query);
     if let Some(found) = private::route(method, path) {
         let (operation, captures) = found?;
         return Ok((Found::Private(operation), "private", captures));
@@ -270,7 +271,7 @@ fn find_route(method: &Method, path: &str, query: &str) -> Result<(Found, &'stat
         }
         Route::Unserved(name) => Err(ApiError::unserved(name)),
         Route::WrongMethod => Err(ApiError::wrong_method()),
-        Route::Unknown => Err(ApiError::unknown_operation()),
+        Route::Unknown => Err(foreign::refusal(caller.headers, query)),
     }
 }
 

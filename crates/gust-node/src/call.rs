@@ -135,11 +135,22 @@ impl Inner {
         let took = start.elapsed();
         // From here on the instance is this function's again, and is not left to be served to its end.
         let mut instance = serving.instance.take().ok_or(CallError::NotDelivered)?;
+        // Nothing is heard of what has ended but what it used when it rested.
+        let (limit_bytes, rested_bytes) = (instance.version.limits().memory_bytes, instance.memory_bytes);
         let ended = |result| Ran {
+            memory_bytes_max: match &result {
+                InvokeResult::Exited(GuestExit::OutOfMemory) => limit_bytes,
+                InvokeResult::Exited(GuestExit::Exit(_) | GuestExit::Signal(_) | GuestExit::Fault(_))
+                | InvokeResult::Success(_)
+                | InvokeResult::FunctionError(_)
+                | InvokeResult::ResponseTooLarge { .. }
+                | InvokeResult::InitFailed(_)
+                | InvokeResult::InitTimedOut
+                | InvokeResult::TimedOut => rested_bytes,
+            },
             result,
             took,
             timings: WorkerTimings::default(),
-            memory_bytes_max: 0,
             log_bytes_dropped: 0,
             kept: false,
         };

@@ -14,7 +14,7 @@ use crate::{
     host::BACKGROUND_PAUSE,
     restore::{Based, RUNTIME_LIMITS},
     source::Source,
-    start::StartError,
+    start::{STARTS_MAX, StartError},
     worker::{Worker, WorkerError},
 };
 
@@ -62,7 +62,24 @@ impl Pool {
         match self.take_ready() {
             Some(worker) => Ok(worker),
             None if self.ready().closed => Err(PoolError::Closed),
-            None => self.make(true).await,
+            None => self.make_surely().await,
+        }
+    }
+
+    /// Makes a worker for someone who waits. One that is lost on the way is replaced: it has been given nothing.
+    async fn make_surely(&self) -> Result<Worker, PoolError> {
+        let mut made = 1;
+        loop {
+            match self.make(true).await {
+                Err(error) if error.is_loss() && made < STARTS_MAX && !self.ready().closed => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a worker was lost while it was prepared"
+                    );
+                    made += 1;
+                }
+                made => return made,
+            }
         }
     }
 
@@ -185,4 +202,19 @@ pub(crate) enum PoolError {
     LayOut(StartError),
     #[error("the node is stopping")]
     Closed,
+}
+
+impl PoolError {
+    /// The worker has ended, or may have, and another one may not.
+    fn is_loss(&self) -> bool {
+        match self {
+            Self::Prepare(error) | Self::LayOut(StartError::Lost(error)) => error.is_end(),
+            // It may have been gone before it could be put into its control group. A zygote that does not answer, or ends
+            // again and again, has had its time.
+            Self::Spawn(error) => {
+                !matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::BrokenPipe)
+            }
+            Self::LayOut(StartError::Init(_) | StartError::Node(_)) | Self::Closed => false,
+        }
+    }
 }

@@ -27,7 +27,7 @@ use crate::{
 const BOOT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Workers that a start may lose before it fails.
-const STARTS_MAX: u32 = 3;
+pub(crate) const STARTS_MAX: u32 = 3;
 
 /// Why an instance could not be started.
 #[derive(Debug)]

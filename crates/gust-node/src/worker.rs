@@ -237,6 +237,20 @@ pub(crate) enum WorkerError {
     Late(Duration),
 }
 
+impl WorkerError {
+    /// The worker has ended.
+    pub(crate) fn is_end(&self) -> bool {
+        match self {
+            Self::Link(LinkError::Closed | LinkError::Unread) => true,
+            Self::Link(LinkError::Io(_) | LinkError::Frame(_))
+            | Self::Refused(_)
+            | Self::Unexpected(_)
+            | Self::Bounds(_)
+            | Self::Late(_) => false,
+        }
+    }
+}
+
 /// The error for a report that does not fit.
 pub(crate) fn unexpected(report: &Report) -> WorkerError {
     WorkerError::Unexpected(match report {

@@ -74,6 +74,8 @@ pub struct AddressSpace {
     /// out of the file, one fault each.
     beside: HashMap<u64, u64>,
     backed_pages: u64,
+    /// Most of them at a time, since there was a guest or it was laid out.
+    backed_pages_max: u64,
     /// Pages of the image that the host has written to whatever their rights.
     host_written: RefCell<HashSet<u64>>,
     /// Stands for another thread of a guest, in tests and fuzzers.
@@ -90,6 +92,7 @@ impl AddressSpace {
             chunks: HashMap::new(),
             beside: HashMap::new(),
             backed_pages: 0,
+            backed_pages_max: 0,
             host_written: RefCell::default(),
             racer: None,
         })
@@ -120,6 +123,16 @@ impl AddressSpace {
         self.backed_pages * PAGE_BYTES
     }
 
+    /// The most that [`AddressSpace::backed_bytes`] has been, since there was a guest or it was laid out.
+    pub fn backed_bytes_max(&self) -> u64 {
+        self.backed_pages_max * PAGE_BYTES
+    }
+
+    fn count_pages(&mut self, pages: u64) {
+        self.backed_pages += pages;
+        self.backed_pages_max = self.backed_pages_max.max(self.backed_pages);
+    }
+
     /// Gives every absent page of the range zero contents and these rights. Backed pages keep theirs.
     pub fn map(&mut self, range: PageRange, prot: Prot, populate: Populate) -> Result<()> {
         for piece in range.by_chunk() {
@@ -144,7 +157,7 @@ impl AddressSpace {
             directory,
             physical | LARGE | BACKED | ACCESSED | DIRTY | rights(prot),
         );
-        self.backed_pages += CHUNK_PAGES as u64;
+        self.count_pages(CHUNK_PAGES as u64);
         Ok(true)
     }
 
@@ -178,7 +191,7 @@ impl AddressSpace {
                 self.zero_physical(address, PAGE_BYTES)?;
             }
             self.tables.set(at, address | BACKED | used | rights(prot));
-            self.backed_pages += 1;
+            self.count_pages(1);
             if used != 0 && region_of(address) == Region::Fresh {
                 fresh_run = self.extend_run(fresh_run, address, &Self::populate_run)?;
             }
@@ -666,6 +679,7 @@ impl AddressSpace {
         self.chunks.clear();
         self.chunks.extend(plan.bindings.iter().copied());
         self.backed_pages = plan.backed_pages;
+        self.backed_pages_max = plan.backed_pages;
     }
 
     /// Chunks that have or had pages, in order.

@@ -276,6 +276,11 @@ impl Connection {
         !self.sender.is_closed()
     }
 
+    /// Waits until a request can be sent; `false` when the server has closed it, or has said with its last answer that it does.
+    pub async fn can_send(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+
     /// Sends a request and receives the whole answer; one that is an error becomes one here.
     pub async fn send(
         &mut self,

@@ -157,6 +157,20 @@ fn cold_starts_are_offered_at_a_rate() {
 }
 
 #[test]
+fn no_call_fails_while_servers_take_over() {
+    let Some(runtimes) = runtimes() else { return };
+    let data_dir = runtimes.parent().unwrap().to_str().unwrap();
+    let report = report_of("control", "handover", &["--seconds", "1", "--data-dir", data_dir]);
+    for load in ["before", "while servers take over", "after"] {
+        let offered = row(&report, load);
+        assert_eq!(offered["extra"]["failed"], 0.0, "{offered}");
+        assert!(offered["latency"]["count"].as_u64().unwrap() > 10, "{offered}");
+    }
+    let during = row(&report, "while servers take over");
+    assert!(during["extra"]["hand_overs"].as_f64().unwrap() >= 1.0, "{during}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     for (arguments, said) in [
         (&["-n", "0"][..], "between 1 and"),

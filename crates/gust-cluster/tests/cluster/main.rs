@@ -45,6 +45,9 @@ fn main() -> ExitCode {
         Trial::test("nodes_of_other_clusters_are_refused", || {
             run(trust::nodes_of_other_clusters_are_refused())
         }),
+        Trial::test("versions_that_only_a_node_knows_are_not_remembered", || {
+            run(trust::versions_that_only_a_node_knows_are_not_remembered())
+        }),
     ];
     match lab::enter() {
         Ok(()) => {

@@ -6,15 +6,19 @@ use bytes::Bytes;
 use gust_cluster::{
     Agent,
     join::{JoinError, join},
-    link::{self, CallError},
+    link::{self, CallError, Closed, Link},
     message::{ControlRequest, FileRequest, Hello, Reply, Report, Request, encode_body},
     trust::{Authority, Fingerprint, Identity, JoinToken, Revoked, Tokens, Trust, control_name},
 };
+use gust_node::VersionId;
 use libtest_mimic::Failed;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_rustls::TlsConnector;
 
-use crate::{lab::Control, world::equal};
+use crate::{
+    lab::{Control, Told},
+    world::{device, equal},
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -43,12 +47,17 @@ impl Cluster {
         join(directory, token, &self.control.address.to_string(), "Some Host").await
     }
 
-    /// What the control plane answers to a request on a connection of this kind.
-    async fn ask(&self, connector: &TlsConnector, request: Request, body: Vec<u8>) -> Result<Reply, Failed> {
+    /// A link of whoever this connector makes connections for, and what moves it.
+    async fn connect(&self, connector: &TlsConnector) -> Result<(Link, JoinHandle<Closed>), Failed> {
         let stream = TcpStream::connect(self.control.address).await?;
         let stream = connector.connect(control_name(), stream).await?;
         let (link, driver, _incoming) = link::new(stream);
-        let driving = tokio::spawn(driver.run());
+        Ok((link, tokio::spawn(driver.run())))
+    }
+
+    /// What the control plane answers to a request on a connection of this kind.
+    async fn ask(&self, connector: &TlsConnector, request: Request, body: Vec<u8>) -> Result<Reply, Failed> {
+        let (link, driving) = self.connect(connector).await?;
         let answer = link.call(&request, Bytes::from(body), LIMIT).await;
         link.close();
         driving.await?;
@@ -172,4 +181,49 @@ pub async fn nodes_of_other_clusters_are_refused() -> Result<(), Failed> {
     // A member of another cluster is let in by neither side.
     let as_stranger = connector(&stranger)?.ok_or("no connector")?;
     equal(cluster.ask(&as_stranger, file(), Vec::new()).await.is_err(), true)
+}
+
+pub async fn versions_that_only_a_node_knows_are_not_remembered() -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let cluster = Cluster::new(&dir.path().join("control")).await?;
+    let identity = cluster.join(&dir.path().join("node"), &cluster.token()?).await?;
+    let known = device("echo");
+    let (known_id, made_up) = (known.id.clone(), |n: usize| format!("made-up-{n}"));
+    cluster.control.hub.register(known);
+
+    // As many as a report has room for, and one that there is.
+    let mut versions: Vec<_> = (0..100_000).map(|n| (made_up(n), true)).collect();
+    versions.push((known_id.0.clone(), true));
+    let report = Report {
+        versions,
+        ..Report::default()
+    };
+    let trust = Trust::of_node(&identity, &Revoked::default())?;
+    let connector = trust.connector().ok_or("a node makes connections")?;
+    let (link, driving) = cluster.connect(&connector).await?;
+    let asked = async |request: Request, body: Vec<u8>| {
+        let answer = link.call(&request, Bytes::from(body), LIMIT).await;
+        answer.map(|(reply, _)| reply)
+    };
+    let said = asked(hello(identity.name().as_str()), encode_body(&report)?).await?;
+    equal(said, Reply::Done)?;
+    let has_snapshot = |version: String| Request::Control(ControlRequest::HasSnapshot(version));
+    equal(asked(has_snapshot(made_up(0)), Vec::new()).await?, Reply::Missing)?;
+    equal(
+        asked(has_snapshot(known_id.0.clone()), Vec::new()).await?,
+        Reply::Done,
+    )?;
+
+    let mut told: Vec<VersionId> = Vec::new();
+    for event in cluster.control.told() {
+        match event {
+            Told::Joined(_, _, snapshots) => told.extend(snapshots),
+            Told::Snapshot(_, version) => told.push(version),
+            Told::Draining(_) | Told::Lost(_) => return Err(format!("{event:?}").into()),
+        }
+    }
+    equal(told, vec![known_id.clone(), known_id])?;
+    link.close();
+    driving.await?;
+    Ok(())
 }

@@ -218,12 +218,33 @@ pub async fn an_initialisation_that_takes_too_long(isolation: Isolation) -> Resu
     Ok(())
 }
 
+pub async fn memory_that_was_given_back_is_told(isolation: Isolation) -> Result<(), Failed> {
+    const BORROWED: u64 = 32 << 20;
+    let world = World::new(isolation, |_| {}).await?;
+    let id = world.ready(device("echo")).await?;
+    let used = async |payload: &str| -> Result<u64, Failed> {
+        let called = world.call(&id, payload).await?;
+        response(&called)?;
+        world.settled().await?;
+        Ok(called.outcome.memory_bytes_max)
+    };
+    let before = used("first").await?;
+    let most = used(&format!("borrow {BORROWED}")).await?;
+    equal((before < BORROWED, most > BORROWED), (true, true))?;
+    // It is the instance's, as on AWS.
+    equal(used("last").await? >= most, true)?;
+    world.stop().await;
+    Ok(())
+}
+
 pub async fn a_guest_that_wants_more_memory_than_it_may_have(isolation: Isolation) -> Result<(), Failed> {
     let world = World::new(isolation, |_| {}).await?;
     let id = world.deploy(device("echo")).await?;
-    let exit = exited(world.call(&id, "allocate").await?)?;
+    let called = world.call(&id, "allocate").await?;
+    let used = called.outcome.memory_bytes_max;
+    let exit = exited(called)?;
     let told = match exit {
-        GuestExit::OutOfMemory => true,
+        GuestExit::OutOfMemory => used == u64::from(device("echo").memory_mib) << 20,
         // Without a control group its allocation fails, and the guest ends itself.
         GuestExit::Signal(6) => {
             eprintln!(

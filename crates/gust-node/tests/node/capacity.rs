@@ -1,6 +1,12 @@
 //! Many calls, few places; workers that are lost; the end of a node.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use gust_node::{InvokeError, InvokeResult, Isolation, NodeError, StartKind};
 use libtest_mimic::Failed;
@@ -59,6 +65,35 @@ pub async fn an_instance_that_is_killed_while_it_rests(isolation: Isolation) -> 
             ("next".to_owned(), world.cold_start()),
         )?;
         world.settled().await?;
+    }
+    world.node.stop(LONG).await;
+    Ok(())
+}
+
+pub async fn a_worker_that_is_killed_before_it_is_prepared(isolation: Isolation) -> Result<(), Failed> {
+    let world = without_pool(isolation).await?;
+    let id = world.ready(device("echo")).await?;
+    world.kill_workers()?;
+    until(|| async { world.workers().is_empty() }).await?;
+    let (killing, is_over) = (Arc::clone(&world), Arc::new(AtomicBool::new(false)));
+    let stop = Arc::clone(&is_over);
+    // It takes milliseconds to be prepared, and is killed as soon as it can be seen.
+    let killer = std::thread::spawn(move || {
+        while !stop.load(Ordering::Acquire) {
+            if let Some(worker) = killing.workers().first() {
+                return kill(*worker).map(|()| true);
+            }
+        }
+        Ok(false)
+    });
+    let called = world.call(&id, "next").await;
+    is_over.store(true, Ordering::Release);
+    let was_killed = killer.join().map_err(|_| "the killer failed")??;
+    equal(was_killed, true)?;
+    match called {
+        // Where the killer was late, and its event had been read.
+        Err(InvokeError::WorkerLost { .. }) => {}
+        called => equal(response(&called?)?, "next".to_owned())?,
     }
     world.node.stop(LONG).await;
     Ok(())

@@ -186,7 +186,8 @@ impl Injected {
                 is_node(*node) && call.sent_ns <= until_ns(NOTICED_NS) && failed_in(NOTICED_NS)
             }
             (CallEnd::NodeLost(node), FaultKind::Silence) => {
-                is_node(*node) && call.sent_ns <= until_ns(SILENCE_NS) && failed_in(SILENCE_NS)
+                let known_ns = until_ns(SILENCE_NS + NOTICED_NS);
+                is_node(*node) && call.sent_ns <= known_ns && failed_in(SILENCE_NS)
             }
             (CallEnd::Unreachable, FaultKind::Control) => {
                 call.ended_ns >= self.began_ns && call.sent_ns <= self.healed_ns
@@ -357,7 +358,9 @@ mod tests {
             (Cut, before, at + 4 * S, NodeLost(1), false),
             (Silence, before, at + 3 * S, NodeLost(1), true),
             (Silence, at + 2 * S, at + 3 * S, NodeLost(1), true),
+            (Silence, at + 3 * S + 5, at + 3 * S + 7, NodeLost(1), true),
             (Silence, before, at + 5 * S, NodeLost(1), false),
+            (Silence, at + 5 * S, at + 5 * S, NodeLost(1), false),
             (Control, before, at + 5, Unreachable, true),
             (Control, at + 2 * S, at + 2 * S + 5, Unreachable, true),
             (Control, later, later + 5, Unreachable, false),

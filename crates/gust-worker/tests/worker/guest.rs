@@ -303,6 +303,7 @@ fn call(call: &Call<'_>) -> Answer {
         "litter" => return Answer::Response(litter().into_bytes()),
         "random" => return Answer::Response(random().into_bytes()),
         "allocate" => allocate(),
+        "borrow" => drop(std::hint::black_box(vec![1_u8; number as usize])),
         "wild" => return Answer::Response(crate::wild::run(text.trim_start_matches("wild ")).into_bytes()),
         _ => {}
     }

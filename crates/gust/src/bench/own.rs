@@ -5,10 +5,10 @@ use std::{
     path::Path,
     process::{Child, Stdio},
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use hyper::Method;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -60,7 +60,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Started {
     child: Child,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// How the instance of a sample must have come to be.
@@ -111,33 +111,34 @@ impl Server {
             .tempdir()
             .context("make a data directory")?;
         link_runtimes(data_dir, dir.path())?;
-        let mut child = children::gust()?
-            .args([
-                "up",
-                "--quiet",
-                "--listen",
-                "127.0.0.1:0",
-                "--isolation",
-                isolation,
-            ])
-            .args(options)
-            .arg("--data-dir")
-            .arg(dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start gust up")?;
-        let line = children::first_line(&mut child)?;
-        let started = Started { child, _dir: dir };
-        let Some((_, address)) = line.trim().rsplit_once("http://") else {
-            bail!("gust up did not start; it said {line:?}");
-        };
+        let (child, endpoint) = up(dir.path(), isolation, options)?;
         let client = Client::new(&ServerArgs {
-            endpoint: Some(format!("http://{address}")),
+            endpoint: Some(endpoint),
             access_key: None,
             secret_key: None,
             region: "us-east-1".to_owned(),
         })?;
-        Self::running(client, Some(started)).await
+        Self::running(client, Some(Started { child, dir })).await
+    }
+
+    /// Another process, with the same options, takes over from the one that was started here. How long that was, from its start
+    /// until the old one has ended.
+    pub async fn hand_over(&mut self, isolation: &str, options: &[&str]) -> Result<Duration> {
+        let started = self.started.as_mut().context("the server was not started here")?;
+        let began = Instant::now();
+        let (dir, isolation) = (started.dir.path().to_owned(), isolation.to_owned());
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        let starting = tokio::task::spawn_blocking(move || {
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            up(&dir, &isolation, &[options.as_slice(), &["--take-over"]].concat())
+        });
+        let (child, _endpoint) = starting.await.context("start a server")??;
+        self.pid = u64::from(child.id());
+        let mut old = std::mem::replace(&mut started.child, child);
+        let ending = tokio::task::spawn_blocking(move || old.wait());
+        let status = ending.await.context("wait for the old server")??;
+        ensure!(status.success(), "the old server ended with {status}");
+        Ok(began.elapsed())
     }
 
     async fn running(client: Client, started: Option<Started>) -> Result<Self> {
@@ -238,6 +239,33 @@ impl Server {
             "{RETRIES_MAX} calls of {name} in a row were to find their instance {}, but it was {last}",
             start.label()
         )
+    }
+}
+
+/// Starts `gust up` on a data directory, and waits until it serves; where that is.
+fn up(dir: &Path, isolation: &str, options: &[&str]) -> Result<(Child, String)> {
+    let mut child = children::gust()?
+        .args([
+            "up",
+            "--quiet",
+            "--listen",
+            "127.0.0.1:0",
+            "--isolation",
+            isolation,
+        ])
+        .args(options)
+        .arg("--data-dir")
+        .arg(dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start gust up")?;
+    let line = children::first_line(&mut child)?;
+    match line.trim().rsplit_once("http://") {
+        Some((_, address)) => Ok((child, format!("http://{address}"))),
+        None => {
+            children::end(&mut child);
+            bail!("gust up did not start; it said {line:?}")
+        }
     }
 }
 

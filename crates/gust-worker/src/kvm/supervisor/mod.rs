@@ -285,7 +285,7 @@ impl Supervisor {
             Spoken::NodeGone => return Ok(Next::End),
         };
         send_log(sandbox, channel)?;
-        let memory_bytes = sandbox.memory_bytes();
+        let memory_bytes = sandbox.memory_bytes_max();
         let answer = Answer {
             kind,
             memory_bytes_max: memory_bytes.max(self.memory_bytes_max),

@@ -88,6 +88,10 @@ pub async fn offer_until(client: &Client, load: &Load, limit: Duration) -> Resul
                 } else {
                     at
                 };
+                // As every client does that keeps connections.
+                if !connection.can_send().await {
+                    connection = client.connect().await?;
+                }
                 match calls::call(&mut connection, &names[number % names.len()], &event).await {
                     Ok(sample) => taken.samples.push(Sample {
                         latency: began.elapsed(),

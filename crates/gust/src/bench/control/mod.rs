@@ -7,6 +7,7 @@
 //! | `scale` | decisions with thousands of functions and nodes, and a slow cluster manager | inside this process |
 //! | `real` | cold starts a second with micro-VMs, and their components | a server of its own |
 //! | `fairness` | a function that is called now and then, alone and beside a flood | a server whose sandboxes are only waited for |
+//! | `handover` | a warm function before, while and after servers take over | servers of its own, with micro-VMs |
 //!
 //! Sandboxes that are only waited for are Dirigent's own test of scalability (SOSP'24, section 5): what is left is the
 //! platform. Arrivals do not wait for answers ([`load`]); a call's time begins when it is due. Each part makes a report
@@ -14,6 +15,7 @@
 
 mod cold;
 mod fairness;
+mod handover;
 mod load;
 mod scale;
 mod warm;
@@ -83,6 +85,8 @@ enum Part {
     Real,
     /// A function beside a flood on another
     Fairness,
+    /// A warm function while servers take over
+    Handover,
 }
 
 /// What all parts need.
@@ -149,6 +153,7 @@ pub async fn run(arguments: &ControlArgs, show: &mut dyn FnMut(&Report) -> Resul
             Part::Scale => scale::run(&settings, &arguments.scale).await,
             Part::Real => cold::real(&settings).await,
             Part::Fairness => fairness::run(&settings).await,
+            Part::Handover => handover::run(&settings).await,
         };
         show(&report?)?;
     }
