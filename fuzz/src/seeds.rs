@@ -149,6 +149,7 @@ fn reports() -> Vec<Report> {
         Report::Log,
         Report::Answer(Answer {
             kind: AnswerKind::TooLarge { bytes: 7 << 20 },
+            memory_bytes: 1,
             memory_bytes_max: 1,
             log_bytes_dropped: 0,
             timings: WorkerTimings::default(),

@@ -169,6 +169,7 @@ impl FakeNode {
             ),
             duration: run.min(invocation.timeout),
             start_duration: is_new.then_some(self.0.start),
+            memory_bytes: INSTANCE_BYTES,
             memory_bytes_max: INSTANCE_BYTES,
             log_bytes_dropped: 0,
             kept: named.is_some(),

@@ -309,7 +309,7 @@ async fn send(
     };
     let ending = match &outcome {
         Ok(outcome) if outcome.kept => Ending::Kept {
-            memory_bytes: outcome.memory_bytes_max,
+            memory_bytes: outcome.memory_bytes,
         },
         Ok(_) | Err(_) => Ending::Gone,
     };

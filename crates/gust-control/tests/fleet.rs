@@ -102,7 +102,7 @@ async fn run(placed: Placed, name: &str, ms: u64) -> (Outcome, Class) {
         .await
         .unwrap();
     placed.end(Ending::Kept {
-        memory_bytes: outcome.memory_bytes_max,
+        memory_bytes: outcome.memory_bytes,
     });
     (outcome, class)
 }

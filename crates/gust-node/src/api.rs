@@ -154,6 +154,8 @@ pub struct Outcome {
     pub duration: Duration,
     /// Duration of the initialisation or of the restore, when this call had one.
     pub start_duration: Option<Duration>,
+    /// Memory that the instance holds as it goes to rest, in bytes.
+    pub memory_bytes: u64,
     /// Most memory used, in bytes.
     pub memory_bytes_max: u64,
     /// Bytes of log dropped over the bound.

@@ -29,6 +29,7 @@ pub(crate) struct Ran {
     pub took: Duration,
     /// The answer's own account; nothing when there was none.
     pub timings: WorkerTimings,
+    pub memory_bytes: u64,
     pub memory_bytes_max: u64,
     pub log_bytes_dropped: u64,
     /// The instance goes to rest, for another call.
@@ -151,6 +152,7 @@ impl Inner {
             result,
             took,
             timings: WorkerTimings::default(),
+            memory_bytes: 0,
             log_bytes_dropped: 0,
             kept: false,
         };
@@ -276,6 +278,7 @@ fn answered(answer: Answer, body: Vec<u8>, took: Duration) -> Ran {
         result,
         took,
         timings: answer.timings,
+        memory_bytes: answer.memory_bytes,
         memory_bytes_max: answer.memory_bytes_max,
         log_bytes_dropped: answer.log_bytes_dropped,
         kept: true,

@@ -11,7 +11,7 @@
 use gust_policy::{FleetConfig, Mode, NodeSpec};
 use gust_replay::arrivals::Plan;
 use gust_replay::report::Figures;
-use gust_replay::sim::{self, Delay, SimConfig, SimCosts, SimFunctions, SimNode};
+use gust_replay::sim::{self, Ahead, Delay, SimConfig, SimCosts, SimFunctions, SimNode};
 use gust_replay::trace::{self, Source};
 use gust_replay::{Origin, Run, Workload};
 use std::collections::BTreeMap;
@@ -137,6 +137,7 @@ fn one(name: &str, mode: Mode, workload: &Workload, arguments: &Arguments) -> Re
         between_regions_ns: 0,
         seed: 1,
         sample_every_ns: SECOND,
+        ahead: Ahead::default(),
     };
     let began = Instant::now();
     let result = sim::simulate(workload, &config, fleet)?;

@@ -11,7 +11,7 @@
 
 use gust_policy::{FleetConfig, Mode, NodeSpec, RegionConfig};
 use gust_replay::Record;
-use gust_replay::sim::{self, Delay, SimConfig, SimCosts, SimFunctions, SimNode};
+use gust_replay::sim::{self, Ahead, Delay, SimConfig, SimCosts, SimFunctions, SimNode};
 use gust_replay::synthetic::{Kind, Synthetic};
 use std::collections::HashSet;
 use std::error::Error;
@@ -125,6 +125,7 @@ fn cluster(functions: &[gust_replay::Function], between_regions_ns: u64, seed: u
         between_regions_ns,
         seed,
         sample_every_ns: 1_000 * MS,
+        ahead: Ahead::default(),
     }
 }
 

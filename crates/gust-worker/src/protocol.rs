@@ -400,6 +400,8 @@ pub enum WaitsFor {
 pub struct Answer {
     /// Success, or whose error it is.
     pub kind: AnswerKind,
+    /// Memory the guest holds as it answers, in bytes.
+    pub memory_bytes: u64,
     /// Most memory the guest has used so far, in bytes.
     pub memory_bytes_max: u64,
     /// Bytes of log that were dropped over [`LOG_BYTES_MAX`].

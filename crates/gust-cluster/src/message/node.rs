@@ -137,6 +137,8 @@ pub struct Outcome {
     pub duration_ns: u64,
     /// Duration of the start, in nanoseconds, when this call had one.
     pub start_duration_ns: Option<u64>,
+    /// Memory that the instance holds as it goes to rest, in bytes.
+    pub memory_bytes: u64,
     /// Most memory used, in bytes.
     pub memory_bytes_max: u64,
     /// Bytes of output dropped over the bound.

@@ -222,17 +222,20 @@ pub async fn memory_that_was_given_back_is_told(isolation: Isolation) -> Result<
     const BORROWED: u64 = 32 << 20;
     let world = World::new(isolation, |_| {}).await?;
     let id = world.ready(device("echo")).await?;
-    let used = async |payload: &str| -> Result<u64, Failed> {
+    let used = async |payload: &str| -> Result<(u64, u64), Failed> {
         let called = world.call(&id, payload).await?;
         response(&called)?;
         world.settled().await?;
-        Ok(called.outcome.memory_bytes_max)
+        Ok((called.outcome.memory_bytes, called.outcome.memory_bytes_max))
     };
-    let before = used("first").await?;
-    let most = used(&format!("borrow {BORROWED}")).await?;
-    equal((before < BORROWED, most > BORROWED), (true, true))?;
+    let (_, before) = used("first").await?;
+    let (held, most) = used(&format!("borrow {BORROWED}")).await?;
+    equal(
+        (before < BORROWED, held < BORROWED, most > BORROWED),
+        (true, true, true),
+    )?;
     // It is the instance's, as on AWS.
-    equal(used("last").await? >= most, true)?;
+    equal(used("last").await?.1 >= most, true)?;
     world.stop().await;
     Ok(())
 }

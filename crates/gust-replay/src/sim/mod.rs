@@ -12,6 +12,7 @@
 //!
 //! Not modelled: that a node lets armed instances go when it needs their memory for others, the host's caches, the order in which a kernel runs tasks, networks but for their delay.
 
+mod ahead;
 mod costs;
 mod engine;
 mod processors;
@@ -21,6 +22,7 @@ mod tests;
 use gust_policy::{ConfigError, Decision, Fleet, FleetConfig, NodeSpec, Observation, Time};
 use serde::{Deserialize, Serialize};
 
+pub use ahead::{Ahead, CallAhead};
 pub use costs::{CostsError, Delay, QUANTILES_MAX, SimCosts};
 
 use crate::{Record, Sample, Workload};
@@ -79,6 +81,9 @@ pub struct SimConfig {
     pub seed: u64,
     /// Time between samples, in nanoseconds.
     pub sample_every_ns: u64,
+    /// Calls before the run.
+    #[serde(default)]
+    pub ahead: Ahead,
 }
 
 /// What came of a simulation.
@@ -99,8 +104,14 @@ pub enum SimError {
     #[error("a simulation needs a node, and costs for it")]
     Nothing,
     /// Arrivals that are out of order, or of functions that are not there.
-    #[error("arrival {index} of the workload is out of order or of no function")]
+    #[error("arrival {index} of the workload, after the calls before it, is out of order or of no function")]
     Arrival {
+        /// Which, from 0.
+        index: usize,
+    },
+    /// Calls before the run that are not.
+    #[error("call {index} of those before the run, or the end of its instances, comes after its beginning")]
+    Ahead {
         /// Which, from 0.
         index: usize,
     },
@@ -124,14 +135,15 @@ pub fn run(workload: &Workload, config: &SimConfig, policy: &mut impl Policy) ->
         return Err(SimError::Nothing);
     }
     config.costs.iter().try_for_each(SimCosts::check)?;
+    let arrivals = config.ahead.arrivals(workload)?;
     let mut last = 0;
-    for (index, arrival) in workload.arrivals.iter().enumerate() {
+    for (index, arrival) in arrivals.iter().enumerate() {
         if arrival.at_ns < last || arrival.function as usize >= workload.functions.len() {
             return Err(SimError::Arrival { index });
         }
         last = arrival.at_ns;
     }
-    engine::Engine::new(workload, config, policy).run()
+    engine::Engine::new(workload, config, policy).run(&arrivals)
 }
 
 impl Policy for Fleet {

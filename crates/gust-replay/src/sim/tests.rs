@@ -119,6 +119,7 @@ fn config(processors: u32, costs: SimCosts) -> SimConfig {
         between_regions_ns: 0,
         seed: 1,
         sample_every_ns: SECOND_NS,
+        ahead: Ahead::default(),
     }
 }
 

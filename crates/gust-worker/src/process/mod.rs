@@ -294,6 +294,7 @@ impl Supervisor {
         running.output.forward(&mut self.channel)?;
         let answer = Answer {
             kind,
+            memory_bytes: running.guest.memory_bytes(),
             memory_bytes_max: running.guest.memory_bytes_max(),
             log_bytes_dropped: running.output.dropped_bytes(),
             timings,

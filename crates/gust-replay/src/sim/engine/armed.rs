@@ -115,13 +115,15 @@ impl<P: Policy> Engine<'_, P> {
         self.at(until_ns, Event::Disarm { node, function });
     }
 
-    /// Ends armed instances that have been kept long enough.
-    pub(super) fn disarm(&mut self, node: u32, function: u32) {
-        let now = self.now_ns;
+    /// Ends armed instances, those that are to end at a time that is meant.
+    pub(super) fn disarm(&mut self, node: u32, function: u32, is_meant: impl Fn(u64) -> bool) {
         let Some(on) = self.nodes[node as usize].functions.get_mut(&function) else {
             return;
         };
-        let ended: Vec<Armed> = on.armed.extract_if(.., |armed| armed.until_ns <= now).collect();
+        let ended: Vec<Armed> = on
+            .armed
+            .extract_if(.., |armed| is_meant(armed.until_ns))
+            .collect();
         self.less_of(node, function, |_| {});
         let costs = self.costs_of(node);
         for armed in ended {

@@ -54,13 +54,13 @@ impl<P: Policy> Engine<'_, P> {
         function: FunctionId,
         class: Class,
     ) -> Result<(), SimError> {
-        let (Some(found), Some(of)) = (
+        let (Some(found), true) = (
             self.nodes.get(node.0 as usize),
-            self.workload.functions.get(function.0 as usize),
+            (function.0 as usize) < self.workload.functions.len(),
         ) else {
             return Err(SimError::Policy("made an instance on no node, or of no function"));
         };
-        let bytes = self.config.costs[found.costs].instance_bytes + (u64::from(of.memory_mib) << 20);
+        let bytes = self.config.costs[found.costs].instance_bytes;
         let instance = Instance {
             node: node.0,
             function: function.0,
@@ -91,18 +91,49 @@ impl<P: Policy> Engine<'_, P> {
                 "removed an instance that is not there, or at work",
             ));
         };
-        self.use_now.memory_bytes -= instance.bytes + instance.more_bytes;
-        *self.of_class(instance.class) -= 1;
-        self.free(&instance);
+        self.forget(&instance);
         if armed_ns > 0 && instance.ready && self.rearm(&instance, armed_ns) {
             self.less_of(node.0, instance.function, |on| on.instances -= 1);
             return Ok(());
         }
-        self.less_of(node.0, instance.function, |on| on.instances -= 1);
-        let work = self.costs_of(node.0).end_cpu_ns;
-        self.overhead(work);
-        self.begin(node.0, work, Job::Background);
+        self.end_instance(&instance);
         Ok(())
+    }
+
+    /// Ends a function's idle instances, and its armed ones, which the policy is told of.
+    pub(super) fn evict(&mut self, function: u32) -> Result<(), SimError> {
+        let is_idle = |instance: &Instance| instance.ready && instance.calls == 0;
+        let idle = self.instances.iter();
+        let idle = idle.filter(|(_, instance)| instance.function == function && is_idle(instance));
+        let mut idle: Vec<InstanceId> = idle.map(|(id, _)| *id).collect();
+        idle.sort_unstable();
+        for id in idle {
+            let Some(instance) = self.instances.remove(&id) else {
+                continue;
+            };
+            self.forget(&instance);
+            self.end_instance(&instance);
+            self.observe(Observation::Gone(id))?;
+        }
+        for node in 0..self.nodes.len() {
+            self.disarm(node as u32, function, |_| true);
+        }
+        Ok(())
+    }
+
+    /// An instance counts no more.
+    fn forget(&mut self, instance: &Instance) {
+        self.use_now.memory_bytes -= instance.bytes + instance.more_bytes;
+        *self.of_class(instance.class) -= 1;
+        self.free(instance);
+    }
+
+    /// What it takes a node to end an instance.
+    fn end_instance(&mut self, instance: &Instance) {
+        self.less_of(instance.node, instance.function, |on| on.instances -= 1);
+        let work = self.costs_of(instance.node).end_cpu_ns;
+        self.overhead(work);
+        self.begin(instance.node, work, Job::Background);
     }
 
     pub(super) fn of_class(&mut self, class: Class) -> &mut u32 {

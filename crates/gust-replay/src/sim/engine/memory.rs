@@ -62,6 +62,8 @@ impl<P: Policy> Engine<'_, P> {
         if std::mem::replace(&mut instance.touched, true) {
             return 0;
         }
+        instance.bytes += mib << 20;
+        self.use_now.memory_bytes += mib << 20;
         let freed = &mut self.nodes[sent.node as usize].freed;
         let found = freed.take(self.now_ns, costs.returned_after_ns, mib);
         let here = costs.touch.draw(&mut self.random).saturating_mul(found);

@@ -22,7 +22,7 @@ use super::{
     Policy, SimConfig, SimCosts, SimError, SimResult,
     processors::{Processors, Urgency},
 };
-use crate::{Record, Sample, Workload};
+use crate::{Arrival, Record, Sample, Workload};
 use armed::OnNode;
 use memory::Freed;
 
@@ -48,6 +48,10 @@ enum Event {
     Tick,
     /// What is used is noted.
     Sample,
+    /// Someone has the idle instances of a function ended.
+    Evict(u32),
+    /// The run begins, after the calls before it.
+    Begin,
 }
 
 /// Work of a node's processors.
@@ -84,6 +88,7 @@ struct Instance {
     node: u32,
     function: u32,
     class: Class,
+    /// What every instance has, and its function's memory once a call has touched that.
     bytes: u64,
     /// Memory beyond that, because it was made without a prepared worker.
     more_bytes: u64,
@@ -158,14 +163,14 @@ impl<'a, P: Policy> Engine<'a, P> {
             open: 0,
             tick_ns: None,
             decisions: Vec::new(),
-            records: Vec::with_capacity(workload.arrivals.len()),
+            records: Vec::with_capacity(workload.arrivals.len() + config.ahead.calls.len()),
             samples: Vec::new(),
             use_now,
             count: 0,
         }
     }
 
-    pub(super) fn run(mut self) -> Result<SimResult, SimError> {
+    pub(super) fn run(mut self, arrivals: &[Arrival]) -> Result<SimResult, SimError> {
         for (index, node) in self.config.nodes.iter().enumerate() {
             self.observe(Observation::Node(NodeId(index as u32), node.spec))?;
         }
@@ -174,8 +179,14 @@ impl<'a, P: Policy> Engine<'a, P> {
             self.observe(Observation::Function(FunctionId(index as u32), spec))?;
         }
         self.at(0, Event::Sample);
-        let last_ns = self.workload.arrivals.last().map_or(0, |arrival| arrival.at_ns);
-        let arrivals = &self.workload.arrivals;
+        let ahead = &self.config.ahead;
+        for call in &ahead.calls {
+            self.at(call.evicted_ns, Event::Evict(call.function));
+        }
+        if ahead.length_ns > 0 {
+            self.at(ahead.length_ns, Event::Begin);
+        }
+        let last_ns = arrivals.last().map_or(0, |arrival| arrival.at_ns);
         while self.records.len() < arrivals.len() || self.open > 0 {
             let arrival = arrivals.get(self.records.len());
             let next = self.events.peek().map(|Reverse((at, ..))| *at);
@@ -199,11 +210,30 @@ impl<'a, P: Policy> Engine<'a, P> {
             }
         }
         self.sample();
-        Ok(SimResult {
-            records: self.records,
+        Ok(self.result())
+    }
+
+    /// What came of the run, without what was before it.
+    fn result(mut self) -> SimResult {
+        let ahead = &self.config.ahead;
+        let mut records = self.records.split_off(ahead.calls.len());
+        for record in &mut records {
+            for moment in [
+                &mut record.arrived_ns,
+                &mut record.started_ns,
+                &mut record.ended_ns,
+            ] {
+                *moment -= ahead.length_ns;
+            }
+        }
+        for sample in &mut self.samples {
+            sample.at_ns = sample.at_ns.saturating_sub(ahead.length_ns);
+        }
+        SimResult {
+            records,
             samples: self.samples,
             events: self.count,
-        })
+        }
     }
 
     fn function_spec(&self, index: usize) -> FunctionSpec {
@@ -250,7 +280,8 @@ impl<'a, P: Policy> Engine<'a, P> {
             }
             Event::Created(instance) => self.ready(InstanceId(instance)),
             Event::Disarm { node, function } => {
-                self.disarm(node, function);
+                let now = self.now_ns;
+                self.disarm(node, function, |until_ns| until_ns <= now);
                 Ok(())
             }
             Event::Tick => {
@@ -265,6 +296,13 @@ impl<'a, P: Policy> Engine<'a, P> {
             Event::Sample => {
                 self.sample();
                 self.at(self.now_ns + self.config.sample_every_ns.max(1), Event::Sample);
+                Ok(())
+            }
+            Event::Evict(function) => self.evict(function),
+            Event::Begin => {
+                self.samples.clear();
+                (self.use_now.cpu_ns, self.use_now.overhead_cpu_ns) = (0, 0);
+                self.sample();
                 Ok(())
             }
         }

@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use gust_replay::{Origin, Run, Workload};
+use gust_replay::{Origin, Run, Workload, sim::Ahead};
 use tokio::sync::watch;
 
 use super::{
-    driver::Driver,
+    driver::{Driver, nanos},
     report,
     sampler::Sampler,
     simulate::mode_word,
@@ -108,7 +108,7 @@ pub async fn run(arguments: ReplayArgs) -> Result<ExitCode> {
     let mut runs = Vec::new();
     for mode in modes {
         let name = mode.or(arguments.name.as_deref()).unwrap_or("live");
-        let run = arguments.live.replay(name, mode, &workload, &method).await?;
+        let (run, _) = arguments.live.replay(name, mode, &workload, &method).await?;
         run.write(&arguments.out.join(format!("{}.run", report::file_name(name))))?;
         runs.push(run);
     }
@@ -128,14 +128,14 @@ impl LiveArgs {
         Server::start_with(&data_dir, &self.isolation, &options).await
     }
 
-    /// Runs a workload once.
+    /// Runs a workload once; says what was called before it, too.
     pub async fn replay(
         &self,
         name: &str,
         mode: Option<&str>,
         workload: &Workload,
         method: &str,
-    ) -> Result<Run> {
+    ) -> Result<(Run, Ahead)> {
         ensure!(
             (1..=IN_FLIGHT_MAX).contains(&self.in_flight),
             "between 1 and {IN_FLIGHT_MAX} calls can be in flight"
@@ -149,13 +149,16 @@ impl LiveArgs {
         let client = server.client().clone();
         let targets = Targets::deploy(&client, workload, self.functions, self.work, self.language).await?;
         let targets = Arc::new(targets);
+        let before = Instant::now();
+        let mut ahead = Ahead::default();
         if self.up {
             // What deployments have left behind, and the measurement of the work's speed, are not part of the run.
             server.quiet().await?;
-            target::warm_up(&server, &targets, self.warm_up).await?;
+            ahead.calls = target::warm_up(&server, &targets, self.warm_up, before).await?;
         }
         let handlers_ns = Arc::new(AtomicU64::new(0));
         let began = Instant::now();
+        ahead.length_ns = nanos(before.elapsed());
         let sampler = Sampler::new(client.clone(), began, Arc::clone(&handlers_ns)).await?;
         let mut remarks = Vec::new();
         if !sampler.reads_processes() {
@@ -185,7 +188,7 @@ impl LiveArgs {
             remarks.push(format!("the first call that was not answered: {error}"));
         }
         remarks.extend(lateness_remark(&driven.lateness_ns));
-        Ok(Run {
+        let run = Run {
             name: name.to_owned(),
             origin: Origin::Live,
             method: format!(
@@ -200,7 +203,8 @@ impl LiveArgs {
             lateness_ns: driven.lateness_ns,
             unsent: driven.unsent,
             remarks,
-        })
+        };
+        Ok((run, ahead))
     }
 }
 

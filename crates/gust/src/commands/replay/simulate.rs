@@ -12,7 +12,7 @@ use clap::Args;
 use gust_policy::{FleetConfig, Mode, NodeSpec};
 use gust_replay::{
     Origin, Run, Workload,
-    sim::{self, Delay, SimConfig, SimCosts, SimFunctions, SimNode},
+    sim::{self, Ahead, Delay, SimConfig, SimCosts, SimFunctions, SimNode},
 };
 use serde::de::DeserializeOwned;
 
@@ -139,9 +139,10 @@ pub fn run(arguments: SimulateArgs) -> Result<ExitCode> {
     };
     let mut runs = Vec::new();
     for mode in arguments.mode {
-        let run = arguments
-            .cluster
-            .simulate(mode_word(mode), mode, &workload, &method, shape)?;
+        let run =
+            arguments
+                .cluster
+                .simulate(mode_word(mode), mode, &workload, &method, shape, Ahead::default())?;
         run.write(&arguments.out.join(format!("{}.run", mode_word(mode))))?;
         runs.push(run);
     }
@@ -165,7 +166,7 @@ pub struct Shape {
 }
 
 impl ClusterArgs {
-    /// Runs a workload once in the simulator.
+    /// Runs a workload once in the simulator, after the calls before it.
     pub fn simulate(
         &self,
         name: &str,
@@ -173,8 +174,12 @@ impl ClusterArgs {
         workload: &Workload,
         method: &str,
         shape: Shape,
+        ahead: Ahead,
     ) -> Result<Run> {
-        let config = self.config(mode, workload, shape)?;
+        let config = SimConfig {
+            ahead,
+            ..self.config(mode, workload, shape)?
+        };
         let fleet = self.fleet(mode, &config.costs[0])?;
         let bar = spinner(format!("simulating {name}"));
         let began = Instant::now();
@@ -257,6 +262,7 @@ impl ClusterArgs {
             between_regions_ns: shape.between_regions_ns,
             seed: shape.seed,
             sample_every_ns: SAMPLE_EVERY_NS,
+            ahead: Ahead::default(),
         })
     }
 

@@ -6,18 +6,20 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::Arc,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::ValueEnum;
 use gust_control::TENANT_TAG;
-use gust_replay::Workload;
+use gust_replay::{Workload, sim::CallAhead};
 use hyper::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
+use super::driver::nanos;
 use crate::{
     bench::{calls, own::Server},
     client::{Client, Connection, segment},
@@ -46,6 +48,9 @@ const TIMEOUT_S: u32 = 120;
 /// counts, because everything else only makes it slower.
 const MEASURED_ROUNDS: u64 = 100_000;
 const MEASUREMENTS: usize = 20;
+
+/// Name of the function that the work's speed is measured with.
+const MEASURED_NAME: &str = "replay-speed";
 
 /// The function of a replay in Python, and as a native program.
 const PYTHON: &str = include_str!("trace_function.py");
@@ -124,15 +129,26 @@ struct Made {
     memory_mib: u32,
     /// Memory that it is asked to touch at most, in MiB.
     used_mib: u32,
+    /// Index of the first function of the workload that it is.
+    function: u32,
     /// Its owner in the trace, where it has one.
     tenant: Option<u32>,
+}
+
+/// A function of a server.
+#[derive(Debug, Clone)]
+struct Target {
+    name: String,
+    /// Index of the function of the workload that it is, or of the first.
+    function: u32,
+    /// Memory that it is asked to touch at most, in MiB.
+    used_mib: u32,
 }
 
 /// Functions of a workload on a server.
 #[derive(Debug, Clone)]
 pub struct Targets {
-    /// Names of the functions on the server, with the memory that they are asked to touch, in MiB.
-    made: Vec<(String, u32)>,
+    made: Vec<Target>,
     /// Path of each function's invocations, by index; empty for one that is never called.
     paths: Vec<String>,
     /// Memory that is asked for, in MiB, by index.
@@ -179,6 +195,7 @@ impl Targets {
             let made = names.entry(name).or_insert(Made {
                 memory_mib,
                 used_mib: 0,
+                function: number as u32,
                 tenant,
             });
             made.used_mib = made.used_mib.max(function.memory_mib);
@@ -188,20 +205,35 @@ impl Targets {
             "{} functions are more than {FUNCTIONS_MAX}; use --functions shared or a smaller --scale",
             names.len()
         );
-        let used = names.iter().map(|(name, made)| (name.clone(), made.used_mib));
-        let used = used.collect();
+        let made = names.iter().map(|(name, made)| Target {
+            name: name.clone(),
+            function: made.function,
+            used_mib: made.used_mib,
+        });
+        let made = made.collect();
+        if work == Work::Spin {
+            // A function of its own: policies learn from calls, and these are none of the workload's.
+            let measured = Made {
+                memory_mib: MEMORY_MIB.0,
+                used_mib: 0,
+                function: 0,
+                tenant: None,
+            };
+            names.insert(MEASURED_NAME.to_owned(), measured);
+        }
         deploy_all(client, names, language).await?;
         let mut targets = Self {
-            made: used,
+            made,
             memory_mib: workload.functions.iter().map(|f| f.memory_mib).collect(),
             paths,
             work,
             rounds_per_ns: 0.0,
         };
-        if work == Work::Spin
-            && let Some(path) = targets.paths.iter().find(|path| !path.is_empty())
-        {
-            targets.rounds_per_ns = speed(&mut client.connect().await?, path).await?;
+        if work == Work::Spin {
+            let path = format!("/2015-03-31/functions/{MEASURED_NAME}");
+            let mut connection = client.connect().await?;
+            targets.rounds_per_ns = speed(&mut connection, &format!("{path}/invocations")).await?;
+            delete_at(client, &path).await?;
         }
         Ok(targets)
     }
@@ -330,27 +362,47 @@ pub fn took_ns(answer: &[u8]) -> Option<u64> {
 ///
 /// It goes round the functions: what a node prepares for a runtime is made anew as it gets to know more functions, and those that
 /// were called before that would begin the run with what they have learned of something that is no longer there.
-pub async fn warm_up(server: &Server, targets: &Targets, calls: usize) -> Result<()> {
+///
+/// Says what was called and ended when, counted from a moment.
+pub async fn warm_up(
+    server: &Server,
+    targets: &Targets,
+    calls: usize,
+    since: Instant,
+) -> Result<Vec<CallAhead>> {
+    let mut made = Vec::with_capacity(targets.made.len() * calls);
     if calls == 0 {
-        return Ok(());
+        return Ok(made);
     }
     let bar = progress("calling functions ahead", targets.made.len() * calls);
     let mut connection = server.client().connect().await?;
     for _ in 0..calls {
-        for (name, memory_mib) in &targets.made {
+        for Target {
+            name,
+            function,
+            used_mib,
+        } in &targets.made
+        {
             // The memory that it will use is known then, too.
-            let event = Bytes::from(event(targets.work, 1, 0, *memory_mib).to_string());
+            let event = Bytes::from(event(targets.work, 1, 0, *used_mib).to_string());
+            let at_ns = nanos(since.elapsed());
             calls::call(&mut connection, name, &event).await?;
             // What is learned from a run is learned when its instance has come to rest.
             server.quiet().await?;
+            let evicted_ns = nanos(since.elapsed());
             // Each is a start, from which more is learned.
             server.evict(name, false).await?;
+            made.push(CallAhead {
+                function: *function,
+                at_ns,
+                evicted_ns,
+            });
             bar.inc(1);
         }
     }
     server.quiet().await?;
     bar.finish_and_clear();
-    Ok(())
+    Ok(made)
 }
 
 /// Deletes the functions of a replay.
@@ -363,10 +415,12 @@ pub async fn delete(client: &Client, targets: &Targets) -> Result<()> {
     paths.sort_unstable();
     paths.dedup();
     for path in paths {
-        client
-            .send(Method::DELETE, path, &[], Value::Null.to_string())
-            .await
-            .with_context(|| format!("delete {path}"))?;
+        delete_at(client, path).await?;
     }
     Ok(())
+}
+
+async fn delete_at(client: &Client, path: &str) -> Result<()> {
+    let answer = client.send(Method::DELETE, path, &[], Value::Null.to_string());
+    answer.await.map(drop).with_context(|| format!("delete {path}"))
 }

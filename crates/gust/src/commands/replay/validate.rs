@@ -1,7 +1,7 @@
-//! `gust validate-sim`: the same workload live and simulated, and how far the two are apart.
+//! `gust validate-sim`: the same workload live and simulated, once or some times, and how far the two are apart.
 //!
 //! The simulated node has the processors of this machine and the bounds of the server that is started; both reckon with the
-//! same costs.
+//! same costs, and begin after the same calls.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -23,6 +23,9 @@ use crate::{
     output::table,
 };
 
+/// Most runs.
+const RUNS_MAX: u64 = 100;
+
 /// `gust validate-sim`
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
@@ -38,6 +41,9 @@ pub struct ValidateArgs {
     /// Processors of the simulated node [default: this machine's]
     #[arg(long)]
     processors: Option<u32>,
+    /// How often both are run; medians are compared, since live runs differ from each other
+    #[arg(long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=RUNS_MAX))]
+    runs: usize,
     /// Fail when a figure of the simulation is further from the live one, in percent
     #[arg(long)]
     within: Option<f64>,
@@ -63,8 +69,6 @@ pub async fn run(arguments: ValidateArgs) -> Result<ExitCode> {
             .context("the name of the file of costs is no text")?;
         live.up_arg.push(format!("--costs={costs}"));
     }
-    let live = live.replay("live", mode, &workload, &method).await?;
-    live.write(&arguments.out.join("live.run"))?;
     let here = std::thread::available_parallelism().map_or(1, usize::from);
     // A server that is started has the usual bounds of its node.
     let cluster = match arguments.live.up {
@@ -81,10 +85,22 @@ pub async fn run(arguments: ValidateArgs) -> Result<ExitCode> {
         between_regions_ns: 0,
         seed: arguments.workload.seed,
     };
-    let simulated = cluster.simulate("simulated", arguments.mode, &workload, &method, shape)?;
-    simulated.write(&arguments.out.join("simulated.run"))?;
-    let compared = compare(&Figures::of(&live), &Figures::of(&simulated));
-    report::write(&[live, simulated], &arguments.out)?;
+    let mut figures = Vec::with_capacity(arguments.runs);
+    for number in 1..=arguments.runs {
+        let file = |what: &str| match number {
+            1 => arguments.out.join(format!("{what}.run")),
+            _ => arguments.out.join(format!("{what}-{number}.run")),
+        };
+        let (live, ahead) = live.replay("live", mode, &workload, &method).await?;
+        live.write(&file("live"))?;
+        let simulated = cluster.simulate("simulated", arguments.mode, &workload, &method, shape, ahead)?;
+        simulated.write(&file("simulated"))?;
+        figures.push((Figures::of(&live), Figures::of(&simulated)));
+        if number == 1 {
+            report::write(&[live, simulated], &arguments.out)?;
+        }
+    }
+    let compared = compare(&figures);
     show(&compared, arguments.output.output)?;
     let far = compared
         .iter()
@@ -96,19 +112,30 @@ pub async fn run(arguments: ValidateArgs) -> Result<ExitCode> {
     })
 }
 
-/// A figure of both runs.
+/// A figure of the live runs and the simulated ones.
 #[derive(Debug, Clone, PartialEq)]
 struct Line {
     what: &'static str,
+    /// Median of the live runs.
     live: f64,
+    /// The least and the most of them.
+    between: (f64, f64),
+    /// Median of the simulated runs.
     simulated: f64,
     /// How much more the simulated one is, of the live one.
     percent: f64,
 }
 
-fn compare(live: &Figures, simulated: &Figures) -> Vec<Line> {
+fn compare(figures: &[(Figures, Figures)]) -> Vec<Line> {
     let line = |what, of: fn(&Figures) -> f64| {
-        let (live, simulated) = (of(live), of(simulated));
+        let mut live: Vec<f64> = figures.iter().map(|(live, _)| of(live)).collect();
+        let mut simulated: Vec<f64> = figures.iter().map(|(_, simulated)| of(simulated)).collect();
+        let between = live
+            .iter()
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| {
+                (value.min(least), value.max(most))
+            });
+        let (live, simulated) = (median(&mut live), median(&mut simulated));
         let percent = match (live == simulated, live == 0.0) {
             (true, _) => 0.0,
             (false, true) => f64::INFINITY,
@@ -117,6 +144,7 @@ fn compare(live: &Figures, simulated: &Figures) -> Vec<Line> {
         Line {
             what,
             live,
+            between,
             simulated,
             percent,
         }
@@ -128,29 +156,61 @@ fn compare(live: &Figures, simulated: &Figures) -> Vec<Line> {
     ]
 }
 
+/// The one in the middle, or the mean of the two that are; 0 for none.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values {
+        [] => 0.0,
+        _ if values.len() % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
 fn show(lines: &[Line], output: Output) -> Result<()> {
     match output {
         Output::Json => {
             let lines: Vec<_> = lines
                 .iter()
                 .map(|line| {
-                    json!({ "what": line.what, "live": line.live, "simulated": line.simulated, "percent": line.percent })
+                    json!({
+                        "what": line.what,
+                        "live": line.live,
+                        "live_least": line.between.0,
+                        "live_most": line.between.1,
+                        "simulated": line.simulated,
+                        "percent": line.percent,
+                    })
                 })
                 .collect();
             print(&format!("{:#}\n", json!(lines)))
         }
         Output::Text => {
-            let head = ["FIGURE", "LIVE", "SIMULATED", "DIFFERENCE"].map(str::to_owned);
+            let head = ["FIGURE", "LIVE", "LEAST", "MOST", "SIMULATED", "DIFFERENCE"].map(str::to_owned);
             let mut rows = vec![head.to_vec()];
             rows.extend(lines.iter().map(|line| {
                 vec![
                     line.what.to_owned(),
                     format!("{:.3}", line.live),
+                    format!("{:.3}", line.between.0),
+                    format!("{:.3}", line.between.1),
                     format!("{:.3}", line.simulated),
                     format!("{:+.1} %", line.percent),
                 ]
             }));
             print(&table(&rows))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&mut [4.0, 1.0]), 2.5);
+        assert_eq!(median(&mut []), 0.0);
     }
 }
