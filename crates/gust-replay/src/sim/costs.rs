@@ -94,11 +94,11 @@ pub struct SimCosts {
     pub manager: Delay,
     /// Delay of making a regular instance that no processor is busy with.
     pub create: Delay,
-    /// Processor time of making a regular instance of which none is armed.
+    /// Processor time of making a regular instance of which none is armed: preparing a worker, and restoring into it.
     pub create_cpu_ns: u64,
     /// Memory of an instance beside what its function uses.
     pub instance_bytes: u64,
-    /// Memory that an instance has more which was restored while no worker was prepared.
+    /// Memory that an instance has more which was restored while no worker was prepared, or made as a regular one.
     pub unprepared_bytes: u64,
     /// Memory of an armed instance.
     pub armed_bytes: u64,

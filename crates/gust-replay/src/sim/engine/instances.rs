@@ -100,6 +100,15 @@ impl<P: Policy> Engine<'_, P> {
         Ok(())
     }
 
+    /// Whether an instance of a function is at work, or about to be.
+    pub(super) fn is_busy(&self, function: u32) -> bool {
+        let mut of_it = self
+            .instances
+            .values()
+            .filter(|instance| instance.function == function);
+        of_it.any(|instance| !instance.ready || instance.calls > 0)
+    }
+
     /// Ends a function's idle instances, and its armed ones, which the policy is told of.
     pub(super) fn evict(&mut self, function: u32) -> Result<(), SimError> {
         let is_idle = |instance: &Instance| instance.ready && instance.calls == 0;

@@ -29,6 +29,10 @@ use memory::Freed;
 /// Longest time after the last arrival, in nanoseconds: calls that have not ended by then never will.
 const AFTER_MAX_NS: u64 = 86_400_000_000_000;
 
+/// Time until a function's instances are looked at again that were to be ended while one was at work: whoever ends them waits for
+/// the call's end, which may be later here.
+const EVICT_AGAIN_NS: u64 = 10_000_000;
+
 /// What happens at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -272,7 +276,11 @@ impl<'a, P: Policy> Engine<'a, P> {
                 let id = InstanceId(instance);
                 let work = match self.take_armed(id, found.node, found.function) {
                     true => costs.armed_cpu_ns,
-                    false => costs.create_cpu_ns,
+                    // Prepared workers are for calls that wait.
+                    false => {
+                        self.make_larger(id, costs.unprepared_bytes);
+                        costs.create_cpu_ns
+                    }
                 };
                 self.overhead(work);
                 self.begin(found.node, work, Job::Create(instance));
@@ -296,6 +304,10 @@ impl<'a, P: Policy> Engine<'a, P> {
             Event::Sample => {
                 self.sample();
                 self.at(self.now_ns + self.config.sample_every_ns.max(1), Event::Sample);
+                Ok(())
+            }
+            Event::Evict(function) if self.is_busy(function) && self.now_ns < self.config.ahead.length_ns => {
+                self.at(self.now_ns + EVICT_AGAIN_NS, Event::Evict(function));
                 Ok(())
             }
             Event::Evict(function) => self.evict(function),
