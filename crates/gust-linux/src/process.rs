@@ -30,6 +30,8 @@ pub(crate) struct Process {
     /// `PR_SET_DUMPABLE`, and other settings that are only remembered.
     pub(crate) dumpable: u64,
     pub(crate) no_new_privileges: bool,
+    /// What the process has registered for with `membarrier`: the bits of those commands.
+    pub(crate) barriers: i32,
     /// Resource limits that have been set: soft and hard, by number.
     pub(crate) limits: BTreeMap<u32, (u64, u64)>,
     /// Where the sixteen random bytes of the auxiliary vector are.

@@ -73,7 +73,7 @@ impl Kernel {
     }
 
     /// Takes away what a process does not keep when it becomes another program: other threads, descriptors that say so,
-    /// memory, handlers of signals, timers.
+    /// memory, handlers of signals, timers, registrations for barriers.
     fn leave_program(&mut self, cx: &mut Cx<'_>) {
         for slot in self.thread_slots() {
             if slot != cx.slot {
@@ -92,6 +92,7 @@ impl Kernel {
         self.signals.forget_handlers();
         self.clock.forget_timers();
         self.process.dumpable = 1;
+        self.process.barriers = 0;
         let pid = self.process.pid;
         let thread = self.thread_mut(cx.slot);
         // Whichever thread it was, it is the first one now.

@@ -160,6 +160,7 @@ impl Kernel {
                 started_ns: BOOT_CLOCK_NS,
                 dumpable: 1,
                 no_new_privileges: false,
+                barriers: 0,
                 limits: Default::default(),
                 random_at: 0,
             },

@@ -552,7 +552,12 @@ pub(super) const TABLE: &[SystemCall] = &[
         Refused("no faults to hand out"),
         not_permitted,
     ),
-    entry(324, "membarrier", Partial("global and private"), sys_membarrier),
+    entry(
+        324,
+        "membarrier",
+        Partial("all but restartable sequences"),
+        sys_membarrier,
+    ),
     entry(325, "mlock2", Partial("nothing is swapped"), sys_mlock),
     entry(
         326,

@@ -403,19 +403,6 @@ pub(crate) fn sys_prctl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
     }
 }
 
-/// Barriers on every processor: with one order of running, leaving the guest is one.
-pub(crate) fn sys_membarrier(_k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    const QUERY: u64 = 0;
-    const SUPPORTED: u64 = libc::MEMBARRIER_CMD_GLOBAL as u64
-        | libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED as u64
-        | libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED as u64;
-    match args[0] {
-        QUERY => Ok(Flow::Done(SUPPORTED)),
-        command if command.is_power_of_two() && command & SUPPORTED != 0 => Ok(Flow::Done(0)),
-        _ => Err(EINVAL),
-    }
-}
-
 pub(crate) fn sys_get_robust_list(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let slot = k.thread_by_id(cx, args[0])?;
     let head = k.thread(slot).robust_list;

@@ -236,3 +236,17 @@ fn a_program_where_its_stack_goes_is_not_loaded() {
     assert_eq!(exec(&mut guest, main, "/tmp/astray", &["x"]), Came::Ended);
     assert_eq!(guest.ended(), Some(Ended::Signal(libc::SIGKILL)));
 }
+
+#[test]
+fn a_new_program_registers_for_barriers_anew() {
+    let mut guest = Guest::new();
+    let (register, command) = (
+        libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED as u64,
+        libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED as u64,
+    );
+    assert_eq!(guest.done(libc::SYS_membarrier, &[register, 0]), 0);
+    assert_eq!(guest.done(libc::SYS_membarrier, &[command, 0]), 0);
+    let main = guest.main;
+    exec(&mut guest, main, "/program", &["x"]);
+    assert_eq!(guest.fails(libc::SYS_membarrier, &[command, 0]), libc::EPERM);
+}

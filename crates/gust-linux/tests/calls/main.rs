@@ -2,6 +2,7 @@
 
 mod ancillary;
 mod attributes;
+mod barriers;
 mod descriptors;
 mod exec;
 mod files;
