@@ -81,9 +81,12 @@ impl Default for CostModel {
 impl CostModel {
     /// What one more restore of a function costs, its delay priced in.
     pub fn restore(&self, function_bytes: u64) -> f64 {
-        self.restore_cpu_ns as f64
-            + self.delay_price * self.restore_shaped_ns as f64
-            + self.touch(function_bytes)
+        self.start(self.restore_cpu_ns, self.restore_shaped_ns, function_bytes)
+    }
+
+    /// A start of so much work and so long a delay, with the memory that the call gets then.
+    fn start(&self, cpu_ns: u64, delay_ns: u64, function_bytes: u64) -> f64 {
+        cpu_ns as f64 + self.delay_price * delay_ns as f64 + self.touch(function_bytes)
     }
 
     /// What going back to its snapshot costs an instance of a function, and the next call's start in it; without bound
@@ -92,10 +95,8 @@ impl CostModel {
         if function_bytes > self.rearm_bytes_max {
             return f64::INFINITY;
         }
-        self.rearm_cpu_ns as f64
+        self.start(self.rearm_cpu_ns, self.restore_armed_ns, function_bytes)
             + self.mib_beyond(function_bytes) * self.rearm_mib_cpu_ns as f64
-            + self.delay_price * self.restore_armed_ns as f64
-            + self.touch(function_bytes)
     }
 
     /// What it costs a function's first call in an instance to get its memory: work, during which its caller waits.
@@ -134,9 +135,7 @@ impl CostModel {
     pub fn rests(&self, gap_ns: u64, function_bytes: u64) -> [(Rest, f64); 4] {
         let gap = gap_ns as f64;
         // A thaw brings back what the instance holds, which takes no less than to get that memory anew.
-        let thaw = self.thaw_cpu_ns as f64
-            + self.delay_price * self.restore_shaped_ns as f64
-            + self.touch(function_bytes);
+        let thaw = self.start(self.thaw_cpu_ns, self.restore_shaped_ns, function_bytes);
         [
             (Rest::Idle, gap * self.keep_per_ns(function_bytes)),
             (

@@ -397,12 +397,7 @@ impl AddressSpace {
         for piece in self.bound_pieces(range) {
             let mut run = None;
             let mut at = piece.start;
-            while at < piece.end {
-                let (leaf, bytes) = match self.tables.find(at) {
-                    Leaf::None => break,
-                    Leaf::Chunk(directory) => (directory, piece.end - at),
-                    Leaf::Page(page) => (page, PAGE_BYTES),
-                };
+            while let Some((leaf, bytes)) = self.leaf_in(piece, at) {
                 let entry = self.tables.read(leaf);
                 if entry & BACKED != 0 {
                     let offset = if entry & LARGE != 0 {
@@ -427,6 +422,19 @@ impl AddressSpace {
             }
         }
         Ok(())
+    }
+
+    /// The entry for an address in a piece of one chunk, and how many bytes of the piece it is for from there on; `None` at the
+    /// piece's end, and where nothing of it is mapped.
+    fn leaf_in(&self, piece: PageRange, at: u64) -> Option<(EntryAt, u64)> {
+        if at >= piece.end {
+            return None;
+        }
+        match self.tables.find(at) {
+            Leaf::None => None,
+            Leaf::Chunk(directory) => Some((directory, piece.end - at)),
+            Leaf::Page(page) => Some((page, PAGE_BYTES)),
+        }
     }
 
     /// Remembers that the host writes to pages behind an address, for the machine to go back to its snapshot.
@@ -470,12 +478,7 @@ impl AddressSpace {
         let mut runs: Vec<PageRange> = Vec::new();
         for piece in self.bound_pieces(range) {
             let mut at = piece.start;
-            while at < piece.end {
-                let (leaf, bytes) = match self.tables.find(at) {
-                    Leaf::None => break,
-                    Leaf::Chunk(directory) => (directory, piece.end - at),
-                    Leaf::Page(page) => (page, PAGE_BYTES),
-                };
+            while let Some((leaf, bytes)) = self.leaf_in(piece, at) {
                 if self.tables.read(leaf) & BACKED != 0 {
                     match runs.last_mut() {
                         Some(run) if run.end == at => run.end = at + bytes,

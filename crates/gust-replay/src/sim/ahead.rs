@@ -1,5 +1,7 @@
 //! Calls before a run, which it begins with what is left of.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::SimError;
@@ -30,7 +32,10 @@ impl Ahead {
     ///
     /// # Errors
     /// [`SimError::Ahead`] for a call, or an end of instances, after the beginning of the run.
-    pub(super) fn arrivals(&self, workload: &Workload) -> Result<Vec<Arrival>, SimError> {
+    pub(super) fn arrivals<'a>(&self, workload: &'a Workload) -> Result<Cow<'a, [Arrival]>, SimError> {
+        if *self == Self::default() {
+            return Ok(Cow::Borrowed(&workload.arrivals));
+        }
         let late = |call: &CallAhead| call.at_ns.max(call.evicted_ns) > self.length_ns;
         if let Some(index) = self.calls.iter().position(late) {
             return Err(SimError::Ahead { index });

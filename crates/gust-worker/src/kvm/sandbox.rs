@@ -579,12 +579,11 @@ impl Sandbox {
         self.outside.resident_bytes()
     }
 
-    /// The most memory that the guest has used at a time, in bytes: what it uses, and what it has given back since it used
-    /// most. (Where that was a snapshot's, and shared, it is counted all the same.)
-    pub fn memory_bytes_max(&mut self) -> u64 {
+    /// Memory that the guest has given back since it used most, in bytes. (Where that was a snapshot's, and shared, it is
+    /// counted all the same.)
+    pub fn given_back_bytes(&mut self) -> u64 {
         let space = self.vm.space();
-        let given_back = space.backed_bytes_max() - space.backed_bytes();
-        self.memory_bytes() + given_back
+        space.backed_bytes_max() - space.backed_bytes()
     }
 
     /// Where the time of the call went that has just been answered; a restore is told with its first call.

@@ -115,14 +115,14 @@ impl<P: Policy> Engine<'_, P> {
         self.at(until_ns, Event::Disarm { node, function });
     }
 
-    /// Ends armed instances, those that are to end at a time that is meant.
-    pub(super) fn disarm(&mut self, node: u32, function: u32, is_meant: impl Fn(u64) -> bool) {
+    /// Ends armed instances, those that are to be kept until a time at most.
+    pub(super) fn disarm(&mut self, node: u32, function: u32, until_ns: u64) {
         let Some(on) = self.nodes[node as usize].functions.get_mut(&function) else {
             return;
         };
         let ended: Vec<Armed> = on
             .armed
-            .extract_if(.., |armed| is_meant(armed.until_ns))
+            .extract_if(.., |armed| armed.until_ns <= until_ns)
             .collect();
         self.less_of(node, function, |_| {});
         let costs = self.costs_of(node);

@@ -2,7 +2,7 @@
 
 use gust_policy::{Class, FunctionId, InstanceId, NodeId, Observation};
 
-use super::{Engine, Instance, Job, Policy, SimError};
+use super::{EVICT_AGAIN_NS, Engine, Event, Instance, Job, Policy, SimError};
 use crate::Start;
 
 impl<P: Policy> Engine<'_, P> {
@@ -54,10 +54,8 @@ impl<P: Policy> Engine<'_, P> {
         function: FunctionId,
         class: Class,
     ) -> Result<(), SimError> {
-        let (Some(found), true) = (
-            self.nodes.get(node.0 as usize),
-            (function.0 as usize) < self.workload.functions.len(),
-        ) else {
+        let is_known = (function.0 as usize) < self.workload.functions.len();
+        let Some(found) = self.nodes.get(node.0 as usize).filter(|_| is_known) else {
             return Err(SimError::Policy("made an instance on no node, or of no function"));
         };
         let bytes = self.config.costs[found.costs].instance_bytes;
@@ -100,21 +98,21 @@ impl<P: Policy> Engine<'_, P> {
         Ok(())
     }
 
-    /// Whether an instance of a function is at work, or about to be.
-    pub(super) fn is_busy(&self, function: u32) -> bool {
-        let mut of_it = self
-            .instances
-            .values()
-            .filter(|instance| instance.function == function);
-        of_it.any(|instance| !instance.ready || instance.calls > 0)
-    }
-
-    /// Ends a function's idle instances, and its armed ones, which the policy is told of.
+    /// Ends a function's idle instances, and its armed ones, which the policy is told of. Before a run that is put off while one
+    /// is at work, or about to be.
     pub(super) fn evict(&mut self, function: u32) -> Result<(), SimError> {
-        let is_idle = |instance: &Instance| instance.ready && instance.calls == 0;
-        let idle = self.instances.iter();
-        let idle = idle.filter(|(_, instance)| instance.function == function && is_idle(instance));
-        let mut idle: Vec<InstanceId> = idle.map(|(id, _)| *id).collect();
+        let (mut idle, mut is_busy) = (Vec::new(), false);
+        for (id, instance) in &self.instances {
+            match instance.ready && instance.calls == 0 {
+                _ if instance.function != function => {}
+                true => idle.push(*id),
+                false => is_busy = true,
+            }
+        }
+        if is_busy && self.now_ns < self.config.ahead.length_ns {
+            self.at(self.now_ns + EVICT_AGAIN_NS, Event::Evict(function));
+            return Ok(());
+        }
         idle.sort_unstable();
         for id in idle {
             let Some(instance) = self.instances.remove(&id) else {
@@ -125,7 +123,7 @@ impl<P: Policy> Engine<'_, P> {
             self.observe(Observation::Gone(id))?;
         }
         for node in 0..self.nodes.len() {
-            self.disarm(node as u32, function, |_| true);
+            self.disarm(node as u32, function, u64::MAX);
         }
         Ok(())
     }

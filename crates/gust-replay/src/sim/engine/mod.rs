@@ -288,8 +288,7 @@ impl<'a, P: Policy> Engine<'a, P> {
             }
             Event::Created(instance) => self.ready(InstanceId(instance)),
             Event::Disarm { node, function } => {
-                let now = self.now_ns;
-                self.disarm(node, function, |until_ns| until_ns <= now);
+                self.disarm(node, function, self.now_ns);
                 Ok(())
             }
             Event::Tick => {
@@ -304,10 +303,6 @@ impl<'a, P: Policy> Engine<'a, P> {
             Event::Sample => {
                 self.sample();
                 self.at(self.now_ns + self.config.sample_every_ns.max(1), Event::Sample);
-                Ok(())
-            }
-            Event::Evict(function) if self.is_busy(function) && self.now_ns < self.config.ahead.length_ns => {
-                self.at(self.now_ns + EVICT_AGAIN_NS, Event::Evict(function));
                 Ok(())
             }
             Event::Evict(function) => self.evict(function),

@@ -285,10 +285,12 @@ impl Supervisor {
             Spoken::NodeGone => return Ok(Next::End),
         };
         send_log(sandbox, channel)?;
+        let memory_bytes = sandbox.memory_bytes();
+        let most_bytes = memory_bytes + sandbox.given_back_bytes();
         let answer = Answer {
             kind,
-            memory_bytes: sandbox.memory_bytes(),
-            memory_bytes_max: sandbox.memory_bytes_max().max(self.memory_bytes_max),
+            memory_bytes,
+            memory_bytes_max: most_bytes.max(self.memory_bytes_max),
             log_bytes_dropped: self.guest("Invoke")?.log_bytes_dropped(),
             timings: self.guest("Invoke")?.take_timings(),
         };

@@ -135,20 +135,11 @@ struct Made {
     tenant: Option<u32>,
 }
 
-/// A function of a server.
-#[derive(Debug, Clone)]
-struct Target {
-    name: String,
-    /// Index of the function of the workload that it is, or of the first.
-    function: u32,
-    /// Memory that it is asked to touch at most, in MiB.
-    used_mib: u32,
-}
-
 /// Functions of a workload on a server.
 #[derive(Debug, Clone)]
 pub struct Targets {
-    made: Vec<Target>,
+    /// Those that are called, by name.
+    made: BTreeMap<String, Made>,
     /// Path of each function's invocations, by index; empty for one that is never called.
     paths: Vec<String>,
     /// Memory that is asked for, in MiB, by index.
@@ -205,12 +196,7 @@ impl Targets {
             "{} functions are more than {FUNCTIONS_MAX}; use --functions shared or a smaller --scale",
             names.len()
         );
-        let made = names.iter().map(|(name, made)| Target {
-            name: name.clone(),
-            function: made.function,
-            used_mib: made.used_mib,
-        });
-        let made = made.collect();
+        let made = names.clone();
         if work == Work::Spin {
             // A function of its own: policies learn from calls, and these are none of the workload's.
             let measured = Made {
@@ -377,14 +363,9 @@ pub async fn warm_up(
     let bar = progress("calling functions ahead", targets.made.len() * calls);
     let mut connection = server.client().connect().await?;
     for _ in 0..calls {
-        for Target {
-            name,
-            function,
-            used_mib,
-        } in &targets.made
-        {
+        for (name, of) in &targets.made {
             // The memory that it will use is known then, too.
-            let event = Bytes::from(event(targets.work, 1, 0, *used_mib).to_string());
+            let event = Bytes::from(event(targets.work, 1, 0, of.used_mib).to_string());
             let at_ns = nanos(since.elapsed());
             calls::call(&mut connection, name, &event).await?;
             // What is learned from a run is learned when its instance has come to rest.
@@ -393,7 +374,7 @@ pub async fn warm_up(
             // Each is a start, from which more is learned.
             server.evict(name, false).await?;
             made.push(CallAhead {
-                function: *function,
+                function: of.function,
                 at_ns,
                 evicted_ns,
             });
