@@ -136,6 +136,7 @@ impl Fleet {
         self.uses[it.class as usize].called();
         self.functions[f].uses[it.class as usize].called();
         self.functions[f].running += 1;
+        self.count_call(node, true);
         if first {
             self.counts.busy += 1;
             self.nodes[node].busy_bytes += bytes;
@@ -149,8 +150,10 @@ impl Fleet {
         it.calls.remove(&mut self.calls, call);
         self.counts.running -= 1;
         let (f, node, bytes) = (it.function, it.node, it.memory_bytes);
+        let is_idle = it.calls.is_empty();
         self.functions[f].running -= 1;
-        if it.calls.is_empty() {
+        self.count_call(node, false);
+        if is_idle {
             self.counts.busy -= 1;
             self.nodes[node].busy_bytes -= bytes;
             self.fairness.less(f, bytes);
@@ -180,6 +183,7 @@ impl Fleet {
         self.counts.busy -= 1;
         self.nodes[node].busy_bytes -= bytes;
         self.fairness.less(f, bytes);
+        self.count_call(node, false);
         let function = &mut self.functions[f];
         function.running -= 1;
         self.calls[call].lost_once = true;
