@@ -61,7 +61,7 @@ impl Default for FleetConfig {
             rest: RestConfig::default(),
             node_wait_ns: 2_000_000_000,
             eviction_guard_ns: 2_000_000_000,
-            runnable_per_cpu: 8,
+            runnable_per_cpu: 4,
             placement_choices: 2,
             regions: RegionConfig::default(),
             instances_from: 1,

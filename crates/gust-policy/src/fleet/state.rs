@@ -73,6 +73,11 @@ pub(super) struct Function {
 }
 
 impl Function {
+    /// Its calls, those that wait and those on instances.
+    pub(super) fn calls(&self) -> u32 {
+        self.queue.len() + self.running
+    }
+
     /// All its instances.
     pub(super) fn instances(&self) -> u32 {
         self.regular + self.emergency

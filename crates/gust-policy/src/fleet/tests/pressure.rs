@@ -1,7 +1,7 @@
 //! What nodes take whose processors have enough to do.
 
 use super::world::World;
-use super::{SECOND, function, node};
+use super::{MS, SECOND, function, node};
 use crate::{CallId, Decision, FleetConfig, FunctionId, Mode, NodeId, NodeLoad, Observation};
 
 const NODE: NodeId = NodeId(0);
@@ -124,4 +124,25 @@ fn without_a_bound_nothing_is_kept_back() {
     load(&mut world, 1000);
     (0..50).for_each(|call| drop(arrive(&mut world, call, 0)));
     assert_eq!(world.fleet.counts().emergency, 50);
+}
+
+#[test]
+fn calls_that_a_saturated_node_keeps_waiting_are_no_demand_for_regular_instances() {
+    let mut world = crowded(Mode::Dual).lenient();
+    let mut name = 100;
+    for _ in 0..2_000 {
+        load(&mut world, 8);
+        let ended = world.sent();
+        ended
+            .into_iter()
+            .for_each(|call| drop(world.tell(Observation::Ended(call))));
+        while world.waiting(None).len() < 40 {
+            arrive(&mut world, name, 0);
+            name += 1;
+        }
+        world.pass(10 * MS);
+        world.ready_all();
+    }
+    let counts = world.fleet.function_counts(FunctionId(0)).unwrap();
+    assert!((1..=8).contains(&counts.target), "{counts:?}");
 }
