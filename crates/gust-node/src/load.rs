@@ -75,15 +75,13 @@ impl Inner {
                 .wait_for(|calls| *calls > 0)
                 .await
                 .map_or(0, |calls| *calls);
-            if let Some(told) = told {
-                let load = self.load_now(calls);
-                if let Some(load) = load
-                    && asked.elapsed() >= TELL_PERIOD.0
-                    && (load.is_news_to(told) || asked.elapsed() >= TELL_PERIOD.1)
-                {
-                    return load;
-                }
-            } else if let Some(load) = self.load_now(calls) {
+            let waited = asked.elapsed();
+            let is_due = |load: &Load| {
+                told.is_none_or(|told| {
+                    waited >= TELL_PERIOD.1 || waited >= TELL_PERIOD.0 && load.is_news_to(told)
+                })
+            };
+            if let Some(load) = self.load_now(calls).filter(is_due) {
                 return load;
             }
             sleep(TELL_PERIOD.0).await;

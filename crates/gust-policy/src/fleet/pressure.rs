@@ -29,10 +29,10 @@ impl Pressure {
         (self.told.runnable + calls).saturating_sub(self.calls_then)
     }
 
-    /// Whether it is saturated with so many calls. With less than one for each processor it is not: it is not to be idle
-    /// because something else runs on the machine.
+    /// Whether it is saturated with so many calls. With fewer calls than that takes tasks it is not, whatever else runs on the
+    /// machine: others' programs, or workers that are prepared.
     pub(super) fn saturates(&self, calls: u32) -> bool {
-        self.tasks_max > 0 && calls >= self.told.cpus && self.tasks(calls) >= self.tasks_max
+        self.tasks_max > 0 && calls.min(self.tasks(calls)) >= self.tasks_max
     }
 
     /// What it has to do, as a part of what saturates it.

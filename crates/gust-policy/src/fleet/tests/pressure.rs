@@ -88,13 +88,13 @@ fn functions_without_an_instance_get_one_of_a_saturated_node() {
 fn a_node_is_not_idle_because_of_what_else_runs_on_its_machine() {
     let mut world = world(Mode::Dual);
     load(&mut world, 1000);
-    for call in 0..2 {
+    for call in 0..8 {
         assert!(matches!(
             arrive(&mut world, call, 0)[..],
             [Decision::Restore { .. }]
         ));
     }
-    assert_eq!(arrive(&mut world, 2, 0), []);
+    assert_eq!(arrive(&mut world, 8, 0), []);
 }
 
 #[test]

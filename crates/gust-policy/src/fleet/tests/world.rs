@@ -446,7 +446,7 @@ impl World {
         let calls = self.calls_on(node);
         let runnable = (load.runnable as usize + calls).saturating_sub(*calls_then);
         let max = (load.cpus * per_cpu) as usize;
-        max > 0 && calls >= load.cpus as usize && runnable >= max
+        max > 0 && calls.min(runnable) >= max
     }
 
     fn has_room(&self, node: NodeId, on: &NodeSpec, spec: &FunctionSpec) -> bool {

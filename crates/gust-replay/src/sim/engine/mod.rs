@@ -285,7 +285,7 @@ impl<'a, P: Policy> Engine<'a, P> {
                 let id = InstanceId(instance);
                 let work = match self.take_armed(id, found.node, found.function) {
                     true => costs.armed_cpu_ns,
-                    // Prepared workers are for calls that wait.
+                    // Prepared workers are for calls that wait: it maps its own snapshot.
                     false => {
                         self.make_larger(id, costs.unprepared_bytes);
                         costs.create_cpu_ns
