@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use gust_node::{
-    Deployed, InstanceName, Invocation, InvokeError, Named, Node, NodeError, NodeStats, Outcome, Present,
-    VersionId, VersionSpec,
+    Deployed, InstanceName, Invocation, InvokeError, Load, Named, Node, NodeError, NodeStats, Outcome,
+    Present, VersionId, VersionSpec,
 };
 
 use gust_cluster::RemoteNode;
@@ -95,6 +95,16 @@ impl Agent {
             Self::Local(node) => node.lost().await,
             Self::Fake(fake) => fake.lost().await,
             Self::Remote(node) => node.lost().await,
+        }
+    }
+
+    /// Waits for news of how much its processors have to do, to someone who was told of another load or of none.
+    pub async fn load(&self, told: Option<Load>) -> Load {
+        match self {
+            Self::Local(node) => node.load(told).await,
+            // What it starts takes no processor.
+            Self::Fake(_) => std::future::pending().await,
+            Self::Remote(node) => node.load().await,
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     egress::EgressPolicy,
+    load::Load,
     named::{InstanceName, Named, Present, Wanted},
     node::Inner,
     snapshot::SnapshotFiles,
@@ -389,6 +390,12 @@ impl Node {
     /// a call that they could not serve), and tells which; each once. One caller at a time.
     pub async fn lost(&self) -> Vec<InstanceName> {
         self.0.desk.lost().await
+    }
+
+    /// How much the machine's processors have to do: waits while no call runs, and while it is what was told before or little
+    /// else, but for no longer than a second; does not wait when nothing was told.
+    pub async fn load(&self, told: Option<Load>) -> Load {
+        self.0.load(told).await
     }
 
     /// Every instance that has a name: what a control plane starts from that has just started itself.

@@ -22,6 +22,7 @@ use crate::{
     files::FileStore,
     host::{settle_time, start_source},
     instance::{Frozen, Instance},
+    load::LoadMeter,
     log::LogSink,
     named::Wanted,
     outcome::{not_initialised, outcome},
@@ -72,6 +73,7 @@ pub(crate) struct Inner {
     pub shaping: tokio::sync::Mutex<Shaping>,
     pub source: Source,
     versions: Mutex<HashMap<VersionId, Arc<Version>>>,
+    pub load_meter: LoadMeter,
     instances_started: AtomicU64,
     stopping: AtomicBool,
     calls: watch::Sender<usize>,
@@ -173,6 +175,7 @@ impl Inner {
             base: tokio::sync::Mutex::default(),
             source,
             versions: Mutex::default(),
+            load_meter: LoadMeter::new(),
             instances_started: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             calls: watch::Sender::new(0),
@@ -201,6 +204,11 @@ impl Inner {
             true => LEARN_TIME,
             false => settle_time(self.config.isolation),
         }
+    }
+
+    /// Calls that run.
+    pub(crate) fn calls(&self) -> watch::Receiver<usize> {
+        self.calls.subscribe()
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -27,6 +27,9 @@ pub struct FleetConfig {
     pub node_wait_ns: u64,
     /// For how long an instance is safe, after its last call, from functions that use more than its own, in nanoseconds.
     pub eviction_guard_ns: u64,
+    /// Tasks for each processor of a node from which on it is saturated: it takes new instances only for functions that
+    /// have none. 0 for no such bound.
+    pub runnable_per_cpu: u32,
     /// Nodes that are drawn for a new instance.
     pub placement_choices: u32,
     /// What leaves its home region.
@@ -58,6 +61,7 @@ impl Default for FleetConfig {
             rest: RestConfig::default(),
             node_wait_ns: 2_000_000_000,
             eviction_guard_ns: 2_000_000_000,
+            runnable_per_cpu: 4,
             placement_choices: 2,
             regions: RegionConfig::default(),
             instances_from: 1,

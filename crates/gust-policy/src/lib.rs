@@ -5,7 +5,7 @@
 //! happened and when, and carry out what it decides.
 //!
 //! [`Fleet`] holds the others together: [`Autoscaler`] over [`Window`]s, [`Demand`] (the metric filter), [`CostModel`],
-//! [`Gaps`] (keep-alive), [`Eviction`], [`Regions`], and inside it admission, fairness and placement. Each is described, with its
+//! [`Gaps`] (keep-alive), [`Eviction`], [`Regions`], and inside it admission, fairness, placement and the pressure on nodes. Each is described, with its
 //! source, in its own module.
 
 #![forbid(unsafe_code)]

@@ -100,10 +100,49 @@ struct Part {
     /// By position; [`NONE`] where a node has gone.
     nodes: Vec<Slot>,
     vacant: Vec<usize>,
-    /// Bytes that are free on nodes that take instances.
+    calm: Rooms,
+    all: Rooms,
+}
+
+impl Part {
+    fn rooms(&self, among: Among) -> &Rooms {
+        match among {
+            Among::Calm => &self.calm,
+            Among::All => &self.all,
+        }
+    }
+}
+
+/// Room on nodes by their position, in bytes.
+#[derive(Debug, Clone, Default)]
+struct Rooms {
+    /// What is free on nodes that take instances.
     free: MaxTree,
     /// The same with what idle instances would give back.
     potential: MaxTree,
+}
+
+impl Rooms {
+    fn set(&mut self, at: usize, room: Room) {
+        self.free.set(at, room.free);
+        self.potential.set(at, room.potential);
+    }
+}
+
+/// Room on a node, in bytes; 0 if it takes nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) free: u64,
+    /// With what idle instances would give back.
+    pub(crate) potential: u64,
+}
+
+/// Which nodes there are to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Among {
+    /// Those whose processors are not saturated.
+    Calm,
+    All,
 }
 
 /// Nodes by region, and the room on them.
@@ -137,17 +176,18 @@ impl Placement {
 
     /// A node is gone.
     pub(crate) fn remove(&mut self, place: Place) {
-        self.set(place, 0, 0);
+        self.set(place, Room::default(), false);
         let part = &mut self.parts[place.region];
         part.nodes[place.at] = NONE;
         part.vacant.push(place.at);
     }
 
-    /// How many bytes are free on a node, and how many could be; 0 if it takes nothing.
-    pub(crate) fn set(&mut self, place: Place, free: u64, potential: u64) {
+    /// What room is on a node, and whether it is not saturated.
+    pub(crate) fn set(&mut self, place: Place, room: Room, is_calm: bool) {
         let part = &mut self.parts[place.region];
-        part.free.set(place.at, free);
-        part.potential.set(place.at, potential);
+        part.all.set(place.at, room);
+        let calm = if is_calm { room } else { Room::default() };
+        part.calm.set(place.at, calm);
     }
 
     /// A node of a region for a new instance with so many bytes; `local` are nodes with its snapshot, `score` says what it
@@ -178,14 +218,16 @@ impl Placement {
             return Some(node);
         }
         let start = (key % part.nodes.len().max(1) as u64) as usize;
-        part.free.find(start, draw.need).map(|at| part.nodes[at])
+        let free = &part.rooms(draw.among).free;
+        free.find(start, draw.need).map(|at| part.nodes[at])
     }
 
     /// A node of a region that would have the room if idle instances went.
-    pub(crate) fn evictable(&self, region: u16, key: u64, need: u64) -> Option<Slot> {
+    pub(crate) fn evictable(&self, region: u16, key: u64, need: u64, among: Among) -> Option<Slot> {
         let part = &self.parts[*self.regions.get(&region)?];
         let start = (scatter(key) % part.nodes.len().max(1) as u64) as usize;
-        part.potential.find(start, need).map(|at| part.nodes[at])
+        let potential = &part.rooms(among).potential;
+        potential.find(start, need).map(|at| part.nodes[at])
     }
 }
 
@@ -196,6 +238,7 @@ pub(crate) struct Draw<'a> {
     pub(crate) region: u16,
     /// Bytes that it must have.
     pub(crate) need: u64,
+    pub(crate) among: Among,
     /// What the draw depends on.
     pub(crate) key: u64,
     /// How many nodes are drawn from either list.
@@ -208,6 +251,13 @@ pub(crate) struct Draw<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn even(bytes: u64) -> Room {
+        Room {
+            free: bytes,
+            potential: bytes,
+        }
+    }
 
     proptest! {
         #[test]
@@ -234,9 +284,9 @@ mod tests {
             let mut placement = Placement::default();
             for (node, room) in (0..).zip(&rooms) {
                 let place = placement.add(node, 3);
-                placement.set(place, *room, *room);
+                placement.set(place, even(*room), true);
             }
-            let draw = Draw { region: 3, need, key, choices: 2, local: &[] };
+            let draw = Draw { region: 3, need, among: Among::Calm, key, choices: 2, local: &[] };
             let score = |node: Slot, _| (rooms[node as usize] >= need).then_some(10 - rooms[node as usize]);
             let found = placement.choose(draw, score);
             prop_assert_eq!(found.is_some(), rooms.iter().any(|room| *room >= need));
@@ -256,11 +306,12 @@ mod tests {
             let mut load = vec![0u64; 100];
             places
                 .iter()
-                .for_each(|place| placement.set(*place, 1 << 30, 1 << 30));
+                .for_each(|place| placement.set(*place, even(1 << 30), true));
             for key in 0..1000 {
                 let draw = Draw {
                     region: 0,
                     need: 1,
+                    among: Among::Calm,
                     key,
                     choices,
                     local: &[],
@@ -277,21 +328,49 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_went_are_not_found() {
+    fn saturated_nodes_are_found_only_among_all() {
         let mut placement = Placement::default();
-        let place = placement.add(7, 0);
-        placement.set(place, 100, 200);
+        let places = [placement.add(5, 0), placement.add(6, 0)];
+        placement.set(places[0], even(100), false);
+        placement.set(places[1], even(10), true);
         let draw = Draw {
             region: 0,
             need: 50,
+            among: Among::Calm,
+            key: 1,
+            choices: 2,
+            local: &[],
+        };
+        assert_eq!(placement.choose(draw, |_, _| None), None);
+        assert_eq!(placement.evictable(0, 1, 50, Among::Calm), None);
+        let among = Among::All;
+        assert_eq!(placement.choose(Draw { among, ..draw }, |_, _| None), Some(5));
+        assert_eq!(placement.evictable(0, 1, 50, among), Some(5));
+        placement.set(places[0], even(100), true);
+        assert_eq!(placement.choose(draw, |_, _| None), Some(5));
+    }
+
+    #[test]
+    fn nodes_that_went_are_not_found() {
+        let mut placement = Placement::default();
+        let place = placement.add(7, 0);
+        let room = Room {
+            free: 100,
+            potential: 200,
+        };
+        placement.set(place, room, true);
+        let draw = Draw {
+            region: 0,
+            need: 50,
+            among: Among::Calm,
             key: 1,
             choices: 2,
             local: &[],
         };
         assert_eq!(placement.choose(draw, |_, _| None), Some(7));
-        assert_eq!(placement.evictable(0, 1, 150), Some(7));
+        assert_eq!(placement.evictable(0, 1, 150, Among::Calm), Some(7));
         placement.remove(place);
         assert_eq!(placement.choose(draw, |_, _| None), None);
-        assert_eq!(placement.evictable(0, 1, 150), None);
+        assert_eq!(placement.evictable(0, 1, 150, Among::Calm), None);
     }
 }

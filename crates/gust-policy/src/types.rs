@@ -87,6 +87,15 @@ pub struct NodeSpec {
     pub region: u16,
 }
 
+/// How much the processors of a node have to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeLoad {
+    /// Tasks that run or could run now, of whatever program.
+    pub runnable: u32,
+    /// Processors.
+    pub cpus: u32,
+}
+
 /// What has happened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Observation {
@@ -96,6 +105,9 @@ pub enum Observation {
     FunctionGone(FunctionId),
     /// A node is there, without instances, or has other properties now.
     Node(NodeId, NodeSpec),
+    /// How much a node's processors have to do. What is sent there and what ends there is reckoned in from then on; a node
+    /// of which nothing is known counts as one with processors to spare.
+    Load(NodeId, NodeLoad),
     /// A node takes nothing new; its idle instances are removed, its calls end.
     NodeDrains(NodeId),
     /// A node is lost with all that was on it. The caller fails the calls that ran there and ends each with

@@ -60,6 +60,8 @@ pub struct Plan {
     pub thinning: Thinning,
     /// Factor of durations.
     pub durations: f64,
+    /// Factor of memory.
+    pub memory: f64,
     /// Quantile of a function's memory that all its invocations use.
     pub memory_quantile: f64,
 }
@@ -75,6 +77,7 @@ impl Default for Plan {
             scale: 1.0,
             thinning: Thinning::Invocations,
             durations: 1.0,
+            memory: 1.0,
             memory_quantile: 0.5,
         }
     }
@@ -127,6 +130,12 @@ impl Plan {
                 positive(self.durations),
             ),
             (
+                "the factor of memory",
+                self.memory,
+                "a positive number",
+                positive(self.memory),
+            ),
+            (
                 "the quantile of memory",
                 self.memory_quantile,
                 "between 0 and 1",
@@ -165,7 +174,7 @@ impl Plan {
         };
         for (number, function) in trace.functions.iter().enumerate().filter(|(n, _)| kept[*n]) {
             let index = u32::try_from(workload.functions.len()).unwrap_or(u32::MAX);
-            let memory = function.memory_mib.at(self.memory_quantile);
+            let memory = function.memory_mib.at(self.memory_quantile) * self.memory;
             workload.functions.push(Function {
                 name: function.name.clone(),
                 tenant: function.tenant,
@@ -210,6 +219,10 @@ impl Plan {
             arrival.at_ns -= from;
             arrival.duration_ns = (arrival.duration_ns as f64 * self.durations) as u64;
             counts[arrival.function as usize] += 1;
+        }
+        for function in &mut workload.functions {
+            let memory = f64::from(function.memory_mib) * self.memory;
+            function.memory_mib = memory.clamp(MEMORY_MIB.0, MEMORY_MIB.1).ceil() as u32;
         }
         keep(&mut workload, &self.kept_functions(&counts));
         self.finish(&mut workload);
@@ -295,6 +308,9 @@ impl Plan {
         }
         if self.durations != 1.0 {
             text.push_str(&format!(", durations times {}", self.durations));
+        }
+        if self.memory != 1.0 {
+            text.push_str(&format!(", memory times {}", self.memory));
         }
         text
     }
@@ -519,6 +535,10 @@ mod tests {
                 ..Plan::default()
             },
             Plan {
+                memory: 0.0,
+                ..Plan::default()
+            },
+            Plan {
                 memory_quantile: -0.1,
                 ..Plan::default()
             },
@@ -543,5 +563,11 @@ mod tests {
             ..plan
         };
         assert_eq!(least.draw(&whole).unwrap().functions[0].memory_mib, 1);
+        let tenth = Plan {
+            memory_quantile: 1.0,
+            memory: 0.1,
+            ..least
+        };
+        assert_eq!(tenth.draw(&whole).unwrap().functions[0].memory_mib, 21);
     }
 }

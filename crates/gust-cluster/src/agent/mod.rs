@@ -26,7 +26,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gust_node::Node;
+use gust_node::{Load, Node};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
@@ -175,6 +175,8 @@ impl Agent {
         let agent = self.clone();
         tasks.spawn(async move { agent.tell_losses().await });
         let agent = self.clone();
+        tasks.spawn(async move { agent.tell_loads().await });
+        let agent = self.clone();
         tasks.spawn(async move { agent.stay_linked().await });
         drain.await;
         self.leave().await;
@@ -316,6 +318,26 @@ impl Agent {
         loop {
             let names = self.0.node.lost().await.into_iter().map(|name| name.0).collect();
             self.tell(ControlRequest::Lost(names)).await;
+        }
+    }
+
+    /// Tells the control plane how much the processors have to do; another one is told within a second of its calls.
+    async fn tell_loads(&self) {
+        let mut told = None;
+        loop {
+            let load = self.0.node.load(told).await;
+            told = Some(load);
+            let Load {
+                runnable,
+                cpus,
+                calls,
+            } = load;
+            self.tell(ControlRequest::Load {
+                runnable,
+                cpus,
+                calls,
+            })
+            .await;
         }
     }
 

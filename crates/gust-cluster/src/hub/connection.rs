@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use gust_node::{InstanceName, VersionId};
+use gust_node::{InstanceName, Load, VersionId};
 use rustls::pki_types::CertificateDer;
 use tokio::{net::TcpStream, sync::mpsc, sync::oneshot, task::JoinSet, time::timeout};
 
@@ -283,6 +283,18 @@ impl Hub {
             }
             ControlRequest::Lost(names) => {
                 member.lose(names.into_iter().map(InstanceName));
+                Reply::Done
+            }
+            ControlRequest::Load {
+                runnable,
+                cpus,
+                calls,
+            } => {
+                member.set_load(Load {
+                    runnable,
+                    cpus,
+                    calls,
+                });
                 Reply::Done
             }
         }

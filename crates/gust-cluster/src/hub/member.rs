@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use gust_node::{InstanceName, NodeStats, Present};
+use gust_node::{InstanceName, Load, NodeStats, Present};
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -35,6 +35,8 @@ pub(crate) struct Member {
     pub turn: tokio::sync::Mutex<()>,
     /// There are instances that have been lost.
     has_lost: Notify,
+    /// Its load is known, or another.
+    has_load: Notify,
     /// Calls that are under way to it.
     calls: watch::Sender<Calls>,
 }
@@ -51,6 +53,8 @@ struct State {
     present: Vec<Present>,
     /// Names of instances that have ended by themselves and have not been asked for.
     lost: Vec<InstanceName>,
+    /// The load that it told of last, if that has not been asked for.
+    load: Option<Load>,
     stats: NodeStats,
 }
 
@@ -78,6 +82,7 @@ impl Member {
             state: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             has_lost: Notify::new(),
+            has_load: Notify::new(),
             calls: watch::Sender::default(),
         }
     }
@@ -197,6 +202,23 @@ impl Member {
                 return lost;
             }
             self.has_lost.notified().await;
+        }
+    }
+
+    /// How much its processors have to do.
+    pub(crate) fn set_load(&self, load: Load) {
+        self.state().load = Some(load);
+        self.has_load.notify_one();
+    }
+
+    /// Waits until it tells of its load.
+    pub(crate) async fn load(&self) -> Load {
+        loop {
+            let load = self.state().load.take();
+            if let Some(load) = load {
+                return load;
+            }
+            self.has_load.notified().await;
         }
     }
 

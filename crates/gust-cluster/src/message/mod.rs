@@ -72,6 +72,15 @@ pub enum ControlRequest {
     HasSnapshot(String),
     /// Instances of a node's that have ended without being told to.
     Lost(Vec<u64>),
+    /// How much the processors of a node's machine have to do.
+    Load {
+        /// Tasks that run or could run.
+        runnable: u32,
+        /// Processors.
+        cpus: u32,
+        /// Calls on the node's instances.
+        calls: u32,
+    },
 }
 
 /// What a member asks another for of files.

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use gust_node::{
-    Deployed, InstanceName, Invocation, InvokeError, Named, NodeError, NodeStats, Outcome, Present,
+    Deployed, InstanceName, Invocation, InvokeError, Load, Named, NodeError, NodeStats, Outcome, Present,
     VersionId, VersionSpec,
 };
 
@@ -191,6 +191,11 @@ impl RemoteNode {
     /// Waits for instances to end that were not told to: see [`gust_node::Node::lost`]. One caller at a time.
     pub async fn lost(&self) -> Vec<InstanceName> {
         self.member.lost().await
+    }
+
+    /// Waits until the node tells how much its processors have to do: see [`gust_node::Node::load`]. One caller at a time.
+    pub async fn load(&self) -> Load {
+        self.member.load().await
     }
 
     /// Every instance that has a name, as the node reported it when its link was made.

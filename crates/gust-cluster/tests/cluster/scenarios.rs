@@ -180,6 +180,9 @@ pub async fn functions_run_on_every_node(isolation: Isolation) -> Result<(), Fai
     };
     call_wanting(&two.node, &id, "exit 3", Wanted::New(named)).await?;
     equal(two.node.lost().await, vec![named.name])?;
+    // A call that runs has its node tell of its load.
+    let (running, load) = tokio::join!(call(&two.node, &id, "wait 500"), two.node.load());
+    equal((running?.response.as_str(), load.cpus > 0), ("wait 500", true))?;
     let unknown = call(&one.node, &VersionId("unknown".to_owned()), "x").await;
     equal(matches!(unknown, Err(InvokeError::UnknownVersion(_))), true)?;
     let failing = device("init-error");

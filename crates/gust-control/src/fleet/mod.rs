@@ -4,6 +4,7 @@
 //!  call ── place ──> Arrived ─┐                         ┌─> Run, Restore: the call goes to a node by itself
 //!  answer ─ end ───> Ended ───┼─> gust_policy::Fleet ───┼─> Create: the cluster manager ── Ready / Gone ──┐
 //!  node ── lost ───> Gone ────┤    (one mutex)          ├─> Remove: the node ends an instance             │
+//!       ── load ───> Load ────┤                         │                                                 │
 //!  clock ──────────> tick ────┘                         └─> Refuse: the call is answered 429              │
 //!        ^────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
@@ -23,8 +24,8 @@ use std::{
 
 use gust_node::{InstanceClass, InstanceName, Named, VersionId, Wanted};
 use gust_policy::{
-    CallId, Class, FleetConfig, FunctionId, FunctionSpec, InstanceId, NodeId, NodeSpec, Observation, Refusal,
-    Time,
+    CallId, Class, FleetConfig, FunctionId, FunctionSpec, InstanceId, NodeId, NodeLoad, NodeSpec,
+    Observation, Refusal, Time,
 };
 use tokio::{
     sync::{Notify, oneshot, watch},
@@ -34,7 +35,7 @@ use tokio::{
 use crate::{agent::Agent, clock};
 pub use manager::ManagerConfig;
 pub use state::LiveCounts;
-use state::{Grant, State, Verdict};
+use state::{Grant, Listener, State, Verdict};
 
 /// How the fleet is run.
 #[derive(Debug, Clone)]
@@ -137,11 +138,9 @@ impl LiveFleet {
                 None => agent.end(present.named.name, Duration::ZERO),
             }
         }
-        let losses = self.spawn_losses(agent);
-        // A node that is added again is asked by one task.
-        if let Some(before) = state.losses.insert(node, losses) {
-            before.abort();
-        }
+        // One that is added again is listened to once.
+        let listeners = [self.spawn_losses(agent.clone()), self.spawn_loads(node, agent)];
+        state.listeners.insert(node, listeners.map(Listener));
         self.finish(state);
     }
 
@@ -154,9 +153,7 @@ impl LiveFleet {
     pub fn remove_node(&self, node: NodeId) {
         let mut state = self.state();
         state.agents.remove(&node);
-        if let Some(losses) = state.losses.remove(&node) {
-            losses.abort();
-        }
+        state.listeners.remove(&node);
         state.forget_instances_of(node);
         state.observe(self.now(), Observation::NodeGone(node));
         self.finish(state);
@@ -322,6 +319,27 @@ impl LiveFleet {
             }
         });
         losses.abort_handle()
+    }
+
+    fn spawn_loads(&self, node: NodeId, agent: Agent) -> AbortHandle {
+        let (weak, mut closed) = (Arc::downgrade(&self.0), self.0.closed.subscribe());
+        let loads = tokio::spawn(async move {
+            let mut told = None;
+            loop {
+                let load = tokio::select! {
+                    load = agent.load(told) => load,
+                    _ = closed.wait_for(|closed| *closed) => return,
+                };
+                let Some(inner) = weak.upgrade() else { return };
+                told = Some(load);
+                let load = NodeLoad {
+                    runnable: load.runnable,
+                    cpus: load.cpus,
+                };
+                Self(inner).observe(Observation::Load(node, load));
+            }
+        });
+        loads.abort_handle()
     }
 
     fn now(&self) -> Time {

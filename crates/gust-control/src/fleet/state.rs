@@ -77,12 +77,22 @@ pub struct LiveCounts {
     pub running: usize,
 }
 
+/// A task that listens to a node, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Listener(pub(super) AbortHandle);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     fleet: Fleet,
     pub(super) agents: HashMap<NodeId, Agent>,
-    /// Tasks that wait for what nodes lose.
-    pub(super) losses: HashMap<NodeId, AbortHandle>,
+    /// Tasks that wait for what nodes lose and have to do.
+    pub(super) listeners: HashMap<NodeId, [Listener; 2]>,
     functions: HashMap<FunctionId, Function>,
     ids: HashMap<VersionId, FunctionId>,
     /// Calls that wait for their verdict.
@@ -106,7 +116,7 @@ impl State {
         Self {
             fleet: Fleet::new(config),
             agents: HashMap::new(),
-            losses: HashMap::new(),
+            listeners: HashMap::new(),
             functions: HashMap::new(),
             ids: HashMap::new(),
             calls: HashMap::new(),

@@ -66,6 +66,7 @@ macro_rules! everywhere {
             named::calls_are_served_by_the_instance_that_is_meant,
             named::instances_are_made_ahead,
             named::instances_end_when_they_are_told_to,
+            named::loads_are_told_while_calls_run,
             named::lost_instances_are_told_and_replaced,
             named::only_the_nameless_go_for_their_age,
             named::fresh_instances_keep_their_names,

@@ -127,6 +127,22 @@ pub async fn instances_end_when_they_are_told_to(isolation: Isolation) -> Result
     stop(world).await
 }
 
+pub async fn loads_are_told_while_calls_run(isolation: Isolation) -> Result<(), Failed> {
+    let (world, id) = bare(isolation).await?;
+    let nothing = tokio::time::timeout(Duration::from_millis(50), world.node.load(None)).await;
+    equal(nothing.is_err(), true)?;
+    let (calling, called) = (Arc::clone(&world), id.clone());
+    let running =
+        tokio::spawn(async move { call(&calling, &called, "wait 3000", Wanted::New(emergency(1))).await });
+    let first = tokio::time::timeout(LONG, world.node.load(None)).await?;
+    equal((first.calls, first.cpus > 0), (1, true))?;
+    // Without news it is told again.
+    let again = tokio::time::timeout(LONG, world.node.load(Some(first))).await?;
+    equal((again.calls, again.cpus), (1, first.cpus))?;
+    running.await??;
+    stop(world).await
+}
+
 pub async fn lost_instances_are_told_and_replaced(isolation: Isolation) -> Result<(), Failed> {
     let (world, id) = bare(isolation).await?;
     let first = call(&world, &id, "1", Wanted::New(emergency(1))).await?;

@@ -23,7 +23,7 @@ impl Fleet {
             refuse(id, Refusal::UnknownFunction, RETRY_AFTER_MAX_NS, out);
             return;
         };
-        if let Err(reason) = self.admission.admit(f, self.functions[f].demand.calls()) {
+        if let Err(reason) = self.admission.admit(f, self.functions[f].calls()) {
             refuse(id, reason, self.retry_after(f), out);
             return;
         }
@@ -37,14 +37,9 @@ impl Fleet {
             link: Link::default(),
         });
         self.call_names.insert(id.0, call);
-        let function = &mut self.functions[f];
-        function.demand.begin(
-            now,
-            &function.prices,
-            function.spec.concurrency_per_instance,
-            function.regular,
-        );
-        self.remeasure(now, f);
+        if !self.sees_what_runs() {
+            self.demand_begins(now, f);
+        }
         if self.functions[f].queue.is_empty() {
             if let Some(instance) = self.functions[f].with_room() {
                 self.run(now, call, instance, out);
@@ -136,6 +131,10 @@ impl Fleet {
         self.uses[it.class as usize].called();
         self.functions[f].uses[it.class as usize].called();
         self.functions[f].running += 1;
+        if self.sees_what_runs() {
+            self.demand_begins(now, f);
+        }
+        self.count_call(node, true);
         if first {
             self.counts.busy += 1;
             self.nodes[node].busy_bytes += bytes;
@@ -149,8 +148,13 @@ impl Fleet {
         it.calls.remove(&mut self.calls, call);
         self.counts.running -= 1;
         let (f, node, bytes) = (it.function, it.node, it.memory_bytes);
+        let is_idle = it.calls.is_empty();
         self.functions[f].running -= 1;
-        if it.calls.is_empty() {
+        if self.sees_what_runs() {
+            self.demand_ends(now, f);
+        }
+        self.count_call(node, false);
+        if is_idle {
             self.counts.busy -= 1;
             self.nodes[node].busy_bytes -= bytes;
             self.fairness.less(f, bytes);
@@ -180,8 +184,12 @@ impl Fleet {
         self.counts.busy -= 1;
         self.nodes[node].busy_bytes -= bytes;
         self.fairness.less(f, bytes);
+        self.count_call(node, false);
+        self.functions[f].running -= 1;
+        if self.sees_what_runs() {
+            self.demand_ends(now, f);
+        }
         let function = &mut self.functions[f];
-        function.running -= 1;
         self.calls[call].lost_once = true;
         self.calls[call].stage = Stage::Waiting;
         let arrived = self.calls[call].arrived;
@@ -223,9 +231,9 @@ impl Fleet {
         self.call_names.remove(&call.id.0);
         let f = call.function;
         self.admission.release(f);
-        let function = &mut self.functions[f];
-        function.demand.end(now, function.spec.concurrency_per_instance);
-        self.remeasure(now, f);
+        if !self.sees_what_runs() {
+            self.demand_ends(now, f);
+        }
     }
 
     /// Refuses what has waited too long, or everything; the function is to be settled.

@@ -16,12 +16,17 @@ impl Fleet {
         out: &mut Vec<Decision>,
     ) {
         let prices = Prices::of(&self.config.cost, spec.memory_bytes);
+        let sees_what_runs = self.sees_what_runs();
         let f = match self.function(id) {
             Some(f) => {
                 let function = &mut self.functions[f];
                 // A change of what one instance takes would leave levels of another measure behind.
                 if function.concurrency() != spec.concurrency_per_instance.max(1) {
-                    let calls = function.demand.calls();
+                    let calls = if sees_what_runs {
+                        function.running
+                    } else {
+                        function.calls()
+                    };
                     function.demand = Demand::default();
                     for _ in 0..calls {
                         function
@@ -37,7 +42,7 @@ impl Fleet {
             None => self.function_new(id, spec, prices),
         };
         self.admission
-            .reserve(f, spec.reserved, self.functions[f].demand.calls());
+            .reserve(f, spec.reserved, self.functions[f].calls());
         self.fairness.add(f, spec.tenant);
         self.remeasure(now, f);
         self.shrink(now, f, out);

@@ -147,6 +147,7 @@ impl Fleet {
         }
         if !self.instances[slot].calls.is_empty() {
             self.offer(now, slot);
+            self.feed(now, node, out);
             return;
         }
         let keep_ns = self.keep_alive_ns(f, class);

@@ -17,8 +17,8 @@
 //! ```
 //!
 //! `calls.rs` is the way of a call, `instances.rs` that of an instance, `nodes.rs` of a node, `functions.rs` of a function,
-//! `scale.rs` what happens by time, `room.rs` how room is found, made and shared, `held.rs` who
-//! waits for creations in flight.
+//! `scale.rs` what happens by time, `room.rs` how room is found, made and shared, `pressure.rs` what
+//! saturated nodes take, `held.rs` who waits for creations in flight.
 
 mod calls;
 mod counts;
@@ -26,6 +26,7 @@ mod functions;
 mod held;
 mod instances;
 mod nodes;
+mod pressure;
 mod room;
 mod scale;
 mod state;
@@ -104,6 +105,7 @@ impl Fleet {
             Observation::Function(function, spec) => self.function_is(now, function, spec, out),
             Observation::FunctionGone(function) => self.function_gone(now, function, out),
             Observation::Node(node, spec) => self.node_is(now, node, spec, out),
+            Observation::Load(node, load) => self.load_is(now, node, load, out),
             Observation::NodeDrains(node) => self.node_drains(now, node, out),
             Observation::NodeGone(node) => self.node_gone(now, node, out),
             Observation::Snapshot(node, function, there) => self.snapshot(node, function, there),

@@ -1,6 +1,7 @@
 //! The way of a node: there, draining, gone.
 
 use super::Fleet;
+use super::pressure::Pressure;
 use super::state::{Node, Phase};
 use crate::slab::{List, Slot};
 use crate::{Decision, Eviction, FunctionId, NodeId, NodeSpec, Time};
@@ -42,6 +43,8 @@ impl Fleet {
             used_bytes: 0,
             idle_bytes: 0,
             busy_bytes: 0,
+            calls: 0,
+            pressure: Pressure::default(),
             restores: 0,
             creations: 0,
             snapshots: BTreeSet::new(),

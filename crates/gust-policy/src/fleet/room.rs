@@ -2,7 +2,7 @@
 
 use super::Fleet;
 use super::state::{Instance, Phase};
-use crate::placement::Draw;
+use crate::placement::{Among, Draw};
 use crate::slab::{Link, List, Slot};
 use crate::{Class, Decision, InstanceId, Mode, Time};
 
@@ -13,8 +13,11 @@ const LOAD_NS: f64 = 10_000_000.0;
 /// Idle instances that are looked at to make room for one.
 const VICTIMS_MAX: usize = 16;
 
-/// Functions that wait which are looked at when a node gets room.
+/// Functions that wait which are tried when a node gets room.
 const TURNS_MAX: usize = 8;
+
+/// Functions that wait which are looked at for one that a saturated node takes something for.
+const LOOKS_MAX: usize = 64;
 
 impl Fleet {
     /// Which kind of instance a function wants now, if any.
@@ -146,13 +149,26 @@ impl Fleet {
     /// Tells the placement what room a node has.
     pub(super) fn refresh(&mut self, node: Slot) {
         let node = &self.nodes[node];
-        self.placement
-            .set(node.place, node.free_bytes(), node.potential_bytes());
+        self.placement.set(node.place, node.room(), !node.is_saturated());
     }
 
     /// A node with room for a new instance of a function, made by evicting others if it must be. A function that finds none
     /// because nodes are making as many regular instances as they may is held.
     fn node_for(&mut self, now: Time, f: Slot, class: Class, out: &mut Vec<Decision>) -> Option<Slot> {
+        let calm = self.node_among(now, f, (class, Among::Calm), out);
+        if calm.is_some() || self.functions[f].held || self.functions[f].instances() > 0 {
+            return calm;
+        }
+        self.node_among(now, f, (class, Among::All), out)
+    }
+
+    fn node_among(
+        &mut self,
+        now: Time,
+        f: Slot,
+        (class, among): (Class, Among),
+        out: &mut Vec<Decision>,
+    ) -> Option<Slot> {
         let function = &self.functions[f];
         let need = function.charge();
         let calls = function.uses[class as usize].mean(self.uses[class as usize].usual());
@@ -169,13 +185,15 @@ impl Fleet {
             let draw = Draw {
                 region: *region,
                 need,
+                among,
                 key,
                 choices: self.config.placement_choices as usize,
                 local: &function.snapshots,
             };
             let chosen = self.placement.choose(draw, |slot, local| {
                 let node = &self.nodes[slot];
-                if node.free_bytes() < need || node.spec.region != *region {
+                let is_calm = among == Among::All || !node.is_saturated();
+                if !is_calm || node.free_bytes() < need || node.spec.region != *region {
                     return None;
                 }
                 if is_late(node) {
@@ -187,7 +205,8 @@ impl Fleet {
                 } else {
                     cost.fetch_ns
                 };
-                let load = (node.used_bytes + node.busy_bytes) as f64 / node.spec.memory_bytes.max(1) as f64;
+                let full = (node.used_bytes + node.busy_bytes) as f64 / node.spec.memory_bytes.max(1) as f64;
+                let load = full + node.pressure.share(node.calls);
                 Some(fetch + u64::from(node.restores) * cost.restore_shaped_ns + (load * LOAD_NS) as u64)
             });
             match chosen {
@@ -201,7 +220,7 @@ impl Fleet {
             return None;
         }
         for region in order.as_slice() {
-            let Some(node) = self.placement.evictable(*region, key, need) else {
+            let Some(node) = self.placement.evictable(*region, key, need, among) else {
                 continue;
             };
             if class == Class::Regular && self.nodes[node].creates_enough() {
@@ -220,7 +239,8 @@ impl Fleet {
         let function = &self.functions[f];
         let node = self.node(function.armed.last(now)?)?;
         let on = &self.nodes[node];
-        (on.free_bytes() >= need && on.spec.region == function.spec.home).then_some(node)
+        let takes = on.free_bytes() >= need && !self.is_kept_back(f, on);
+        (takes && on.spec.region == function.spec.home).then_some(node)
     }
 
     /// Evicts idle instances of a node until a function's new instance has room there; none if that does not suffice.
@@ -290,14 +310,14 @@ impl Fleet {
     /// A node has got room: those who wait take it in turn.
     pub(super) fn feed(&mut self, now: Time, node: Slot, out: &mut Vec<Decision>) {
         while !self.fairness.is_empty()
-            && self
-                .nodes
-                .get(node)
-                .is_some_and(|node| node.potential_bytes() > 0)
+            && let Some(on) = self.nodes.get(node)
+            && on.potential_bytes() > 0
         {
             let mut turns = [crate::slab::NONE; TURNS_MAX];
             let mut count = 0;
-            for (turn, next) in turns.iter_mut().zip(self.fairness.next()) {
+            let waiting = self.fairness.next().take(LOOKS_MAX);
+            let taken = waiting.filter(|f| !self.is_kept_back(*f, on));
+            for (turn, next) in turns.iter_mut().zip(taken) {
                 *turn = next;
                 count += 1;
             }
@@ -315,7 +335,7 @@ impl Fleet {
         };
         let region = self.nodes[node].spec.region;
         let home = self.functions[f].spec.home;
-        if region != home && !self.regions.is_on() {
+        if region != home && !self.regions.is_on() || self.is_kept_back(f, &self.nodes[node]) {
             return false;
         }
         if class == Class::Regular && self.nodes[node].creates_enough() {
@@ -372,6 +392,7 @@ impl Fleet {
                 None => true,
             }
             || on.restores >= on.spec.restores_max
+            || self.is_kept_back(poor, on)
             || charge > free
             || (on.spec.region != self.functions[poor].spec.home && !self.regions.is_on())
             || !self.fairness.owes(f, poor, charge)

@@ -19,6 +19,27 @@ impl Fleet {
         self.pursue(now, f, out);
     }
 
+    /// Whether a call counts as demand while it runs, and not while it waits: with a track for whatever finds no instance,
+    /// calls wait because nodes have no room or enough to do, and more instances are no help against either.
+    pub(super) fn sees_what_runs(&self) -> bool {
+        self.config.mode == Mode::Dual
+    }
+
+    /// A function has one call more that counts as demand.
+    pub(super) fn demand_begins(&mut self, now: Time, f: Slot) {
+        let function = &mut self.functions[f];
+        let (each, regular) = (function.spec.concurrency_per_instance, function.regular);
+        function.demand.begin(now, &function.prices, each, regular);
+        self.remeasure(now, f);
+    }
+
+    /// A function has one call less that counts as demand.
+    pub(super) fn demand_ends(&mut self, now: Time, f: Slot) {
+        let function = &mut self.functions[f];
+        function.demand.end(now, function.spec.concurrency_per_instance);
+        self.remeasure(now, f);
+    }
+
     /// The concurrency that the autoscaler sees has changed: all of it, or in `Dual` what regular instances serve and what
     /// is sustained.
     pub(super) fn remeasure(&mut self, now: Time, f: Slot) {
@@ -74,7 +95,7 @@ impl Fleet {
             wanted = wanted.min(function.worth);
         }
         function.target = wanted.min(function.spec.instances_max.unwrap_or(u32::MAX));
-        let quiet = function.demand.calls() == 0 && function.regular == 0 && function.target == 0;
+        let quiet = function.calls() == 0 && function.regular == 0 && function.target == 0;
         function.scale_at = if function.gone || quiet && function.window.is_empty(now) {
             None
         } else {

@@ -1,9 +1,10 @@
 //! What a fleet knows of functions, nodes, instances and calls.
 
+use super::pressure::Pressure;
 use crate::autoscaler::Autoscaler;
 use crate::demand::{Demand, Prices};
 use crate::eviction::{Eviction, Priority};
-use crate::placement::Place;
+use crate::placement::{self, Place};
 use crate::regions::Uses;
 use crate::slab::{Link, Linked, List, Slot};
 use crate::window::Window;
@@ -72,6 +73,11 @@ pub(super) struct Function {
 }
 
 impl Function {
+    /// Its calls, those that wait and those on instances.
+    pub(super) fn calls(&self) -> u32 {
+        self.queue.len() + self.running
+    }
+
     /// All its instances.
     pub(super) fn instances(&self) -> u32 {
         self.regular + self.emergency
@@ -173,6 +179,9 @@ pub(super) struct Node {
     pub(super) idle_bytes: u64,
     /// Bytes of instances that run calls.
     pub(super) busy_bytes: u64,
+    /// Calls on its instances.
+    pub(super) calls: u32,
+    pub(super) pressure: Pressure,
     /// Restores in flight.
     pub(super) restores: u32,
     /// Regular instances that are being made.
@@ -188,6 +197,19 @@ impl Node {
     /// Whether it is making as many regular instances as it may at a time.
     pub(super) fn creates_enough(&self) -> bool {
         self.creations >= self.spec.restores_max
+    }
+
+    /// Whether its processors have as much to do as they should.
+    pub(super) fn is_saturated(&self) -> bool {
+        self.pressure.saturates(self.calls)
+    }
+
+    /// What room it has, whatever its processors have to do.
+    pub(super) fn room(&self) -> placement::Room {
+        placement::Room {
+            free: self.free_bytes(),
+            potential: self.potential_bytes(),
+        }
     }
 
     /// Bytes that are free, if it takes a new instance of a kind now.

@@ -98,7 +98,8 @@ pub struct SimCosts {
     pub create_cpu_ns: u64,
     /// Memory of an instance beside what its function uses.
     pub instance_bytes: u64,
-    /// Memory that an instance has more which was restored while no worker was prepared, or made as a regular one.
+    /// Memory that an instance has more which was restored while no worker was prepared, of its own, or made as a regular one, of
+    /// its function's snapshot.
     pub unprepared_bytes: u64,
     /// Memory of an armed instance.
     pub armed_bytes: u64,

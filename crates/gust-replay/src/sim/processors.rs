@@ -9,6 +9,8 @@ use std::{
     collections::BinaryHeap,
 };
 
+use gust_policy::NodeLoad;
+
 /// Who gets the processors first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Urgency {
@@ -71,6 +73,15 @@ impl<J> Processors<J> {
             order,
             name,
         }));
+    }
+
+    /// The jobs that there are, as a node tells of them.
+    pub(super) fn load(&self) -> NodeLoad {
+        let jobs = self.urgent.jobs.len() + self.standing_back.jobs.len();
+        NodeLoad {
+            runnable: u32::try_from(jobs).unwrap_or(u32::MAX),
+            cpus: self.count as u32,
+        }
     }
 
     /// When the next job ends if none begins before.

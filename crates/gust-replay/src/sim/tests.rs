@@ -404,6 +404,35 @@ fn the_fleet_loses_nothing_in_any_mode() {
     }
 }
 
+/// Two functions ask two processors for three times what they can do: the longer one's calls wait for its instances.
+#[test]
+fn saturated_nodes_share_themselves_among_few_instances() {
+    use gust_policy::Mode;
+    let workload = Synthetic {
+        kind: Kind::Poisson { rate: 60.0 },
+        functions: 2,
+        minutes: 0.5,
+        duration_ms: 100.0,
+        memory_mib: 1,
+        seed: 1,
+    };
+    let workload = workload.make().unwrap();
+    let most = |runnable_per_cpu| {
+        let fleet = FleetConfig {
+            runnable_per_cpu,
+            ..FleetConfig::new(Mode::Dual)
+        };
+        let result = simulate(&workload, &config(2, SimCosts::default()), fleet).unwrap();
+        let instances = result
+            .samples
+            .iter()
+            .map(|sample| sample.emergency + sample.regular);
+        instances.max().unwrap()
+    };
+    let (free, bound) = (most(0), most(4));
+    assert!(bound <= 12 && free > 5 * bound, "{free} and {bound}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

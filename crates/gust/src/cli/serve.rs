@@ -255,6 +255,10 @@ pub struct UpArgs {
     /// Seconds that an instance which has ended waits armed; 0 for not at all [default: what costs least]
     #[arg(long, env = "GUST_KEEP_ARMED")]
     pub keep_armed: Option<f64>,
+    /// Tasks that want a processor, for each one, from which on a node makes new instances only for functions that have none:
+    /// other calls wait for those that are there; 0 for no such bound [default: 4]
+    #[arg(long, env = "GUST_RUNNABLE_PER_CPU")]
+    pub runnable_per_cpu: Option<u32>,
     /// Seconds between two decisions of the autoscaler about a function [default: 2]
     #[arg(long, env = "GUST_AUTOSCALE_PERIOD")]
     pub autoscale_period: Option<u64>,

@@ -70,6 +70,7 @@ struct File {
     costs: Option<PathBuf>,
     keep_idle: Option<f64>,
     keep_armed: Option<f64>,
+    runnable_per_cpu: Option<u32>,
     autoscale_period: Option<u64>,
     queue_timeout: Option<u64>,
     fake_start_ms: Option<u64>,
@@ -122,6 +123,8 @@ pub struct UpConfig {
     pub memory_price: Option<f64>,
     /// What instances cost on this machine; the policies' own figures when `None`.
     pub costs: Option<CostModel>,
+    /// Tasks for each processor that saturate a node; the policies' own figure when `None`, no bound when 0.
+    pub runnable_per_cpu: Option<u32>,
     /// What idle instances become, where that is not left to the policies.
     pub rest: RestConfig,
     /// Time between two decisions of the autoscaler; the policies' own when `None`.
@@ -229,6 +232,7 @@ impl UpConfig {
                 None => ManagerConfig::default(),
             },
             memory_price: arguments.memory_price.or(file.memory_price),
+            runnable_per_cpu: arguments.runnable_per_cpu.or(file.runnable_per_cpu),
             costs: match arguments.costs.or(file.costs) {
                 Some(path) => Some(costs(&path)?),
                 None => None,

@@ -276,6 +276,9 @@ fn policy(config: &UpConfig) -> FleetConfig {
         // A gigabyte's second in processor seconds is the same number as a byte's second in processor nanoseconds.
         policy.cost.memory_price = price;
     }
+    if let Some(tasks) = config.runnable_per_cpu {
+        policy.runnable_per_cpu = tasks;
+    }
     if let Some(period) = config.autoscale_period {
         policy.autoscaler.period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
     }

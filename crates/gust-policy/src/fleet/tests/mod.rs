@@ -2,6 +2,7 @@
 
 mod book;
 mod fair;
+mod pressure;
 mod property;
 mod world;
 

@@ -3,8 +3,8 @@
 use super::world::{Phase, World};
 use super::{MIB, MS, SECOND};
 use crate::{
-    CallId, Class, Decision, FleetConfig, FunctionId, FunctionSpec, InstanceId, Mode, NodeId, NodeSpec,
-    Observation, RegionConfig, TenantId, Time,
+    CallId, Class, Decision, FleetConfig, FunctionId, FunctionSpec, InstanceId, Mode, NodeId, NodeLoad,
+    NodeSpec, Observation, RegionConfig, TenantId, Time,
 };
 use proptest::prelude::*;
 
@@ -20,6 +20,7 @@ enum Step {
     Function(u32, FunctionSpec),
     FunctionGone(u32),
     Node(u32, NodeSpec),
+    Load(u32, NodeLoad),
     NodeDrains(u32),
     NodeGone(u32, bool),
     Snapshot(u32, u32, bool),
@@ -65,6 +66,10 @@ fn node() -> impl Strategy<Value = NodeSpec> {
     })
 }
 
+fn load() -> impl Strategy<Value = NodeLoad> {
+    (0u32..12, 0u32..3).prop_map(|(runnable, cpus)| NodeLoad { runnable, cpus })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let function = 0..FUNCTIONS;
     let on = 0..NODES;
@@ -73,6 +78,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (function.clone(), spec()).prop_map(|(id, spec)| Step::Function(id, spec)),
         1 => function.clone().prop_map(Step::FunctionGone),
         2 => (on.clone(), node()).prop_map(|(id, spec)| Step::Node(id, spec)),
+        4 => (on.clone(), load()).prop_map(|(id, load)| Step::Load(id, load)),
         1 => on.clone().prop_map(Step::NodeDrains),
         1 => (on.clone(), any::<bool>()).prop_map(|(id, before)| Step::NodeGone(id, before)),
         1 => (on.clone(), function.clone(), any::<bool>()).prop_map(|(node, id, there)| Step::Snapshot(node, id, there)),
@@ -97,14 +103,15 @@ fn config() -> impl Strategy<Value = FleetConfig> {
     ];
     let regions = prop::bool::weighted(0.2);
     let few = prop::option::weighted(0.3, 5u32..40);
-    (mode, 1u32..20, 10u32..60, few, 0u64..3, regions).prop_map(
-        |(mode, queue_max, waiting_max, concurrency_max, guard, regions)| {
+    (mode, 1u32..20, 10u32..60, few, 0u64..3, regions, 0u32..6).prop_map(
+        |(mode, queue_max, waiting_max, concurrency_max, guard, regions, runnable_per_cpu)| {
             let ways = vec![vec![0, 20 * MS], vec![20 * MS, 0]];
             FleetConfig {
                 queue_max,
                 waiting_max: waiting_max + 200,
                 concurrency_max,
                 eviction_guard_ns: guard * SECOND,
+                runnable_per_cpu,
                 instances_from: FIRST,
                 regions: RegionConfig {
                     round_trip_ns: if regions { ways } else { Vec::new() },
@@ -138,6 +145,7 @@ impl History {
             Step::Function(id, spec) => drop(world.tell(Observation::Function(FunctionId(id), spec))),
             Step::FunctionGone(id) => drop(world.tell(Observation::FunctionGone(FunctionId(id)))),
             Step::Node(id, spec) => drop(world.tell(Observation::Node(NodeId(id), spec))),
+            Step::Load(id, load) => drop(world.tell(Observation::Load(NodeId(id), load))),
             Step::NodeDrains(id) => drop(world.tell(Observation::NodeDrains(NodeId(id)))),
             Step::NodeGone(id, before) => node_gone(world, NodeId(id), before),
             Step::Snapshot(node, id, there) => {
@@ -245,6 +253,7 @@ fn unknown(world: &mut World, name: u64) {
         Observation::Gone(InstanceId(name)),
         Observation::NodeGone(NodeId(77)),
         Observation::NodeDrains(NodeId(77)),
+        Observation::Load(NodeId(77), NodeLoad { runnable: 9, cpus: 1 }),
         Observation::FunctionGone(FunctionId(77)),
         Observation::Found(InstanceId(FIRST - 1), NodeId(77), FunctionId(0), Class::Regular),
     ] {

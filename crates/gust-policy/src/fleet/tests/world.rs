@@ -2,7 +2,7 @@
 
 use crate::{
     CallId, Class, Counts, Decision, Fleet, FleetConfig, FunctionId, FunctionSpec, InstanceId, Mode, NodeId,
-    NodeSpec, Observation, Refusal, Time,
+    NodeLoad, NodeSpec, Observation, Refusal, Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,6 +60,8 @@ pub(super) struct World {
     pub(super) functions: BTreeMap<FunctionId, FunctionSpec>,
     /// With whether it drains.
     pub(super) nodes: BTreeMap<NodeId, (NodeSpec, bool)>,
+    /// What nodes have told of their processors, and the calls on them then.
+    loads: BTreeMap<NodeId, (NodeLoad, usize)>,
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     pub(super) calls: BTreeMap<CallId, Call>,
     pub(super) refused: Vec<(CallId, Refusal)>,
@@ -76,6 +78,7 @@ impl World {
             now: Time(0),
             functions: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            loads: BTreeMap::new(),
             instances: BTreeMap::new(),
             calls: BTreeMap::new(),
             refused: Vec::new(),
@@ -170,6 +173,11 @@ impl World {
             Observation::Node(id, spec) => {
                 self.nodes.insert(id, (spec, false));
             }
+            Observation::Load(id, load) => {
+                if self.nodes.contains_key(&id) {
+                    self.loads.insert(id, (load, self.calls_on(id)));
+                }
+            }
             Observation::NodeDrains(id) => {
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.1 = true;
@@ -177,6 +185,7 @@ impl World {
             }
             Observation::NodeGone(id) => {
                 self.nodes.remove(&id);
+                self.loads.remove(&id);
                 let lost: Vec<_> = self
                     .instances
                     .iter()
@@ -352,6 +361,10 @@ impl World {
             .filter(|it| it.function == function)
             .count() as u32;
         assert!(
+            of_function == 0 || !self.is_saturated(node),
+            "{function:?} gets more of a saturated {node:?}"
+        );
+        assert!(
             spec.instances_max.is_none_or(|max| of_function < max),
             "{function:?} has too many instances"
         );
@@ -405,7 +418,9 @@ impl World {
             if config.mode == Mode::Dual && spec.instances_max.is_none_or(|max| instances < max) {
                 self.nodes.iter().for_each(|(node, (on, drains))| {
                     assert!(
-                        *drains || !self.has_room(*node, on, spec),
+                        *drains
+                            || !self.has_room(*node, on, spec)
+                            || instances > 0 && self.is_saturated(*node),
                         "{id:?} waits though {node:?} has room"
                     );
                 });
@@ -416,6 +431,22 @@ impl World {
             expected.waiting == 0 || deadline.is_some(),
             "calls wait without end"
         );
+    }
+
+    fn calls_on(&self, node: NodeId) -> usize {
+        let there = self.instances.values().filter(|it| it.node == node);
+        there.map(|it| it.calls.len()).sum()
+    }
+
+    fn is_saturated(&self, node: NodeId) -> bool {
+        let per_cpu = self.fleet.config().runnable_per_cpu;
+        let Some((load, calls_then)) = self.loads.get(&node) else {
+            return false;
+        };
+        let calls = self.calls_on(node);
+        let runnable = (load.runnable as usize + calls).saturating_sub(*calls_then);
+        let max = (load.cpus * per_cpu) as usize;
+        max > 0 && calls.min(runnable) >= max
     }
 
     fn has_room(&self, node: NodeId, on: &NodeSpec, spec: &FunctionSpec) -> bool {

@@ -49,6 +49,7 @@ impl<P: Policy> Engine<'_, P> {
     pub(super) fn end(&mut self, call: u32) -> Result<(), SimError> {
         let sent = self.sent(call)?;
         self.calls.remove(&call);
+        self.nodes[sent.node as usize].calls -= 1;
         let record = &mut self.records[call as usize];
         record.ended_ns = self.now_ns;
         record.ending = Ending::Answered;
@@ -123,6 +124,7 @@ impl<P: Policy> Engine<'_, P> {
         {
             return Err(SimError::Policy("sent a call twice"));
         }
+        self.nodes[node.0 as usize].calls += 1;
         record.instance = Some(id);
         record.class = instance.class;
         record.start = start;

@@ -1,11 +1,12 @@
 //! The loop of events, and what the nodes make of decisions.
 //!
 //! `calls.rs` is the way of a call, `instances.rs` that of an instance, `armed.rs` what a node has ready for whoever comes,
-//! `memory.rs` where its memory comes from.
+//! `memory.rs` where its memory comes from, `load.rs` what it tells of its processors.
 
 mod armed;
 mod calls;
 mod instances;
+mod load;
 mod memory;
 
 use std::{
@@ -24,6 +25,7 @@ use super::{
 };
 use crate::{Arrival, Record, Sample, Workload};
 use armed::OnNode;
+use load::Told;
 use memory::Freed;
 
 /// Longest time after the last arrival, in nanoseconds: calls that have not ended by then never will.
@@ -52,6 +54,8 @@ enum Event {
     Tick,
     /// What is used is noted.
     Sample,
+    /// A node may have something to tell of its processors.
+    Load(u32),
     /// Someone has the idle instances of a function ended.
     Evict(u32),
     /// The run begins, after the calls before it.
@@ -83,6 +87,9 @@ struct Node {
     /// What it has of each function.
     functions: HashMap<u32, OnNode>,
     freed: Freed,
+    /// Calls that have been sent to it.
+    calls: u32,
+    told: Told,
     costs: usize,
     region: u16,
 }
@@ -140,6 +147,8 @@ impl<'a, P: Policy> Engine<'a, P> {
                 prepared: config.costs[costs].prepared,
                 functions: HashMap::new(),
                 freed: Freed::default(),
+                calls: 0,
+                told: Told::default(),
                 costs,
                 region: node.spec.region,
             }
@@ -276,7 +285,7 @@ impl<'a, P: Policy> Engine<'a, P> {
                 let id = InstanceId(instance);
                 let work = match self.take_armed(id, found.node, found.function) {
                     true => costs.armed_cpu_ns,
-                    // Prepared workers are for calls that wait.
+                    // Prepared workers are for calls that wait: it maps its own snapshot.
                     false => {
                         self.make_larger(id, costs.unprepared_bytes);
                         costs.create_cpu_ns
@@ -305,6 +314,7 @@ impl<'a, P: Policy> Engine<'a, P> {
                 self.at(self.now_ns + self.config.sample_every_ns.max(1), Event::Sample);
                 Ok(())
             }
+            Event::Load(node) => self.tell_load(node),
             Event::Evict(function) => self.evict(function),
             Event::Begin => {
                 self.samples.clear();
@@ -428,6 +438,7 @@ impl<'a, P: Policy> Engine<'a, P> {
         if let Some(at) = next {
             self.at(at, Event::Node { node, generation });
         }
+        self.mind_load(node);
     }
 
     fn at(&mut self, at_ns: u64, event: Event) {

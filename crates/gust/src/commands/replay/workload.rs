@@ -54,6 +54,9 @@ pub struct WorkloadArgs {
     /// Factor of durations
     #[arg(long, default_value_t = 1.0)]
     pub durations: f64,
+    /// Factor of memory: a call that touches it takes time for that, so that it is best made smaller with durations
+    #[arg(long, default_value_t = 1.0)]
+    pub memory: f64,
     /// Gaps between the invocations of a minute, where the trace only counts them
     #[arg(long, value_enum, default_value = "exponential")]
     pub spacing: SpacingChoice,
@@ -83,6 +86,7 @@ impl WorkloadArgs {
                 ThinningChoice::Invocations => Thinning::Invocations,
             },
             durations: self.durations,
+            memory: self.memory,
             memory_quantile: self.memory_quantile,
         }
     }
