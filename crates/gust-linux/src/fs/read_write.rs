@@ -152,6 +152,21 @@ impl Kernel {
         at: Position,
         nowait: bool,
     ) -> SysResult {
+        let came = self.read_any_file(cx, fd, slices, at, nowait);
+        if let Ok(Flow::Done(1..)) = came {
+            self.tell_file(fd, libc::IN_ACCESS);
+        }
+        came
+    }
+
+    fn read_any_file(
+        &mut self,
+        cx: &mut Cx<'_>,
+        fd: u64,
+        slices: &[UserSlice],
+        at: Position,
+        nowait: bool,
+    ) -> SysResult {
         let file = self.file_at(fd, at, OpenFile::readable)?;
         let nonblocking = nowait || file.nonblocking();
         let (kind, current) = (file.kind.clone(), file.offset);
@@ -177,6 +192,7 @@ impl Kernel {
             FileKind::EventFd(number) => self.read_event(cx, number, slices)?,
             FileKind::TimerFd(number) => self.read_timer(cx, number, slices)?,
             FileKind::SignalFd(number) => self.read_signals(cx, number, slices)?,
+            FileKind::Inotify(number) => self.read_inotify(cx, number, slices)?,
             FileKind::Socket(number) => return self.read_socket(cx, number, slices, nonblocking),
             FileKind::Epoll(_) => return Err(EINVAL),
             FileKind::Runtime => self.read_runtime(cx, slices)?,
@@ -269,6 +285,21 @@ impl Kernel {
         at: Position,
         nowait: bool,
     ) -> SysResult {
+        let came = self.write_any_file(cx, fd, slices, at, nowait);
+        if let Ok(Flow::Done(1..)) = came {
+            self.tell_file(fd, libc::IN_MODIFY);
+        }
+        came
+    }
+
+    fn write_any_file(
+        &mut self,
+        cx: &mut Cx<'_>,
+        fd: u64,
+        slices: &[UserSlice],
+        at: Position,
+        nowait: bool,
+    ) -> SysResult {
         let file = self.file_at(fd, at, OpenFile::writable)?;
         let nonblocking = nowait || file.nonblocking();
         let (kind, flags, current) = (file.kind.clone(), file.flags, file.offset);
@@ -286,7 +317,9 @@ impl Kernel {
                 }
                 return Ok(Flow::Done(written));
             }
-            FileKind::Directory(_) | FileKind::Path(_) | FileKind::PipeReader(_) => return Err(EBADF),
+            FileKind::Directory(_) | FileKind::Path(_) | FileKind::PipeReader(_) | FileKind::Inotify(_) => {
+                return Err(EBADF);
+            }
             FileKind::Text(..) => Transfer::Bytes(total(slices)),
             FileKind::Null | FileKind::Zero | FileKind::Random => Transfer::Bytes(total(slices)),
             FileKind::Full => return Err(ENOSPC),
@@ -405,6 +438,10 @@ impl Kernel {
             && let Some(file) = self.files.get_mut(from.0)
         {
             file.offset = offset;
+        }
+        if done > 0 {
+            self.tell_file(from.0, libc::IN_ACCESS);
+            self.tell_file(to.0, libc::IN_MODIFY);
         }
         Ok(done)
     }
