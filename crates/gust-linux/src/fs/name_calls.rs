@@ -26,7 +26,14 @@ impl Kernel {
 
     /// A path whose last name is to be made: it must not exist yet.
     fn resolve_new(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64) -> Result<Resolved, Errno> {
-        let resolved = self.resolve_user(cx, fd, path, Last::Keep)?;
+        let mut path = self.copy_in_path(cx, path)?;
+        // A slash at the end does not lead through a link here: the link's name is taken.
+        let bytes = path.len();
+        while path.len() > 1 && path.ends_with(b"/") {
+            path.pop();
+        }
+        let mut resolved = self.resolve_at(cx, fd, &path, Last::Keep)?;
+        resolved.wants_directory |= path.len() < bytes;
         if resolved.node.is_some() {
             Err(EEXIST)
         } else {

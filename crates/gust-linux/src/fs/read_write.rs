@@ -115,11 +115,17 @@ impl Kernel {
         &self,
         fd: u64,
         at: Position,
+        bytes: u64,
         is_open_for: impl FnOnce(&OpenFile) -> bool,
     ) -> Result<&OpenFile, Errno> {
         let file = self.files.get(fd).ok_or(EBADF)?;
-        if at != Position::Current && file.kind.is_stream() {
-            return Err(ESPIPE);
+        if let Position::At(offset) = at {
+            if file.kind.is_stream() {
+                return Err(ESPIPE);
+            }
+            if offset.saturating_add(bytes) > i64::MAX as u64 {
+                return Err(EINVAL);
+            }
         }
         match is_open_for(file) {
             true => Ok(file),
@@ -167,7 +173,7 @@ impl Kernel {
         at: Position,
         nowait: bool,
     ) -> SysResult {
-        let file = self.file_at(fd, at, OpenFile::readable)?;
+        let file = self.file_at(fd, at, total(slices), OpenFile::readable)?;
         let nonblocking = nowait || file.nonblocking();
         let (kind, current) = (file.kind.clone(), file.offset);
         let offset = match at {
@@ -300,7 +306,7 @@ impl Kernel {
         at: Position,
         nowait: bool,
     ) -> SysResult {
-        let file = self.file_at(fd, at, OpenFile::writable)?;
+        let file = self.file_at(fd, at, total(slices), OpenFile::writable)?;
         let nonblocking = nowait || file.nonblocking();
         let (kind, flags, current) = (file.kind.clone(), file.flags, file.offset);
         let transfer = match kind {
@@ -395,6 +401,28 @@ impl Kernel {
         (node.modified_ns, node.changed_ns) = (now, now);
         self.check_memory(cx);
         Ok(written)
+    }
+
+    /// Bytes of a file from a place on: what a copy that lengthens the file itself must not go past.
+    fn bytes_from(&self, (fd, at): (u64, Option<u64>)) -> u64 {
+        let file = self.files.get(fd);
+        let left = file.and_then(|file| {
+            let size = self.vfs.size_of(file.kind.vnode()?);
+            Some(size.saturating_sub(at.unwrap_or(file.offset)))
+        });
+        left.unwrap_or(0)
+    }
+
+    /// Whether a copy would read what it writes: both ranges lie in one file and have bytes in common.
+    fn overlaps(&self, from: (u64, Option<u64>), to: (u64, Option<u64>), bytes: u64) -> bool {
+        let place = |(fd, at): (u64, Option<u64>)| {
+            let file = self.files.get(fd)?;
+            Some((file.kind.vnode()?, at.unwrap_or(file.offset)))
+        };
+        let (Some((source, start)), Some((sink, at))) = (place(from), place(to)) else {
+            return false;
+        };
+        source == sink && at < start.saturating_add(bytes) && start < at.saturating_add(bytes)
     }
 
     /// Copies between two files inside the personality.
@@ -524,7 +552,11 @@ pub(crate) fn sys_copy_file_range(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 
     if !matches!(k.files.get(to).ok_or(EBADF)?.kind, FileKind::Regular(_)) {
         return Err(EINVAL);
     }
-    let copied = k.copy_between(cx, (from, source), (to, sink), bytes.min(RW_BYTES_MAX))?;
+    let bytes = k.bytes_from((from, source)).min(bytes).min(RW_BYTES_MAX);
+    if k.overlaps((from, source), (to, sink), bytes) {
+        return Err(EINVAL);
+    }
+    let copied = k.copy_between(cx, (from, source), (to, sink), bytes)?;
     for (at, start) in [(from_at, source), (to_at, sink)] {
         if let Some(start) = start {
             k.copy_out(cx, at, &(start + copied).to_le_bytes())?;
