@@ -23,7 +23,7 @@ use crate::{
     errno::{EINTR, ENOSYS, Errno},
     fs::{Files, HeldFile, Vfs},
     host::Host,
-    io::{Epoll, EventFd, ObjectKey, Pipe, SignalFd, TimerFd},
+    io::{Epoll, EventFd, FileEvents, ObjectKey, Pipe, SignalFd, TimerFd},
     mm::Mm,
     net::Network,
     process::Process,
@@ -149,6 +149,7 @@ pub struct Kernel {
     pub(crate) epolls: Slab<Epoll>,
     pub(crate) timer_fds: Slab<TimerFd>,
     pub(crate) signal_fds: Slab<SignalFd>,
+    pub(crate) file_events: FileEvents,
     pub(crate) network: Network,
     /// Epoll instances that watch an object.
     pub(crate) watchers: BTreeMap<ObjectKey, Vec<u32>>,
@@ -264,6 +265,11 @@ impl Kernel {
 
     /// Makes the current thread's system call, or makes it again.
     fn execute(&mut self, cx: &mut Cx<'_>) {
+        self.make_call(cx);
+        self.tell_of_gone_nodes();
+    }
+
+    fn make_call(&mut self, cx: &mut Cx<'_>) {
         let Some(call) = self.thread(cx.slot).call.clone() else {
             return;
         };

@@ -143,6 +143,7 @@ impl Kernel {
             epolls: Slab::default(),
             timer_fds: Slab::default(),
             signal_fds: Slab::default(),
+            file_events: Default::default(),
             network: Network::default(),
             watchers: Default::default(),
             clock: Clock::default(),

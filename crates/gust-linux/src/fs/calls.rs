@@ -262,9 +262,8 @@ pub(crate) fn sys_fadvise64(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -
     }
 }
 
-/// What a file system event would be told through; nothing changes but by the guest's own hand, and none is known to
-/// depend on it.
-pub(crate) fn sys_inotify_refused(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
+/// `fanotify`, which could hold up accesses; `inotify` tells what programs ask for.
+pub(crate) fn sys_fanotify_refused(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64; 6]) -> SysResult {
     Err(EMFILE)
 }
 
@@ -299,6 +298,7 @@ impl Kernel {
                 Ok(self.pipes.get(pipe).map_or(0, |pipe| pipe.len() as u64))
             }
             FileKind::Socket(number) => self.socket_readable_bytes(number),
+            FileKind::Inotify(number) => Ok(self.file_events.queued_bytes(number)),
             FileKind::EventFd(_)
             | FileKind::TimerFd(_)
             | FileKind::SignalFd(_)

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     errno::{EBADF, EMFILE, ENFILE, Errno},
-    fs::{HeldFile, Vnode, lock::Lock, owner::Owner, synthetic::Device},
+    fs::{Entry, HeldFile, Vnode, lock::Lock, owner::Owner, synthetic::Device},
     host::Stream,
     io::ObjectKey,
     kernel::Kernel,
@@ -57,6 +57,8 @@ pub(crate) enum FileKind {
     TimerFd(u32),
     /// Pending signals.
     SignalFd(u32),
+    /// What happens to files.
+    Inotify(u32),
     /// A socket.
     Socket(u32),
 }
@@ -81,6 +83,7 @@ impl FileKind {
             | Self::Epoll(_)
             | Self::TimerFd(_)
             | Self::SignalFd(_)
+            | Self::Inotify(_)
             | Self::Socket(_) => None,
         }
     }
@@ -95,6 +98,7 @@ impl FileKind {
             Self::Epoll(number) => Some(ObjectKey::Epoll(*number)),
             Self::TimerFd(number) => Some(ObjectKey::TimerFd(*number)),
             Self::SignalFd(number) => Some(ObjectKey::SignalFd(*number)),
+            Self::Inotify(number) => Some(ObjectKey::Inotify(*number)),
             Self::Socket(number) => Some(ObjectKey::Socket(*number)),
             Self::Runtime => Some(ObjectKey::Runtime),
             Self::Regular(_)
@@ -148,6 +152,10 @@ pub(crate) struct OpenFile {
     pub(crate) offset: u64,
     /// The path that a regular file was opened by, for `/proc`.
     pub(crate) path: Option<Arc<[u8]>>,
+    /// The name that it was opened by, where that is one of a directory.
+    pub(crate) entry: Option<Entry>,
+    /// Its opening has been told of: only then is its closing.
+    pub(crate) announced: bool,
     /// Of a directory in memory: the name that was listed last, and the offset after it.
     pub(crate) cursor: Option<(u64, Arc<[u8]>)>,
     /// `flock`
@@ -165,6 +173,8 @@ impl OpenFile {
             flags,
             offset: 0,
             path: None,
+            entry: None,
+            announced: false,
             cursor: None,
             lock: None,
             owner: Owner::default(),
@@ -377,6 +387,10 @@ impl Files {
         self.open.iter().map(|(_, file)| file)
     }
 
+    pub(super) fn open_files_mut(&mut self) -> impl Iterator<Item = &mut OpenFile> {
+        self.open.iter_mut()
+    }
+
     /// Descriptors in use, in order.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = u32> {
         self.descriptors
@@ -410,6 +424,7 @@ impl Kernel {
     /// What follows from the last reference to an open file going away.
     pub(crate) fn closed(&mut self, number: u32, file: OpenFile) {
         self.unwatch_file(number, &file);
+        self.announce_closing(&file);
         if file.lock.is_some() {
             self.wake(WaitKey::Locks);
         }
@@ -421,6 +436,7 @@ impl Kernel {
             FileKind::EventFd(number) => drop(self.event_fds.remove(number)),
             FileKind::TimerFd(number) => drop(self.timer_fds.remove(number)),
             FileKind::SignalFd(number) => drop(self.signal_fds.remove(number)),
+            FileKind::Inotify(number) => self.file_events.close(number),
             FileKind::Epoll(number) => self.close_epoll(number),
             FileKind::Socket(number) => self.close_socket(number),
             FileKind::Regular(Vnode::Memory(number)) => self.vfs.memory.release(number),
@@ -460,6 +476,7 @@ impl Kernel {
             FileKind::Epoll(_) => b"anon_inode:[eventpoll]".to_vec(),
             FileKind::TimerFd(_) => b"anon_inode:[timerfd]".to_vec(),
             FileKind::SignalFd(_) => b"anon_inode:[signalfd]".to_vec(),
+            FileKind::Inotify(_) => b"anon_inode:inotify".to_vec(),
             FileKind::Socket(number) => format!("socket:[{}]", 5000 + number).into_bytes(),
         }
     }

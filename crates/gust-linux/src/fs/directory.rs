@@ -148,6 +148,7 @@ impl Kernel {
             let now = self.now_ns(cx);
             self.vfs.memory.get_mut(number)?.accessed_ns = now;
         }
+        self.tell_file(fd, libc::IN_ACCESS);
         Ok(Flow::Done(done as u64))
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     errno::{E2BIG, EEXIST, EINVAL, ENAMETOOLONG, ENODATA, EOPNOTSUPP, EPERM, ERANGE, EROFS, Errno},
-    fs::{NodeType, Vnode, path::Last},
+    fs::{Entry, NodeType, Vnode, path::Last},
     kernel::{Cx, Flow, Kernel, SysResult},
 };
 
@@ -25,18 +25,21 @@ enum By {
 }
 
 impl Kernel {
-    fn attribute_node(&mut self, cx: &mut Cx<'_>, by: By, argument: u64) -> Result<Vnode, Errno> {
+    fn attribute_entry(&mut self, cx: &mut Cx<'_>, by: By, argument: u64) -> Result<Entry, Errno> {
         let last = match by {
             By::Path => Last::Follow,
             By::Link => Last::Keep,
             By::Descriptor => {
-                let file = self.files.usable(argument)?;
-                return file.kind.vnode().ok_or(EOPNOTSUPP);
+                self.files.usable(argument)?.kind.vnode().ok_or(EOPNOTSUPP)?;
+                return self.file_entry(argument);
             }
         };
         let path = self.copy_in_path(cx, argument)?;
-        self.resolve_at(cx, libc::AT_FDCWD as u64, &path, last)?
-            .existing()
+        self.resolve_at(cx, libc::AT_FDCWD as u64, &path, last)?.entry()
+    }
+
+    fn attribute_node(&mut self, cx: &mut Cx<'_>, by: By, argument: u64) -> Result<Vnode, Errno> {
+        self.attribute_entry(cx, by, argument).map(|entry| entry.node)
     }
 
     fn attribute_name(&mut self, cx: &mut Cx<'_>, at: u64) -> Result<Vec<u8>, Errno> {
@@ -80,9 +83,9 @@ impl Kernel {
             return Err(E2BIG);
         }
         let value = self.copy_in_vec(cx, value, bytes as usize)?;
-        let vnode = self.attribute_node(cx, by, node)?;
-        self.check_attribute(vnode, &name, true)?;
-        let Vnode::Memory(number) = vnode else {
+        let entry = self.attribute_entry(cx, by, node)?;
+        self.check_attribute(entry.node, &name, true)?;
+        let Vnode::Memory(number) = entry.node else {
             return Err(EROFS);
         };
         let exists = self.vfs.memory.get(number)?.attributes.contains_key(&name);
@@ -94,6 +97,7 @@ impl Kernel {
         }
         let now = self.now_ns(cx);
         self.vfs.memory.set_attribute(number, name, Some(value), now)?;
+        self.tell_entry(&entry, libc::IN_ATTRIB);
         Ok(Flow::Done(0))
     }
 
@@ -142,9 +146,9 @@ impl Kernel {
 
     fn remove_attribute(&mut self, cx: &mut Cx<'_>, by: By, args: &[u64; 6]) -> SysResult {
         let name = self.attribute_name(cx, args[1])?;
-        let vnode = self.attribute_node(cx, by, args[0])?;
-        self.check_attribute(vnode, &name, true)?;
-        let Vnode::Memory(number) = vnode else {
+        let entry = self.attribute_entry(cx, by, args[0])?;
+        self.check_attribute(entry.node, &name, true)?;
+        let Vnode::Memory(number) = entry.node else {
             return Err(EROFS);
         };
         if !self.vfs.memory.get(number)?.attributes.contains_key(&name) {
@@ -152,6 +156,7 @@ impl Kernel {
         }
         let now = self.now_ns(cx);
         self.vfs.memory.set_attribute(number, name, None, now)?;
+        self.tell_entry(&entry, libc::IN_ATTRIB);
         Ok(Flow::Done(0))
     }
 }

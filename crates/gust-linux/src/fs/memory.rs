@@ -85,6 +85,9 @@ pub(crate) struct MemoryFs {
     nodes: Slab<MemoryNode>,
     used_bytes: u64,
     limit_bytes: u64,
+    /// Nodes that are no more, for who watched them; emptied when the call ends that they went with.
+    #[serde(skip)]
+    gone: Vec<u32>,
 }
 
 impl MemoryFs {
@@ -93,6 +96,7 @@ impl MemoryFs {
             nodes: Slab::default(),
             used_bytes: 0,
             limit_bytes,
+            gone: Vec::new(),
         }
     }
 
@@ -369,7 +373,13 @@ impl MemoryFs {
             };
             let attributes = node.attributes.iter().map(attribute_bytes).sum::<u64>();
             self.used_bytes -= contents + attributes + NODE_BYTES;
+            self.gone.push(number);
         }
+    }
+
+    /// The nodes that are no more since this was last asked.
+    pub(crate) fn take_gone(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.gone)
     }
 
     /// Sets an extended attribute, or takes it away; what it needs is charged like contents.

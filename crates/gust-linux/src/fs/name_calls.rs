@@ -6,7 +6,8 @@ use crate::{
         EBADF, EBUSY, EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EXDEV, Errno,
     },
     fs::{
-        FileKind, NodeType, Vfs, Vnode,
+        Entry, FileKind, NodeType, Vfs, Vnode,
+        entry::times_mask,
         memory::Kind,
         open::empty_directory,
         path::{Last, Resolved},
@@ -25,7 +26,14 @@ impl Kernel {
 
     /// A path whose last name is to be made: it must not exist yet.
     fn resolve_new(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64) -> Result<Resolved, Errno> {
-        let resolved = self.resolve_user(cx, fd, path, Last::Keep)?;
+        let mut path = self.copy_in_path(cx, path)?;
+        // A slash at the end does not lead through a link here: the link's name is taken.
+        let bytes = path.len();
+        while path.len() > 1 && path.ends_with(b"/") {
+            path.pop();
+        }
+        let mut resolved = self.resolve_at(cx, fd, &path, Last::Keep)?;
+        resolved.wants_directory |= path.len() < bytes;
         if resolved.node.is_some() {
             Err(EEXIST)
         } else {
@@ -103,6 +111,7 @@ impl Kernel {
         } else {
             self.vfs.memory.unlink(parent, &resolved.name, now)?;
         }
+        self.entry_unlinked(&resolved, vnode, directory);
         Ok(Flow::Done(0))
     }
 
@@ -131,11 +140,16 @@ impl Kernel {
             self.vfs
                 .memory
                 .exchange((from, &source.name), (to, &target.name), now)?;
+            self.entry_moved(&source, &target, moved, true);
         } else {
             let replace = flags & libc::RENAME_NOREPLACE == 0;
             self.vfs
                 .memory
                 .rename((from, &source.name), (to, &target.name), replace, now)?;
+            // Two names of one file stay what they are.
+            if target.node != Some(moved) {
+                self.entry_moved(&source, &target, moved, false);
+            }
         }
         Ok(Flow::Done(0))
     }
@@ -166,6 +180,7 @@ impl Kernel {
         self.check_access(target.parent, libc::W_OK | libc::X_OK)?;
         let now = self.now_ns(cx);
         self.vfs.memory.link(directory, &target.name, number, now)?;
+        self.entry_linked(&target, node);
         Ok(Flow::Done(0))
     }
 }
@@ -235,10 +250,11 @@ impl Kernel {
     fn change_node(
         &mut self,
         cx: &mut Cx<'_>,
-        vnode: Vnode,
+        entry: &Entry,
+        event: u32,
         change: impl FnOnce(&mut crate::fs::memory::MemoryNode),
     ) -> SysResult {
-        let number = Vfs::writable(vnode)?;
+        let number = Vfs::writable(entry.node)?;
         let now = self.now_ns(cx);
         let (uid, me) = (self.vfs.memory.get(number)?.uid, self.process.uid);
         if me != 0 && me != uid {
@@ -247,25 +263,29 @@ impl Kernel {
         let node = self.vfs.memory.get_mut(number)?;
         change(node);
         node.changed_ns = now;
+        self.tell_entry(entry, event);
         Ok(Flow::Done(0))
     }
 
-    fn file_vnode(&self, fd: u64) -> Result<Vnode, Errno> {
-        self.files.usable(fd)?.kind.vnode().ok_or(EINVAL)
+    fn change_mode(&mut self, cx: &mut Cx<'_>, entry: &Entry, mode: u64) -> SysResult {
+        self.change_node(cx, entry, libc::IN_ATTRIB, |node| {
+            node.mode = mode as u32 & 0o7777;
+        })
     }
 
-    fn change_mode(&mut self, cx: &mut Cx<'_>, vnode: Vnode, mode: u64) -> SysResult {
-        self.change_node(cx, vnode, |node| node.mode = mode as u32 & 0o7777)
-    }
-
-    fn change_owner(&mut self, cx: &mut Cx<'_>, vnode: Vnode, uid: u64, gid: u64) -> SysResult {
+    fn change_owner(&mut self, cx: &mut Cx<'_>, entry: &Entry, uid: u64, gid: u64) -> SysResult {
         let (uid, gid) = (uid as u32, gid as u32);
         const KEEP: u32 = u32::MAX;
         let (me, my_group) = (self.process.uid, self.process.gid);
         if me != 0 && (uid != KEEP && uid != me || gid != KEEP && gid != my_group) {
             return Err(EPERM);
         }
-        self.change_node(cx, vnode, |node| {
+        let event = if uid == KEEP && gid == KEEP {
+            0
+        } else {
+            libc::IN_ATTRIB
+        };
+        self.change_node(cx, entry, event, |node| {
             node.uid = if uid == KEEP { node.uid } else { uid };
             node.gid = if gid == KEEP { node.gid } else { gid };
         })
@@ -273,49 +293,49 @@ impl Kernel {
 }
 
 pub(crate) fn sys_chmod(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let vnode = k.resolve_user(cx, AT_CWD, args[0], Last::Follow)?.existing()?;
-    k.change_mode(cx, vnode, args[1])
+    let entry = k.resolve_user(cx, AT_CWD, args[0], Last::Follow)?.entry()?;
+    k.change_mode(cx, &entry, args[1])
 }
 
 pub(crate) fn sys_fchmod(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let vnode = k.file_vnode(args[0])?;
-    k.change_mode(cx, vnode, args[1])
+    let entry = k.file_entry(args[0])?;
+    k.change_mode(cx, &entry, args[1])
 }
 
 pub(crate) fn sys_fchmodat(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let vnode = k.resolve_user(cx, args[0], args[1], Last::Follow)?.existing()?;
-    k.change_mode(cx, vnode, args[2])
+    let entry = k.resolve_user(cx, args[0], args[1], Last::Follow)?.entry()?;
+    k.change_mode(cx, &entry, args[2])
 }
 
 pub(crate) fn sys_chown(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let vnode = k.resolve_user(cx, AT_CWD, args[0], Last::Follow)?.existing()?;
-    k.change_owner(cx, vnode, args[1], args[2])
+    let entry = k.resolve_user(cx, AT_CWD, args[0], Last::Follow)?.entry()?;
+    k.change_owner(cx, &entry, args[1], args[2])
 }
 
 pub(crate) fn sys_lchown(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let vnode = k.resolve_user(cx, AT_CWD, args[0], Last::Keep)?.existing()?;
-    k.change_owner(cx, vnode, args[1], args[2])
+    let entry = k.resolve_user(cx, AT_CWD, args[0], Last::Keep)?.entry()?;
+    k.change_owner(cx, &entry, args[1], args[2])
 }
 
 pub(crate) fn sys_fchown(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let vnode = k.file_vnode(args[0])?;
-    k.change_owner(cx, vnode, args[1], args[2])
+    let entry = k.file_entry(args[0])?;
+    k.change_owner(cx, &entry, args[1], args[2])
 }
 
 pub(crate) fn sys_fchownat(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let flags = args[4] as i32;
     let path = k.copy_in_path(cx, args[1])?;
-    let vnode = if path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
-        k.files.get(args[0]).ok_or(EBADF)?.kind.vnode().ok_or(EINVAL)?
+    let entry = if path.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
+        k.any_file_entry(args[0])?
     } else {
         let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
             Last::Keep
         } else {
             Last::Follow
         };
-        k.resolve_at(cx, args[0], &path, last)?.existing()?
+        k.resolve_at(cx, args[0], &path, last)?.entry()?
     };
-    k.change_owner(cx, vnode, args[2], args[3])
+    k.change_owner(cx, &entry, args[2], args[3])
 }
 
 impl Kernel {
@@ -323,26 +343,27 @@ impl Kernel {
     fn set_times(
         &mut self,
         cx: &mut Cx<'_>,
-        vnode: Vnode,
+        entry: &Entry,
         accessed: Option<i64>,
         modified: Option<i64>,
     ) -> SysResult {
-        self.change_node(cx, vnode, |node| {
+        let event = times_mask(accessed.is_some(), modified.is_some());
+        self.change_node(cx, entry, event, |node| {
             node.accessed_ns = accessed.unwrap_or(node.accessed_ns);
             node.modified_ns = modified.unwrap_or(node.modified_ns);
         })
     }
 
-    fn times_vnode(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64, flags: i32) -> Result<Vnode, Errno> {
+    fn times_entry(&mut self, cx: &mut Cx<'_>, fd: u64, path: u64, flags: i32) -> Result<Entry, Errno> {
         if path == 0 {
-            return self.file_vnode(fd);
+            return self.file_entry(fd);
         }
         let last = if flags & libc::AT_SYMLINK_NOFOLLOW != 0 {
             Last::Keep
         } else {
             Last::Follow
         };
-        self.resolve_user(cx, fd, path, last)?.existing()
+        self.resolve_user(cx, fd, path, last)?.entry()
     }
 }
 
@@ -366,8 +387,8 @@ pub(crate) fn sys_utimensat(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
     if accessed.is_none() && modified.is_none() {
         return Ok(Flow::Done(0));
     }
-    let vnode = k.times_vnode(cx, fd, path, flags as i32)?;
-    k.set_times(cx, vnode, accessed, modified)
+    let entry = k.times_entry(cx, fd, path, flags as i32)?;
+    k.set_times(cx, &entry, accessed, modified)
 }
 
 /// `utimes` and `futimesat`: two `timeval`s.
@@ -385,8 +406,8 @@ fn set_timevals(k: &mut Kernel, cx: &mut Cx<'_>, fd: u64, path: u64, times: u64)
         };
         [ns(0)? as i64, ns(1)? as i64]
     };
-    let vnode = k.times_vnode(cx, fd, path, 0)?;
-    k.set_times(cx, vnode, Some(accessed), Some(modified))
+    let entry = k.times_entry(cx, fd, path, 0)?;
+    k.set_times(cx, &entry, Some(accessed), Some(modified))
 }
 
 pub(crate) fn sys_utimes(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
@@ -408,8 +429,8 @@ pub(crate) fn sys_utime(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
             timespec_ns(i64_at(&raw, 8), 0)? as i64,
         ]
     };
-    let vnode = k.times_vnode(cx, AT_CWD, args[0], 0)?;
-    k.set_times(cx, vnode, Some(accessed), Some(modified))
+    let entry = k.times_entry(cx, AT_CWD, args[0], 0)?;
+    k.set_times(cx, &entry, Some(accessed), Some(modified))
 }
 
 impl Kernel {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     errno::{EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOTDIR, ENXIO, EOPNOTSUPP, EROFS, Errno},
     fs::{
-        FileKind, HeldFile, NodeType, OpenFile, Vfs, Vnode,
+        Entry, FileKind, HeldFile, NodeType, OpenFile, Vfs, Vnode,
         memory::{Kind, Maker},
         path::{Last, Resolved},
         synthetic::{self, Synthetic},
@@ -84,6 +84,7 @@ impl Kernel {
         let created = resolved.node.is_none();
         let mut file = self.open_vnode(cx, vnode, flags, created)?;
         file.path = Some(self.textual_path(fd, path));
+        file.entry = Some(resolved.entry_of(vnode));
         // An end of an anonymous pipe that is opened again (`/proc/self/fd`) waits for nobody.
         let named = !matches!(vnode, Vnode::Descriptor(_));
         if let Some((pipe, openings)) = self.lacks_partner(&file).filter(|_| named) {
@@ -93,7 +94,13 @@ impl Kernel {
             }
             return Ok(Flow::Wait(Wait::on(WaitKey::Object(ObjectKey::Pipe(pipe)))));
         }
-        self.install(file, flags & libc::O_CLOEXEC != 0).map(Flow::Done)
+        let emptied = flags & libc::O_TRUNC != 0 && !created && matches!(file.kind, FileKind::Regular(_));
+        let opened = self.install(file, flags & libc::O_CLOEXEC != 0)?;
+        self.announce_opening(opened);
+        if emptied {
+            self.tell_file(opened, libc::IN_MODIFY);
+        }
+        Ok(Flow::Done(opened))
     }
 
     /// The path as the guest gave it, made absolute.
@@ -153,6 +160,7 @@ impl Kernel {
             self.vfs.memory.release(number);
             return Err(errno);
         }
+        self.entry_created(resolved, Vnode::Memory(number));
         Ok(number)
     }
 
@@ -171,10 +179,12 @@ impl Kernel {
             .vfs
             .memory
             .create(Kind::File(Default::default()), mode, maker)?;
-        let file = OpenFile::new(
+        let mut file = OpenFile::new(
             FileKind::Regular(Vnode::Memory(number)),
             flags & KEPT & !libc::O_DIRECTORY | LARGE_FILE,
         );
+        file.entry = Some(Entry::unnamed(Vnode::Memory(number)));
+        file.announced = true;
         self.install(file, flags & libc::O_CLOEXEC != 0).map(Flow::Done)
     }
 
@@ -309,9 +319,9 @@ impl Kernel {
         if u64::from(openings) == before {
             return Ok(Flow::Wait(Wait::on(WaitKey::Object(ObjectKey::Pipe(pipe)))));
         }
-        self.files
-            .name_held(held, flags & libc::O_CLOEXEC != 0)
-            .map(Flow::Done)
+        let opened = self.files.name_held(held, flags & libc::O_CLOEXEC != 0)?;
+        self.announce_opening(opened);
+        Ok(Flow::Done(opened))
     }
 
     /// Opens a named pipe.

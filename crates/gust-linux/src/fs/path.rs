@@ -156,9 +156,11 @@ impl Kernel {
             }
             match self.follow(slot, found)? {
                 Target::Node(node) if is_last => {
+                    // The name is the file's own, if it has it still, not that of its descriptor.
+                    let (parent, name) = self.own_place(found).unwrap_or((at, Vec::new()));
                     return Ok(Resolved {
-                        parent: at,
-                        name: name.to_vec(),
+                        parent,
+                        name,
                         node: Some(node),
                         wants_directory,
                     });
@@ -224,6 +226,16 @@ impl Kernel {
         self.read_link(slot, link).map(Target::Path)
     }
 
+    /// The name that the file of a descriptor was opened by.
+    fn own_place(&self, link: Vnode) -> Option<(Vnode, Vec<u8>)> {
+        let Vnode::Descriptor(fd) = link else {
+            return None;
+        };
+        let entry = self.files.get(u64::from(fd))?.entry.as_ref()?;
+        let (directory, name) = entry.place.as_ref().filter(|_| !entry.removed)?;
+        Some((*directory, name.to_vec()))
+    }
+
     /// Text of a link.
     pub(crate) fn read_link(&self, slot: usize, link: Vnode) -> Result<Vec<u8>, Errno> {
         match link {
@@ -284,7 +296,7 @@ impl Kernel {
         path
     }
 
-    fn name_in(&self, parent: Vnode, child: Vnode) -> Option<Vec<u8>> {
+    pub(super) fn name_in(&self, parent: Vnode, child: Vnode) -> Option<Vec<u8>> {
         let mut position = 0;
         loop {
             let (name, node) = self.directory_entry(parent, position)?;

@@ -115,11 +115,17 @@ impl Kernel {
         &self,
         fd: u64,
         at: Position,
+        bytes: u64,
         is_open_for: impl FnOnce(&OpenFile) -> bool,
     ) -> Result<&OpenFile, Errno> {
         let file = self.files.get(fd).ok_or(EBADF)?;
-        if at != Position::Current && file.kind.is_stream() {
-            return Err(ESPIPE);
+        if let Position::At(offset) = at {
+            if file.kind.is_stream() {
+                return Err(ESPIPE);
+            }
+            if offset.saturating_add(bytes) > i64::MAX as u64 {
+                return Err(EINVAL);
+            }
         }
         match is_open_for(file) {
             true => Ok(file),
@@ -152,7 +158,22 @@ impl Kernel {
         at: Position,
         nowait: bool,
     ) -> SysResult {
-        let file = self.file_at(fd, at, OpenFile::readable)?;
+        let came = self.read_any_file(cx, fd, slices, at, nowait);
+        if let Ok(Flow::Done(1..)) = came {
+            self.tell_file(fd, libc::IN_ACCESS);
+        }
+        came
+    }
+
+    fn read_any_file(
+        &mut self,
+        cx: &mut Cx<'_>,
+        fd: u64,
+        slices: &[UserSlice],
+        at: Position,
+        nowait: bool,
+    ) -> SysResult {
+        let file = self.file_at(fd, at, total(slices), OpenFile::readable)?;
         let nonblocking = nowait || file.nonblocking();
         let (kind, current) = (file.kind.clone(), file.offset);
         let offset = match at {
@@ -177,6 +198,7 @@ impl Kernel {
             FileKind::EventFd(number) => self.read_event(cx, number, slices)?,
             FileKind::TimerFd(number) => self.read_timer(cx, number, slices)?,
             FileKind::SignalFd(number) => self.read_signals(cx, number, slices)?,
+            FileKind::Inotify(number) => self.read_inotify(cx, number, slices)?,
             FileKind::Socket(number) => return self.read_socket(cx, number, slices, nonblocking),
             FileKind::Epoll(_) => return Err(EINVAL),
             FileKind::Runtime => self.read_runtime(cx, slices)?,
@@ -269,7 +291,22 @@ impl Kernel {
         at: Position,
         nowait: bool,
     ) -> SysResult {
-        let file = self.file_at(fd, at, OpenFile::writable)?;
+        let came = self.write_any_file(cx, fd, slices, at, nowait);
+        if let Ok(Flow::Done(1..)) = came {
+            self.tell_file(fd, libc::IN_MODIFY);
+        }
+        came
+    }
+
+    fn write_any_file(
+        &mut self,
+        cx: &mut Cx<'_>,
+        fd: u64,
+        slices: &[UserSlice],
+        at: Position,
+        nowait: bool,
+    ) -> SysResult {
+        let file = self.file_at(fd, at, total(slices), OpenFile::writable)?;
         let nonblocking = nowait || file.nonblocking();
         let (kind, flags, current) = (file.kind.clone(), file.flags, file.offset);
         let transfer = match kind {
@@ -286,7 +323,9 @@ impl Kernel {
                 }
                 return Ok(Flow::Done(written));
             }
-            FileKind::Directory(_) | FileKind::Path(_) | FileKind::PipeReader(_) => return Err(EBADF),
+            FileKind::Directory(_) | FileKind::Path(_) | FileKind::PipeReader(_) | FileKind::Inotify(_) => {
+                return Err(EBADF);
+            }
             FileKind::Text(..) => Transfer::Bytes(total(slices)),
             FileKind::Null | FileKind::Zero | FileKind::Random => Transfer::Bytes(total(slices)),
             FileKind::Full => return Err(ENOSPC),
@@ -364,6 +403,28 @@ impl Kernel {
         Ok(written)
     }
 
+    /// Bytes of a file from a place on: what a copy that lengthens the file itself must not go past.
+    fn bytes_from(&self, (fd, at): (u64, Option<u64>)) -> u64 {
+        let file = self.files.get(fd);
+        let left = file.and_then(|file| {
+            let size = self.vfs.size_of(file.kind.vnode()?);
+            Some(size.saturating_sub(at.unwrap_or(file.offset)))
+        });
+        left.unwrap_or(0)
+    }
+
+    /// Whether a copy would read what it writes: both ranges lie in one file and have bytes in common.
+    fn overlaps(&self, from: (u64, Option<u64>), to: (u64, Option<u64>), bytes: u64) -> bool {
+        let place = |(fd, at): (u64, Option<u64>)| {
+            let file = self.files.get(fd)?;
+            Some((file.kind.vnode()?, at.unwrap_or(file.offset)))
+        };
+        let (Some((source, start)), Some((sink, at))) = (place(from), place(to)) else {
+            return false;
+        };
+        source == sink && at < start.saturating_add(bytes) && start < at.saturating_add(bytes)
+    }
+
     /// Copies between two files inside the personality.
     fn copy_between(
         &mut self,
@@ -405,6 +466,10 @@ impl Kernel {
             && let Some(file) = self.files.get_mut(from.0)
         {
             file.offset = offset;
+        }
+        if done > 0 {
+            self.tell_file(from.0, libc::IN_ACCESS);
+            self.tell_file(to.0, libc::IN_MODIFY);
         }
         Ok(done)
     }
@@ -487,7 +552,11 @@ pub(crate) fn sys_copy_file_range(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 
     if !matches!(k.files.get(to).ok_or(EBADF)?.kind, FileKind::Regular(_)) {
         return Err(EINVAL);
     }
-    let copied = k.copy_between(cx, (from, source), (to, sink), bytes.min(RW_BYTES_MAX))?;
+    let bytes = k.bytes_from((from, source)).min(bytes).min(RW_BYTES_MAX);
+    if k.overlaps((from, source), (to, sink), bytes) {
+        return Err(EINVAL);
+    }
+    let copied = k.copy_between(cx, (from, source), (to, sink), bytes)?;
     for (at, start) in [(from_at, source), (to_at, sink)] {
         if let Some(start) = start {
             k.copy_out(cx, at, &(start + copied).to_le_bytes())?;

@@ -23,6 +23,7 @@ pub(crate) fn sys_lseek(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) -> Sy
         | FileKind::Epoll(_)
         | FileKind::TimerFd(_)
         | FileKind::SignalFd(_)
+        | FileKind::Inotify(_)
         | FileKind::Socket(_) => return Err(ESPIPE),
     };
     let offset = offset as i64;
@@ -73,9 +74,10 @@ fn checked_size(size: u64) -> Result<u64, Errno> {
 pub(crate) fn sys_truncate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let size = checked_size(args[1])?;
     let path = k.copy_in_path(cx, args[0])?;
-    let vnode = k
+    let entry = k
         .resolve_at(cx, libc::AT_FDCWD as u64, &path, Last::Follow)?
-        .existing()?;
+        .entry()?;
+    let vnode = entry.node;
     match k.vfs.node_type(vnode)? {
         NodeType::Regular => {}
         NodeType::Directory => return Err(EISDIR),
@@ -85,6 +87,7 @@ pub(crate) fn sys_truncate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     }
     k.check_access(vnode, libc::W_OK)?;
     k.set_file_size(cx, vnode, size)?;
+    k.tell_entry(&entry, libc::IN_MODIFY);
     Ok(Flow::Done(0))
 }
 
@@ -98,6 +101,8 @@ pub(crate) fn sys_ftruncate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
         return Err(EINVAL);
     }
     k.set_file_size(cx, vnode, size)?;
+    let entry = k.file_entry(args[0])?;
+    k.tell_entry(&entry, libc::IN_MODIFY);
     Ok(Flow::Done(0))
 }
 
@@ -142,5 +147,6 @@ pub(crate) fn sys_fallocate(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
         }
         _ => return Err(EOPNOTSUPP),
     }
+    k.tell_file(fd, libc::IN_MODIFY);
     Ok(Flow::Done(0))
 }

@@ -2,6 +2,7 @@
 
 mod epoll;
 mod event;
+mod inotify;
 mod pipe;
 mod poll;
 pub(crate) mod readiness;
@@ -14,6 +15,9 @@ pub(crate) use epoll::{
     sys_epoll_wait,
 };
 pub(crate) use event::{EventFd, sys_eventfd, sys_eventfd2};
+pub(crate) use inotify::{
+    FileEvents, Happening, sys_inotify_add_watch, sys_inotify_init, sys_inotify_init1, sys_inotify_rm_watch,
+};
 pub(crate) use pipe::{Buffer, Pipe, sys_pipe, sys_pipe2};
 pub(crate) use poll::{sys_poll, sys_ppoll, sys_pselect6, sys_select};
 pub(crate) use signal_fd::{SignalFd, sys_signalfd, sys_signalfd4};
@@ -35,6 +39,8 @@ pub(crate) enum ObjectKey {
     TimerFd(u32),
     /// A signal file.
     SignalFd(u32),
+    /// An inotify instance.
+    Inotify(u32),
     /// A socket.
     Socket(u32),
     /// The runtime device.

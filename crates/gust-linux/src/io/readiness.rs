@@ -54,6 +54,13 @@ impl Kernel {
                     0
                 }
             }
+            FileKind::Inotify(number) => {
+                if self.file_events.has_event(*number) {
+                    IN
+                } else {
+                    0
+                }
+            }
             FileKind::Epoll(number) => {
                 if self.epoll_has_ready(*number, 0) {
                     IN

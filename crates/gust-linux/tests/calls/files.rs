@@ -186,3 +186,51 @@ fn output_goes_outside() {
     assert_eq!(guest.done(libc::SYS_write, &[1, SCRATCH, 11]), 11);
     assert_eq!(guest.world.output, b"to the log\n");
 }
+
+#[test]
+fn a_link_that_leads_nowhere_takes_its_name() {
+    let mut guest = Guest::new();
+    let (target, link) = (guest.text(1, "/tmp/nothing"), guest.text(2, "/tmp/link"));
+    guest.done(libc::SYS_symlinkat, &[target, AT_FDCWD, link]);
+    for path in ["/tmp/link/", "/tmp/link//", "/tmp/link"] {
+        let path = guest.text(3, path);
+        assert_eq!(guest.fails(libc::SYS_mkdir, &[path, 0o755]), libc::EEXIST);
+    }
+    let fresh = guest.text(3, "/tmp/fresh//");
+    assert_eq!(
+        guest.fails(libc::SYS_symlinkat, &[target, AT_FDCWD, fresh]),
+        libc::ENOENT
+    );
+    assert_eq!(guest.done(libc::SYS_mkdir, &[fresh, 0o755]), 0);
+}
+
+#[test]
+fn a_file_is_not_copied_onto_bytes_that_are_copied() {
+    let mut guest = Guest::new();
+    let fd = guest.open("/tmp/f", libc::O_CREAT | libc::O_RDWR) as u64;
+    guest.done(libc::SYS_write, &[fd, SCRATCH, 100]);
+    let mut copy = |from: u64, to: u64, bytes: u64| {
+        guest.put(SCRATCH, &from.to_le_bytes());
+        guest.put(SCRATCH + 8, &to.to_le_bytes());
+        let args = [fd, SCRATCH, fd, SCRATCH + 8, bytes, 0];
+        guest.done(libc::SYS_copy_file_range, &args)
+    };
+    let overlap = -i64::from(libc::EINVAL);
+    assert_eq!(copy(0, 0, 1), overlap);
+    assert_eq!(copy(0, 50, 60), overlap);
+    assert_eq!(copy(50, 0, 60), 50);
+    assert_eq!(copy(50, 40, 20), overlap);
+    // What lies past the end is not copied.
+    assert_eq!(copy(90, 100, 1000), 10);
+}
+
+#[test]
+fn a_place_past_the_last_offset_is_none() {
+    let mut guest = Guest::new();
+    let fd = guest.open("/tmp/f", libc::O_CREAT | libc::O_RDWR) as u64;
+    let last = i64::MAX as u64;
+    for call in [libc::SYS_pread64, libc::SYS_pwrite64] {
+        assert_eq!(guest.fails(call, &[fd, SCRATCH, 1, last]), libc::EINVAL);
+        assert_eq!(guest.fails(call, &[fd, SCRATCH, u64::MAX, last]), libc::EINVAL);
+    }
+}

@@ -8,6 +8,7 @@ mod exec;
 mod files;
 mod guest;
 mod hostile;
+mod inotify;
 mod limits;
 mod memory;
 mod netlink;

@@ -51,7 +51,7 @@ pub use working_set::WorkingSet;
 
 /// Version of the structures in this module, of [`crate::geometry`], of the XSAVE areas and of the personality's state
 /// (`gust-linux`) as they are stored.
-pub const SNAPSHOT_VERSION: u32 = 6;
+pub const SNAPSHOT_VERSION: u32 = 7;
 
 /// Adjacent pages of a chunk that have contents and the same rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
