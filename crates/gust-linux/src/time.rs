@@ -142,12 +142,8 @@ impl Kernel {
     /// Lets timers expire.
     pub(crate) fn expire_timers(&mut self, now: u64) {
         if let Some((next, interval)) = self.clock.alarm.filter(|(next, _)| *next <= now) {
-            self.clock.alarm = (interval > 0).then(|| {
-                (
-                    next + interval.max(1) * ((now - next) / interval.max(1) + 1),
-                    interval,
-                )
-            });
+            let (_, following) = periods(next, interval, now);
+            self.clock.alarm = following.map(|next| (next, interval));
             self.signal_process(SigInfo::kernel(libc::SIGALRM as u32));
         }
         let due: Vec<u32> = self

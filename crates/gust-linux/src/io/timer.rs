@@ -24,16 +24,15 @@ pub(crate) struct TimerFd {
 }
 
 /// How many periods after `next_ns` have passed by `now_ns` as well, and when the following one ends; `None` after a
-/// timer without an interval.
+/// timer without an interval, or when that is later than any time.
 pub(crate) fn periods(next_ns: u64, interval_ns: u64, now_ns: u64) -> (u64, Option<u64>) {
     match now_ns.saturating_sub(next_ns).checked_div(interval_ns) {
         Some(missed) => {
-            // An interval of centuries ends never.
             let following = missed
-                .saturating_add(1)
-                .saturating_mul(interval_ns)
-                .saturating_add(next_ns);
-            (missed, Some(following))
+                .checked_add(1)
+                .and_then(|count| count.checked_mul(interval_ns))
+                .and_then(|later| later.checked_add(next_ns));
+            (missed, following)
         }
         None => (0, None),
     }

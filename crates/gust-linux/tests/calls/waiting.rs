@@ -239,6 +239,35 @@ fn clocks_do_not_pass_their_end() {
     assert_eq!(guest.done(libc::SYS_nanosleep, &[longest, 0]), 0);
 }
 
+/// Found by fuzzing: a timer whose next period would end behind all time was due for ever, or overflowed.
+#[test]
+fn timers_end_with_time() {
+    let mut guest = Guest::new();
+    let ignore = guest.put(SCRATCH + 0x300, &(libc::SIG_IGN as u64).to_le_bytes());
+    guest.done(libc::SYS_rt_sigaction, &[libc::SIGALRM as u64, ignore, 0, 8]);
+    guest.world.now_ns = u64::MAX - 20_000_000_000;
+    let every_two_seconds = SCRATCH + 0x200;
+    for (n, value) in [2i64, 0, 2, 0].into_iter().enumerate() {
+        guest.put(every_two_seconds + n as u64 * 8, &value.to_le_bytes());
+    }
+    let real = libc::ITIMER_REAL as u64;
+    guest.done(libc::SYS_setitimer, &[real, every_two_seconds, 0]);
+    let monotonic = libc::CLOCK_MONOTONIC as u64;
+    let fd = guest.done(libc::SYS_timerfd_create, &[monotonic, libc::TFD_NONBLOCK as u64]) as u64;
+    guest.done(libc::SYS_timerfd_settime, &[fd, 0, every_two_seconds, 0]);
+    let event = guest.put(SCRATCH + 0x400, &[0; 64]);
+    guest.put(event + 12, &libc::SIGEV_NONE.to_le_bytes());
+    guest.done(libc::SYS_timer_create, &[monotonic, event, SCRATCH + 0x480]);
+    let timer = guest.word(SCRATCH + 0x480) & u64::from(u32::MAX);
+    guest.done(libc::SYS_timer_settime, &[timer, 0, every_two_seconds, 0]);
+
+    guest.world.now_ns = u64::MAX;
+    assert_eq!(guest.done(libc::SYS_read, &[fd, SCRATCH, 8]), 8);
+    assert_eq!(guest.word(SCRATCH), 5, "the clock begins at ten seconds");
+    guest.done(libc::SYS_getitimer, &[real, SCRATCH]);
+    assert_eq!(guest.get(SCRATCH, 32), [0; 32]);
+}
+
 #[test]
 fn who_makes_calls_all_the_time_is_preempted() {
     /// What the guest's program does between two calls.
