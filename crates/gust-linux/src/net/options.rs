@@ -12,16 +12,16 @@ use crate::{
 };
 
 /// Longest option value.
-const VALUE_BYTES_MAX: u64 = 1024;
+const VALUE_BYTES_MAX: i32 = 1024;
 /// Most options that are remembered for a socket.
 const OPTIONS_MAX: usize = 64;
 
 pub(crate) fn sys_setsockopt(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let [fd, level, name, value, bytes, _] = *args;
     let (number, _) = k.socket_number(fd)?;
-    let (level, name) = (level as i32, name as i32);
+    let (level, name, bytes) = (level as i32, name as i32, bytes as i32);
     let least = i32::from(level != libc::IPPROTO_IP);
-    if (bytes as i32) < least || bytes as u32 as u64 > VALUE_BYTES_MAX {
+    if !(least..=VALUE_BYTES_MAX).contains(&bytes) {
         return Err(EINVAL);
     }
     check_level(k.socket(number)?, level)?;

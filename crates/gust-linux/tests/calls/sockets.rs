@@ -224,6 +224,21 @@ fn set_option(guest: &mut Guest, fd: u64, name: i32, value: &[u32]) {
     );
 }
 
+/// Found by fuzzing: the length of an option is half a word, and what stands above it is nothing to allocate by.
+#[test]
+fn the_length_of_an_option_is_half_a_word() {
+    let mut guest = Guest::new();
+    let (domain, kind) = (libc::AF_INET as u64, libc::SOCK_STREAM as u64);
+    let fd = guest.done(libc::SYS_socket, &[domain, kind, 0]) as u64;
+    let (level, name) = (libc::SOL_SOCKET as u64, libc::SO_REUSEADDR as u64);
+    let one = guest.put(SCRATCH, &1u32.to_le_bytes());
+    let mut set = |bytes: u64| guest.call(libc::SYS_setsockopt, &[fd, level, name, one, bytes]);
+    assert_eq!(set(1 << 63 | 4), Came::Back(0));
+    for bytes in [1 << 31, 1025, 0, 1 << 32] {
+        assert_eq!(set(bytes), error(libc::EINVAL), "{bytes:#x}");
+    }
+}
+
 /// Programs make buffers small to see a sender held up.
 #[test]
 fn the_buffers_of_both_ends_bound_what_is_under_way() {
