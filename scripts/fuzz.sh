@@ -6,6 +6,8 @@
 #   scripts/fuzz.sh 1000000x        ... a million inputs each
 #   scripts/fuzz.sh 60 elf image    only these targets
 #
+# Runs of a number of inputs are long ones: they are built apart, without tracing comparisons, which is 1.3 to 2 times as quick.
+#
 # It needs the stable compiler and a C++ compiler; the counters are those of `cargo fuzz`, without its sanitizer. What is
 # found lies in $GUST_FUZZ_DIR/crashes (by default beside the build output), and the run fails. Inputs that reach something
 # new stay in $GUST_FUZZ_DIR/corpus; `scripts/fuzz.sh keep` puts the smallest of them that reach as much into
@@ -35,9 +37,15 @@ for target in "${targets[@]}"; do
         exit 2
     fi
 done
+counters=(level=4 inline-8bit-counters pc-table trace-compares)
+build="$dir/target"
 case "$amount" in
 keep) ;;
-*x) bound="-runs=${amount%x}" ;;
+*x)
+    bound="-runs=${amount%x}"
+    counters=(level=3 inline-8bit-counters pc-table)
+    build="$dir/target-long"
+    ;;
 *) bound="-max_total_time=$amount" ;;
 esac
 if [[ ! "$amount" =~ ^(keep|[0-9]+x?)$ ]]; then
@@ -47,14 +55,14 @@ fi
 
 say "building the fuzz targets"
 flags="-Cpasses=sancov-module --cfg fuzzing"
-for option in level=4 inline-8bit-counters pc-table trace-compares; do
+for option in "${counters[@]}"; do
     flags+=" -Cllvm-args=-sanitizer-coverage-$option"
 done
 host="$(rustc -vV | sed -n 's/^host: //p')"
 # With a target named, build scripts and procedural macros are not built with counters.
-RUSTFLAGS="$flags" CARGO_TARGET_DIR="$dir/target" cargo build --manifest-path fuzz/Cargo.toml --release \
+RUSTFLAGS="$flags" CARGO_TARGET_DIR="$build" cargo build --manifest-path fuzz/Cargo.toml --release \
     --target "$host"
-programs="$dir/target/$host/release"
+programs="$build/$host/release"
 
 GUST_SEEDS="$dir/corpus" "$programs/seeds" >/dev/null 2>&1
 

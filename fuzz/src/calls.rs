@@ -137,6 +137,9 @@ const FILES: &[i64] = &[
     libc::SYS_getxattr,
     libc::SYS_close_range,
     libc::SYS_memfd_create,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
 ];
 
 /// Calls that wait, and what they wait for.
