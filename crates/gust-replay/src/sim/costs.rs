@@ -46,6 +46,14 @@ pub enum CostsError {
         /// Why not.
         reason: &'static str,
     },
+    /// A relation is out of range.
+    #[error("{name} of {permille} is not between 100 and 10,000 thousandths")]
+    Permille {
+        /// Which.
+        name: &'static str,
+        /// What it is.
+        permille: u32,
+    },
 }
 
 /// What things take on nodes of one region. Processor time is in nanoseconds, memory in bytes.
@@ -58,6 +66,11 @@ pub struct SimCosts {
     pub call_cpu_ns: u64,
     /// Processor time of a call when its answer is out: logs, accounts, its instance's way to rest.
     pub after_cpu_ns: u64,
+    /// Processor time of a handler's work while a processor is idle, as thousandths of what the work takes at its quickest, which is
+    /// how long it is asked to take.
+    pub work_permille: u32,
+    /// Time that any work takes while all processors of a node are busy, as thousandths of what it takes while one is idle.
+    pub busy_permille: u32,
     /// Processor time of whoever makes a call, where that is done on the nodes' own processors; 0 where it is not.
     pub caller_cpu_ns: u64,
     /// What touching a MiB of memory takes that an instance has not touched before, beside the time that a handler is asked to
@@ -98,9 +111,12 @@ pub struct SimCosts {
     pub create_cpu_ns: u64,
     /// Memory of an instance beside what its function uses.
     pub instance_bytes: u64,
-    /// Memory that an instance has more which was restored while no worker was prepared, of its own, or made as a regular one, of
-    /// its function's snapshot.
+    /// Memory that an instance has more which was restored while no worker was prepared.
     pub unprepared_bytes: u64,
+    /// Memory of an instance that was made ahead, as a regular one, beside what its function uses.
+    pub created_bytes: u64,
+    /// Memory of a function's snapshot that such instances hold together on a node: there while one of them is.
+    pub created_shared_bytes: u64,
     /// Memory of an armed instance.
     pub armed_bytes: u64,
     /// Memory that instances of one function share on a node: there while one of them is.
@@ -122,6 +138,8 @@ impl Default for SimCosts {
             way: Delay::Constant(0),
             call_cpu_ns: 300_000,
             after_cpu_ns: 130_000,
+            work_permille: 1000,
+            busy_permille: 1000,
             caller_cpu_ns: 0,
             touch: Delay::Constant(0),
             touch_returned: Delay::Constant(0),
@@ -142,6 +160,8 @@ impl Default for SimCosts {
             create_cpu_ns: 13_250_000,
             instance_bytes: 2_088_960,
             unprepared_bytes: 13_369_344,
+            created_bytes: 2_088_960,
+            created_shared_bytes: 25_165_824,
             armed_bytes: 1_884_160,
             shared_bytes: 0,
             prepared_bytes: 12_582_912,
@@ -174,10 +194,10 @@ impl SimCosts {
         }
     }
 
-    /// Checks every distribution.
+    /// Checks every distribution and relation.
     ///
     /// # Errors
-    /// Which one cannot be drawn from, and why.
+    /// Which one cannot be drawn from or is out of range, and why.
     pub fn check(&self) -> Result<(), CostsError> {
         for (name, delay) in [
             ("way", &self.way),
@@ -190,6 +210,14 @@ impl SimCosts {
             delay
                 .check()
                 .map_err(|reason| CostsError::Delay { name, reason })?;
+        }
+        for (name, permille) in [
+            ("work_permille", self.work_permille),
+            ("busy_permille", self.busy_permille),
+        ] {
+            if !(100..=10_000).contains(&permille) {
+                return Err(CostsError::Permille { name, permille });
+            }
         }
         Ok(())
     }
@@ -294,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_drawn_from_is_refused() {
+    fn costs_that_cannot_be_are_refused() {
         for delay in [
             Delay::Uniform(2, 1),
             Delay::LogNormal { mu: 0.0, sigma: -1.0 },
@@ -314,6 +342,12 @@ mod tests {
                 Err(CostsError::Delay { name: "manager", .. })
             ));
         }
+        let costs = SimCosts {
+            busy_permille: 0,
+            ..SimCosts::default()
+        };
+        let name = "busy_permille";
+        assert_eq!(costs.check(), Err(CostsError::Permille { name, permille: 0 }));
         assert_eq!(SimCosts::default().check(), Ok(()));
         assert_eq!(Delay::of_samples(vec![3, 1, 2]), Delay::Quantiles(vec![1, 2, 3]));
         for (delay, median) in [

@@ -1,7 +1,8 @@
 //! The processors of a simulated node: shared fairly by what runs on them.
 //!
 //! With no more jobs than processors each job has one; with more, all get the same part. Jobs that stand back share what the
-//! others leave. Each of the two groups has a clock of its own that tells how much work a job that was always there would have got
+//! others leave. Processors that are all busy may be slower than one of them alone: they share caches, memory and what the machine
+//! beneath has for them. Each of the two groups has a clock of its own that tells how much work a job that was always there would have got
 //! done; a job ends when that clock has gone on by its work. So a change costs the logarithm of the jobs, and not their number.
 
 use std::{
@@ -24,6 +25,8 @@ pub(super) enum Urgency {
 #[derive(Debug)]
 pub(super) struct Processors<J> {
     count: f64,
+    /// Work that each does in a nanosecond while all are busy.
+    busy_speed: f64,
     /// When the clocks were reckoned, in nanoseconds.
     at_ns: u64,
     urgent: Group<J>,
@@ -49,9 +52,11 @@ struct Job<J> {
 }
 
 impl<J> Processors<J> {
-    pub(super) fn new(count: u32) -> Self {
+    /// So many, which take `busy_permille` thousandths of the time for the same work while all are busy.
+    pub(super) fn new(count: u32, busy_permille: u32) -> Self {
         Self {
             count: f64::from(count.max(1)),
+            busy_speed: 1000.0 / f64::from(busy_permille.max(1)),
             at_ns: 0,
             urgent: Group::new(),
             standing_back: Group::new(),
@@ -86,8 +91,9 @@ impl<J> Processors<J> {
 
     /// When the next job ends if none begins before.
     pub(super) fn next_end(&self) -> Option<u64> {
-        let urgent = self.urgent.next_end(self.count);
-        let standing_back = self.standing_back.next_end(self.left());
+        let speed = self.speed();
+        let urgent = self.urgent.next_end(self.count, speed);
+        let standing_back = self.standing_back.next_end(self.left(), speed);
         let after = match (urgent, standing_back) {
             (Some(one), Some(other)) => one.min(other),
             (one, other) => one.or(other)?,
@@ -106,8 +112,18 @@ impl<J> Processors<J> {
         (self.count - self.urgent.jobs.len() as f64).max(0.0)
     }
 
+    /// Work that a processor does in a nanosecond.
+    fn speed(&self) -> f64 {
+        let jobs = self.urgent.jobs.len() + self.standing_back.jobs.len();
+        if jobs as f64 >= self.count {
+            self.busy_speed
+        } else {
+            1.0
+        }
+    }
+
     fn go_on(&mut self, now_ns: u64) {
-        let passed = now_ns.saturating_sub(self.at_ns) as f64;
+        let passed = now_ns.saturating_sub(self.at_ns) as f64 * self.speed();
         self.at_ns = self.at_ns.max(now_ns);
         let left = self.left();
         self.urgent.go_on(passed, self.count);
@@ -128,10 +144,10 @@ impl<J> Group<J> {
         (processors / self.jobs.len() as f64).min(1.0)
     }
 
-    /// How long the next job still takes; `None` for never.
-    fn next_end(&self, processors: f64) -> Option<f64> {
+    /// How long the next job still takes on processors of this speed; `None` for never.
+    fn next_end(&self, processors: f64, speed: f64) -> Option<f64> {
         let Reverse(job) = self.jobs.peek()?;
-        (processors > 0.0).then(|| (job.ends - self.served).max(0.0) / self.rate(processors))
+        (processors > 0.0).then(|| (job.ends - self.served).max(0.0) / (self.rate(processors) * speed))
     }
 
     fn ended(&mut self) -> Option<J> {
@@ -188,7 +204,11 @@ mod tests {
     }
 
     fn ends_of(count: u32, jobs: &[(u64, u64, Urgency)]) -> Vec<(usize, u64)> {
-        let (mut processors, mut ends, mut next) = (Processors::new(count), Vec::new(), 0);
+        run(Processors::new(count, 1000), jobs)
+    }
+
+    fn run(mut processors: Processors<usize>, jobs: &[(u64, u64, Urgency)]) -> Vec<(usize, u64)> {
+        let (mut ends, mut next) = (Vec::new(), 0);
         loop {
             let begins = jobs.get(next).map(|job| job.0);
             match (begins, processors.next_end()) {
@@ -218,6 +238,16 @@ mod tests {
         // One that comes later slows the other down from then on.
         assert_eq!(ends(1, &[(0, 100), (50, 25)]), [(1, 100), (0, 125)]);
         assert_eq!(ends(1, &[(5, 0)]), [(0, 5)]);
+    }
+
+    #[test]
+    fn processors_that_are_all_busy_are_slower() {
+        use Urgency::{StandsBack, Urgent};
+        // Half as fast until the second has ended.
+        let jobs = [(0, 200, Urgent), (0, 50, StandsBack)];
+        assert_eq!(run(Processors::new(2, 2000), &jobs), [(1, 100), (0, 250)]);
+        // There is never another for one alone.
+        assert_eq!(run(Processors::new(1, 1250), &jobs[..1]), [(0, 250)]);
     }
 
     #[test]

@@ -136,10 +136,13 @@ fn free() -> SimCosts {
         end_cpu_ns: 0,
         prepared: 1,
         create_cpu_ns: 0,
+        armed_cpu_ns: 0,
         after_cpu_ns: 0,
         caller_cpu_ns: 0,
         touch: Delay::Constant(0),
         shared_bytes: 0,
+        created_bytes: 0,
+        created_shared_bytes: 0,
         ..SimCosts::default()
     }
 }
@@ -310,6 +313,50 @@ fn an_armed_instance_serves_the_next_call() {
 }
 
 #[test]
+fn the_first_call_of_what_was_made_ahead_does_more() {
+    let costs = SimCosts {
+        armed_cpu_ns: 40,
+        work_permille: 1500,
+        ..free()
+    };
+    let arrivals = [1_000, 10_000].map(|at_ns| Arrival {
+        at_ns,
+        function: 0,
+        duration_ns: 500,
+    });
+    let workload = Workload {
+        arrivals: arrivals.to_vec(),
+        ..poisson(1, 1.0, 1.0, 1)
+    };
+    let result = run(&workload, &config(2, costs), &mut Fixed::new(1)).unwrap();
+    let [first, second] = [result.records[0], result.records[1]];
+    assert_eq!((first.start, second.start), (Start::Armed, Start::Warm));
+    assert_eq!((first.started_ns, first.ended_ns), (1_040, 1_790));
+    assert_eq!((second.started_ns, second.ended_ns), (10_000, 10_750));
+    let last = result.samples.last().unwrap();
+    assert_eq!((last.cpu_ns, last.overhead_cpu_ns), (1_540, 540));
+}
+
+#[test]
+fn instances_made_ahead_hold_their_snapshot_together() {
+    let costs = SimCosts {
+        prepared: 0,
+        instance_bytes: 1000,
+        created_bytes: 1030,
+        created_shared_bytes: 500,
+        ..free()
+    };
+    let workload = poisson(1, 1.0, 1.0, 1);
+    let function_bytes = u64::from(workload.functions[0].memory_mib) << 20;
+    let result = run(&workload, &config(2, costs.clone()), &mut Fixed::new(3)).unwrap();
+    let last = result.samples.last().unwrap();
+    assert_eq!(last.memory_bytes, 3 * 1030 + 500 + function_bytes);
+    // One that is restored for a call holds none of it, and leaves nothing.
+    let result = run(&workload, &config(2, costs), &mut Fixed::new(0)).unwrap();
+    assert_eq!(result.samples.last().unwrap().memory_bytes, 0);
+}
+
+#[test]
 fn what_cannot_be_simulated_is_refused() {
     let mut workload = poisson(3, 1.0, 1.0, 1);
     let none = SimConfig {
@@ -356,6 +403,7 @@ fn the_fleet_loses_nothing_in_any_mode() {
             // What a node has beside named instances is not the policy's to bound.
             armed_max: 0,
             unprepared_bytes: 0,
+            created_shared_bytes: 0,
             ..SimCosts::default()
         };
         let prepared = u64::from(costs.prepared) * costs.prepared_bytes;

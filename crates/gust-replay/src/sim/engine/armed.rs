@@ -2,7 +2,7 @@
 
 use gust_policy::InstanceId;
 
-use super::{Engine, Event, Instance, Job, Policy};
+use super::{Engine, Event, Instance, Job, Policy, SimCosts};
 
 /// What a node has of a function.
 #[derive(Debug, Default)]
@@ -13,6 +13,8 @@ pub(super) struct OnNode {
     arming: u32,
     /// Armed instances, in the order in which they became so.
     armed: Vec<Armed>,
+    /// Instances of either kind that were made ahead.
+    ahead: u32,
 }
 
 /// An armed instance.
@@ -20,11 +22,35 @@ pub(super) struct OnNode {
 struct Armed {
     /// When it ends.
     until_ns: u64,
+    origin: Origin,
+}
+
+/// How an instance was made, as far as its memory goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Origin {
     /// Memory that it has more than others, because it was made without a prepared worker.
-    more_bytes: u64,
+    pub more_bytes: u64,
+    /// It was made ahead: it holds pages of its function's snapshot.
+    pub is_ahead: bool,
 }
 
 impl OnNode {
+    /// Memory that its instances share.
+    fn shared_bytes(&self, costs: &SimCosts) -> u64 {
+        let all = if self.is_empty() { 0 } else { costs.shared_bytes };
+        all + if self.ahead > 0 {
+            costs.created_shared_bytes
+        } else {
+            0
+        }
+    }
+
+    /// An instance that the policy knows by name is no more.
+    pub(super) fn lose(&mut self, origin: Origin) {
+        self.instances -= 1;
+        self.ahead -= u32::from(origin.is_ahead);
+    }
+
     fn is_empty(&self) -> bool {
         self.instances == 0 && self.arming == 0 && self.armed.is_empty()
     }
@@ -37,46 +63,80 @@ impl OnNode {
 impl<P: Policy> Engine<'_, P> {
     /// There is more of a function on a node; what its instances share is there with the first.
     pub(super) fn more_of(&mut self, node: u32, function: u32, change: impl FnOnce(&mut OnNode)) {
-        let shared = self.costs_of(node).shared_bytes;
+        let costs = self.costs_of(node);
         let on = self.nodes[node as usize].functions.entry(function).or_default();
-        if on.is_empty() {
-            self.use_now.memory_bytes += shared;
-        }
+        let before = on.shared_bytes(costs);
         change(on);
+        self.use_now.memory_bytes += on.shared_bytes(costs) - before;
     }
 
     /// There is less of a function on a node; what its instances share goes with the last.
     pub(super) fn less_of(&mut self, node: u32, function: u32, change: impl FnOnce(&mut OnNode)) {
-        let shared = self.costs_of(node).shared_bytes;
+        let costs = self.costs_of(node);
         let functions = &mut self.nodes[node as usize].functions;
         let Some(on) = functions.get_mut(&function) else {
             return;
         };
+        let before = on.shared_bytes(costs);
         change(on);
+        self.use_now.memory_bytes -= before - on.shared_bytes(costs);
         if on.is_empty() {
             functions.remove(&function);
-            self.use_now.memory_bytes -= shared;
         }
     }
 
     /// Takes an armed instance of a function, the one that became armed last, for one that the policy has named; whether there
     /// was one.
     pub(super) fn take_armed(&mut self, id: InstanceId, node: u32, function: u32) -> bool {
-        let on = self.nodes[node as usize].functions.get_mut(&function);
-        let Some(armed) = on.and_then(|on| on.armed.pop()) else {
+        let mut taken = None;
+        self.less_of(node, function, |on| taken = on.armed.pop());
+        let Some(armed) = taken else {
             return false;
         };
-        self.use_now.memory_bytes -= self.costs_of(node).armed_bytes + armed.more_bytes;
-        self.less_of(node, function, |_| {});
-        self.make_larger(id, armed.more_bytes);
+        self.use_now.memory_bytes -= self.costs_of(node).armed_bytes + armed.origin.more_bytes;
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.origin = armed.origin;
+            self.use_now.memory_bytes += armed.origin.more_bytes;
+        }
         true
     }
 
-    /// An instance takes more memory than others of its function.
-    pub(super) fn make_larger(&mut self, id: InstanceId, more_bytes: u64) {
+    /// An instance was made while no worker was prepared.
+    pub(super) fn is_unprepared(&mut self, id: InstanceId) {
+        let Some(node) = self.instances.get(&id).map(|instance| instance.node) else {
+            return;
+        };
+        let more_bytes = self.costs_of(node).unprepared_bytes;
+        self.make(
+            id,
+            Origin {
+                more_bytes,
+                is_ahead: false,
+            },
+        );
+    }
+
+    /// An instance was made ahead of calls.
+    pub(super) fn is_ahead(&mut self, id: InstanceId) {
+        let Some((node, function)) = self.instances.get(&id).map(|found| (found.node, found.function)) else {
+            return;
+        };
+        let costs = self.costs_of(node);
+        let more_bytes = costs.created_bytes.saturating_sub(costs.instance_bytes);
+        self.make(
+            id,
+            Origin {
+                more_bytes,
+                is_ahead: true,
+            },
+        );
+        self.more_of(node, function, |on| on.ahead += 1);
+    }
+
+    fn make(&mut self, id: InstanceId, origin: Origin) {
         if let Some(instance) = self.instances.get_mut(&id) {
-            instance.more_bytes += more_bytes;
-            self.use_now.memory_bytes += more_bytes;
+            instance.origin = origin;
+            self.use_now.memory_bytes += origin.more_bytes;
         }
     }
 
@@ -92,42 +152,42 @@ impl<P: Policy> Engine<'_, P> {
         }
         let mib = u64::from(self.workload.functions[function as usize].memory_mib);
         let work_ns = costs.rearm_cpu_ns + mib * costs.rearm_mib_cpu_ns;
-        let more_bytes = instance.more_bytes;
+        let origin = instance.origin;
         self.more_of(node, function, |on| on.arming += 1);
-        self.use_now.memory_bytes += costs.armed_bytes + more_bytes;
+        self.use_now.memory_bytes += costs.armed_bytes + origin.more_bytes;
         self.overhead(work_ns);
         let arm = Job::Arm {
             function,
             keep_ns,
-            more_bytes,
+            origin,
         };
         self.begin(node, work_ns, arm);
         true
     }
 
     /// An instance is armed.
-    pub(super) fn armed(&mut self, node: u32, function: u32, keep_ns: u64, more_bytes: u64) {
+    pub(super) fn armed(&mut self, node: u32, function: u32, keep_ns: u64, origin: Origin) {
         let until_ns = self.now_ns.saturating_add(keep_ns);
         if let Some(on) = self.nodes[node as usize].functions.get_mut(&function) {
             on.arming -= 1;
-            on.armed.push(Armed { until_ns, more_bytes });
+            on.armed.push(Armed { until_ns, origin });
         }
         self.at(until_ns, Event::Disarm { node, function });
     }
 
     /// Ends armed instances, those that are to be kept until a time at most.
     pub(super) fn disarm(&mut self, node: u32, function: u32, until_ns: u64) {
-        let Some(on) = self.nodes[node as usize].functions.get_mut(&function) else {
-            return;
-        };
-        let ended: Vec<Armed> = on
-            .armed
-            .extract_if(.., |armed| armed.until_ns <= until_ns)
-            .collect();
-        self.less_of(node, function, |_| {});
+        let mut ended = Vec::new();
+        self.less_of(node, function, |on| {
+            ended.extend(on.armed.extract_if(.., |armed| armed.until_ns <= until_ns));
+            on.ahead -= ended
+                .iter()
+                .map(|armed| u32::from(armed.origin.is_ahead))
+                .sum::<u32>();
+        });
         let costs = self.costs_of(node);
         for armed in ended {
-            self.use_now.memory_bytes -= costs.armed_bytes + armed.more_bytes;
+            self.use_now.memory_bytes -= costs.armed_bytes + armed.origin.more_bytes;
             self.overhead(costs.end_cpu_ns);
             self.begin(node, costs.end_cpu_ns, Job::Background);
         }

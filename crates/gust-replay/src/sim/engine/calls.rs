@@ -25,6 +25,20 @@ impl<P: Policy> Engine<'_, P> {
         self.observe(Observation::Arrived(CallId(call.into()), FunctionId(function)))
     }
 
+    /// A call has reached an instance that is ready.
+    pub(super) fn reached(&mut self, call: u32) -> Result<(), SimError> {
+        let sent = self.sent(call)?;
+        let first_ns = self.costs_of(sent.node).armed_cpu_ns;
+        let record = &mut self.records[call as usize];
+        if record.start != Start::Armed {
+            return self.begin_handler(call);
+        }
+        record.components.map_ns = first_ns;
+        self.overhead(first_ns);
+        self.begin(sent.node, first_ns, Job::First(call));
+        Ok(())
+    }
+
     /// A call's handler begins, with all that goes around it.
     pub(super) fn begin_handler(&mut self, call: u32) -> Result<(), SimError> {
         let sent = self.sent(call)?;
@@ -34,9 +48,12 @@ impl<P: Policy> Engine<'_, P> {
         record.started_ns = self.now_ns;
         let requested = record.requested_ns;
         let function = record.function;
-        let handler = requested + self.touch(sent, function);
+        let work = u128::from(requested) * u128::from(costs.work_permille) / 1000;
+        let handler = u64::try_from(work)
+            .unwrap_or(u64::MAX)
+            .saturating_add(self.touch(sent, function));
         self.use_now.cpu_ns += handler + around;
-        self.use_now.overhead_cpu_ns += around + handler - requested;
+        self.use_now.overhead_cpu_ns += around + handler.saturating_sub(requested);
         self.begin(
             sent.node,
             handler + around + costs.caller_cpu_ns,
@@ -72,11 +89,12 @@ impl<P: Policy> Engine<'_, P> {
         instance: InstanceId,
         node: NodeId,
     ) -> Result<(), SimError> {
-        let ready = self.instances.get(&instance).is_some_and(|found| found.ready);
-        if !ready {
+        let Some(found) = self.instances.get(&instance).filter(|found| found.ready) else {
             return Err(SimError::Policy("sent a call to an instance that is not ready"));
-        }
-        let call = self.send(call, instance, node, Start::Warm)?;
+        };
+        // One that was made ahead is as an armed one is until its first call.
+        let start = if found.touched { Start::Warm } else { Start::Armed };
+        let call = self.send(call, instance, node, start)?;
         let delay = self.way(call, node.0);
         self.at(self.now_ns + delay, Event::Reached(call));
         Ok(())

@@ -2,7 +2,7 @@
 
 use gust_policy::{Class, FunctionId, InstanceId, NodeId, Observation};
 
-use super::{EVICT_AGAIN_NS, Engine, Event, Instance, Job, Policy, SimError};
+use super::{EVICT_AGAIN_NS, Engine, Event, Instance, Job, Policy, SimError, armed::Origin};
 use crate::Start;
 
 impl<P: Policy> Engine<'_, P> {
@@ -31,7 +31,7 @@ impl<P: Policy> Engine<'_, P> {
         } else {
             // All are used: one is made now, and those that are being made take its place.
             components.worker_ns = costs.unprepared_cpu_ns.saturating_sub(costs.restore_cpu_ns);
-            self.make_larger(instance, costs.unprepared_bytes);
+            self.is_unprepared(instance);
             costs.unprepared_cpu_ns
         };
         self.overhead(work);
@@ -64,7 +64,7 @@ impl<P: Policy> Engine<'_, P> {
             function: function.0,
             class,
             bytes,
-            more_bytes: 0,
+            origin: Origin::default(),
             calls: 0,
             ready: false,
             touched: false,
@@ -130,14 +130,14 @@ impl<P: Policy> Engine<'_, P> {
 
     /// An instance counts no more.
     fn forget(&mut self, instance: &Instance) {
-        self.use_now.memory_bytes -= instance.bytes + instance.more_bytes;
+        self.use_now.memory_bytes -= instance.bytes + instance.origin.more_bytes;
         *self.of_class(instance.class) -= 1;
         self.free(instance);
     }
 
     /// What it takes a node to end an instance.
     fn end_instance(&mut self, instance: &Instance) {
-        self.less_of(instance.node, instance.function, |on| on.instances -= 1);
+        self.less_of(instance.node, instance.function, |on| on.lose(instance.origin));
         let work = self.costs_of(instance.node).end_cpu_ns;
         self.overhead(work);
         self.begin(instance.node, work, Job::Background);

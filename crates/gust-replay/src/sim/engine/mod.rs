@@ -24,7 +24,7 @@ use super::{
     processors::{Processors, Urgency},
 };
 use crate::{Arrival, Record, Sample, Workload};
-use armed::OnNode;
+use armed::{OnNode, Origin};
 use load::Told;
 use memory::Freed;
 
@@ -66,6 +66,8 @@ enum Event {
 #[derive(Debug, Clone, Copy)]
 enum Job {
     Handler(u32),
+    /// What the first call of an instance does more than others.
+    First(u32),
     Restore(u32),
     Create(u64),
     /// Preparing a worker in the stead of one that was used.
@@ -74,7 +76,7 @@ enum Job {
     Arm {
         function: u32,
         keep_ns: u64,
-        more_bytes: u64,
+        origin: Origin,
     },
     /// Nothing waits for it.
     Background,
@@ -101,8 +103,7 @@ struct Instance {
     class: Class,
     /// What every instance has, and its function's memory once a call has touched that.
     bytes: u64,
-    /// Memory beyond that, because it was made without a prepared worker.
-    more_bytes: u64,
+    origin: Origin,
     calls: u32,
     ready: bool,
     /// Whether a call has touched its memory.
@@ -142,7 +143,7 @@ impl<'a, P: Policy> Engine<'a, P> {
         let node = |node: &super::SimNode| {
             let costs = usize::from(node.spec.region).min(config.costs.len() - 1);
             Node {
-                processors: Processors::new(node.processors),
+                processors: Processors::new(node.processors, config.costs[costs].busy_permille),
                 generation: 0,
                 prepared: config.costs[costs].prepared,
                 functions: HashMap::new(),
@@ -275,7 +276,7 @@ impl<'a, P: Policy> Engine<'a, P> {
                 self.look_again(node);
                 Ok(())
             }
-            Event::Reached(call) => self.begin_handler(call),
+            Event::Reached(call) => self.reached(call),
             Event::Restore(call) => self.begin_restore(call),
             Event::Create(instance) => {
                 let Some(found) = self.instances.get(&InstanceId(instance)).copied() else {
@@ -284,10 +285,11 @@ impl<'a, P: Policy> Engine<'a, P> {
                 let costs = self.costs_of(found.node);
                 let id = InstanceId(instance);
                 let work = match self.take_armed(id, found.node, found.function) {
-                    true => costs.armed_cpu_ns,
+                    // What else there is to do is done by its first call.
+                    true => 0,
                     // Prepared workers are for calls that wait: it maps its own snapshot.
                     false => {
-                        self.make_larger(id, costs.unprepared_bytes);
+                        self.is_ahead(id);
                         costs.create_cpu_ns
                     }
                 };
@@ -328,6 +330,7 @@ impl<'a, P: Policy> Engine<'a, P> {
     fn job_ended(&mut self, node: u32, job: Job) -> Result<(), SimError> {
         match job {
             Job::Handler(call) => self.end(call),
+            Job::First(call) => self.begin_handler(call),
             Job::Restore(call) => {
                 let instance = self.sent(call)?.instance;
                 self.ready(instance)?;
@@ -352,9 +355,9 @@ impl<'a, P: Policy> Engine<'a, P> {
             Job::Arm {
                 function,
                 keep_ns,
-                more_bytes,
+                origin,
             } => {
-                self.armed(node, function, keep_ns, more_bytes);
+                self.armed(node, function, keep_ns, origin);
                 Ok(())
             }
             Job::Background => Ok(()),
@@ -421,7 +424,9 @@ impl<'a, P: Policy> Engine<'a, P> {
 
     fn begin(&mut self, node: u32, work_ns: u64, job: Job) {
         let urgency = match job {
-            Job::Handler(_) | Job::Restore(_) | Job::Create(_) | Job::Background => Urgency::Urgent,
+            Job::Handler(_) | Job::First(_) | Job::Restore(_) | Job::Create(_) | Job::Background => {
+                Urgency::Urgent
+            }
             Job::Prepare | Job::Arm { .. } => Urgency::StandsBack,
         };
         self.nodes[node as usize]

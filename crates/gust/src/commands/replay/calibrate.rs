@@ -7,6 +7,8 @@
 //! | `caller_cpu_ns` | processor time of this program for a warm call |
 //! | `call_cpu_ns` | processor time of the server for a warm call, less its handler's; at most what the call takes beyond both |
 //! | `after_cpu_ns` | what is more than that: done when the answer is out |
+//! | `work_permille` | what a handler's work takes on its own, to what it takes at its quickest |
+//! | `busy_permille` | what it takes while every processor does the same, to that |
 //! | `way` | what warm calls take beyond handler and processor time |
 //! | `touch_returned` | what the function says that it took to touch 80 MiB in a new instance, twelve of which are held at once, with memory that has been free for five seconds: a virtual machine may have given it back |
 //! | `touch` | the same with the memory that those have just freed |
@@ -19,6 +21,7 @@
 //! | `rearm_cpu_ns` | processor time of whole cycles of such calls, whose instances go back, less the call's |
 //! | `rearm_mib_cpu_ns` | the same of calls that touch 48 MiB |
 //! | `instance_bytes`, `shared_bytes` | memory that the second to twelfth idle instance add to the server's processes, and the first |
+//! | `created_bytes`, `created_shared_bytes` | the same of provisioned instances that have had no call |
 //! | `armed_bytes` | the same of instances that have run and gone back |
 //! | `prepared_bytes` | memory of the server's processes but its own while there are only prepared workers |
 //! | `thaw_cpu_ns`, `frozen_bytes` | processor time of rounds in which instances are frozen and called again; memory of all of the server's processes |
@@ -94,10 +97,12 @@ async fn measured(arguments: &CalibrateArgs) -> Result<SimCosts> {
     let idle = ["--armed", "0", "--freeze-after", "0", "--keep-idle", "3600"];
     let lab = Lab::start(&data_dir, &idle, more).await?;
     let warm = lab.warm(arguments.warm).await?;
+    let work = lab.work().await?;
     let restored = lab.cycles(count, Start::Unprepared, MEMORY_MIB, &warm).await?;
     let (touch_returned, touch) = lab.touch(TOUCH_ROUNDS).await?;
     let held = lab.held().await?;
     let unprepared = lab.unprepared(&warm, &restored, &held).await?;
+    let (created_bytes, created_shared_bytes) = lab.created().await?;
     let prepared = lab.prepared;
     drop(lab);
     // Instances go back as soon as they have answered.
@@ -117,6 +122,8 @@ async fn measured(arguments: &CalibrateArgs) -> Result<SimCosts> {
         call_cpu_ns: warm.call_cpu_ns,
         after_cpu_ns: warm.after_cpu_ns,
         caller_cpu_ns: warm.caller_cpu_ns,
+        work_permille: work.alone_permille,
+        busy_permille: work.busy_permille,
         touch,
         touch_returned,
         restore: Delay::Constant(0),
@@ -132,6 +139,8 @@ async fn measured(arguments: &CalibrateArgs) -> Result<SimCosts> {
         prepared: prepared.0,
         create_cpu_ns: prepare_cpu_ns + restored.start_ns,
         instance_bytes: held.each,
+        created_bytes,
+        created_shared_bytes,
         armed_bytes,
         shared_bytes: held.shared,
         prepared_bytes: prepared.1,
@@ -145,11 +154,17 @@ async fn measured(arguments: &CalibrateArgs) -> Result<SimCosts> {
 fn parameters(costs: &SimCosts) -> String {
     let us = |ns: u64| format!("{:.0} us", ns as f64 / 1e3);
     let kib = |bytes: u64| format!("{} KiB", bytes >> 10);
+    let times = |permille: u32| format!("{:.3} times", f64::from(permille) / 1e3);
     let lines = [
         ("call: the server's, waited for", us(costs.call_cpu_ns)),
         ("call: the server's, afterwards", us(costs.after_cpu_ns)),
         ("call: the caller's", us(costs.caller_cpu_ns)),
         ("call: no processor's, median", us(costs.way.median())),
+        ("a handler's work, to its quickest", times(costs.work_permille)),
+        (
+            "any work while all processors are busy",
+            times(costs.busy_permille),
+        ),
         ("touching a MiB, median", us(costs.touch.median())),
         (
             "touching a MiB that was free for long, median",
@@ -167,6 +182,11 @@ fn parameters(costs: &SimCosts) -> String {
         (
             "memory: without a prepared worker, more",
             kib(costs.unprepared_bytes),
+        ),
+        ("memory: made ahead", kib(costs.created_bytes)),
+        (
+            "memory: shared by a function's that were made ahead",
+            kib(costs.created_shared_bytes),
         ),
         ("memory: armed instance", kib(costs.armed_bytes)),
         ("memory: frozen instance", kib(costs.frozen_bytes)),

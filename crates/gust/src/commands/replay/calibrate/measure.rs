@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use gust_replay::{Arrival, Function, Workload, sim::Delay};
+use hyper::Method;
 
 use crate::{
     bench::{
@@ -12,7 +13,7 @@ use crate::{
         own::{Server, Start, UNSCALED},
         processes,
     },
-    commands::replay::target::{FunctionsChoice, Language, Targets, Work},
+    commands::replay::target::{self, FunctionsChoice, Language, Targets, Work},
     output::progress,
 };
 
@@ -24,6 +25,12 @@ const HANDLER_NS: u64 = 1_000_000;
 pub const MEMORY_MIB: u32 = 1;
 pub const REARMED_MIB: u32 = 48;
 const TOUCHED_MIB: u32 = 80;
+
+/// Time that a handler is asked to work, in nanoseconds, where it is measured what that takes; calls one after the other; and calls
+/// on each processor while all are busy.
+const WORK_NS: u64 = 100_000_000;
+const WORKED_ALONE: usize = 30;
+const WORKED_BUSY: usize = 15;
 
 /// Calls after which a node has learned of a version's runs what it learns.
 const LEARNING: usize = 4;
@@ -65,6 +72,8 @@ pub struct Lab {
     pid: u64,
     name: String,
     event: bytes::Bytes,
+    /// The same for a handler that works for [`WORK_NS`].
+    work: bytes::Bytes,
     /// Prepared workers that hold the runtime's base, and memory for each of them.
     pub prepared: (u32, u64),
     /// All prepared workers.
@@ -89,6 +98,14 @@ pub struct Warm {
     pub caller_cpu_ns: u64,
     /// What a call takes beside its handler, at the median.
     overhead_ns: u64,
+}
+
+/// What work takes, in thousandths.
+pub struct Worked {
+    /// Of what it takes at its quickest, while nothing else is done.
+    pub alone_permille: u32,
+    /// Of that, while every processor does the same.
+    pub busy_permille: u32,
 }
 
 /// Calls that each meet no idle instance, in processor time.
@@ -127,6 +144,7 @@ impl Lab {
             pid,
             name: "replay-0".to_owned(),
             event: targets.event(0, HANDLER_NS).into(),
+            work: targets.event(0, WORK_NS).into(),
             prepared: (0, 0),
             prepared_all: 0,
             look_cpu_ns: 0,
@@ -184,6 +202,50 @@ impl Lab {
             after_cpu_ns: server_ns - call_cpu_ns,
             caller_cpu_ns,
             overhead_ns,
+        })
+    }
+
+    /// What a handler's work takes: alone, and on every processor at once.
+    pub async fn work(&self) -> Result<Worked> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let bar = progress("handlers at work", WORKED_ALONE + WORKED_BUSY * processors);
+        let took = |sample: &Sample| -> Result<u64> {
+            target::took_ns(&sample.body).context("the function does not say what its work took")
+        };
+        let mut connection = self.server.client().connect().await?;
+        let mut alone = Vec::with_capacity(WORKED_ALONE);
+        for _ in 0..WORKED_ALONE {
+            alone.push(took(
+                &calls::call(&mut connection, &self.name, &self.work).await?,
+            )?);
+            bar.inc(1);
+        }
+        let mut running = tokio::task::JoinSet::new();
+        for _ in 0..processors {
+            let mut connection = self.server.client().connect().await?;
+            let (name, event, bar) = (self.name.clone(), self.work.clone(), bar.clone());
+            running.spawn(async move {
+                let mut samples = Vec::with_capacity(WORKED_BUSY);
+                for _ in 0..WORKED_BUSY {
+                    samples.push(calls::call(&mut connection, &name, &event).await?);
+                    bar.inc(1);
+                }
+                Ok::<_, anyhow::Error>(samples)
+            });
+        }
+        let mut busy = Vec::with_capacity(WORKED_BUSY * processors);
+        while let Some(called) = running.join_next().await {
+            for sample in called.context("a call was cut short")?? {
+                busy.push(took(&sample)?);
+            }
+        }
+        bar.finish_and_clear();
+        self.server.evict(&self.name, false).await?;
+        self.server.quiet().await?;
+        let (alone_ns, busy_ns) = (median(alone), median(busy));
+        Ok(Worked {
+            alone_permille: permille(alone_ns, WORK_NS)?,
+            busy_permille: permille(busy_ns, alone_ns)?,
         })
     }
 
@@ -309,6 +371,57 @@ impl Lab {
             used.saturating_sub(others_ns) / INSTANCES as u64,
             held_bytes.saturating_sub(usual) / INSTANCES as u64,
         ))
+    }
+
+    /// Memory of instances that are made ahead of calls, as provisioned concurrency has them: of each, and of all together, once.
+    pub async fn created(&self) -> Result<(u64, u64)> {
+        let client = self.server.client();
+        let published = client
+            .call(
+                Method::POST,
+                &format!("/2015-03-31/functions/{}/versions", self.name),
+                &serde_json::json!({}),
+            )
+            .await?;
+        let version = published["Version"].as_str().context("publish a version")?;
+        let target = format!("{}:{version}", self.name);
+        let mut connection = client.connect().await?;
+        for _ in 0..LEARNING {
+            calls::call(&mut connection, &target, &self.event).await?;
+            self.server.quiet().await?;
+            self.server.evict(&target, false).await?;
+            self.server.quiet().await?;
+        }
+        let path = format!(
+            "/2019-09-30/functions/{}/provisioned-concurrency?Qualifier={version}",
+            self.name
+        );
+        let none = self.instances_bytes().await?;
+        let one = self.provisioned_bytes(&path, 1).await?.saturating_sub(none);
+        let all = self
+            .provisioned_bytes(&path, INSTANCES)
+            .await?
+            .saturating_sub(none);
+        client
+            .send(Method::DELETE, &path, &[], bytes::Bytes::new())
+            .await?;
+        let each = all.saturating_sub(one) / (INSTANCES as u64 - 1);
+        Ok((each, one.saturating_sub(each)))
+    }
+
+    /// Memory with so many provisioned instances.
+    async fn provisioned_bytes(&self, path: &str, count: usize) -> Result<u64> {
+        let client = self.server.client();
+        let wanted = serde_json::json!({ "ProvisionedConcurrentExecutions": count });
+        client.call(Method::PUT, path, &wanted).await?;
+        for _ in 0..LOOKS_MAX {
+            if client.get(path).await?["AvailableProvisionedConcurrentExecutions"] == count {
+                self.server.quiet().await?;
+                return self.instances_bytes().await;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        bail!("the server does not make {count} provisioned instances")
     }
 
     /// Memory of armed instances that have run and gone back, and what they share.
@@ -497,6 +610,12 @@ fn ns(duration: Duration) -> u64 {
 
 fn timing(sample: &Sample, name: &str) -> u64 {
     sample.timings[name].as_u64().unwrap_or(0)
+}
+
+/// Thousandths of a whole, at least all of it: work is not quicker than at its quickest, nor for others doing the same.
+fn permille(part: u64, whole: u64) -> Result<u32> {
+    let permille = part.saturating_mul(1000) / whole.max(1);
+    u32::try_from(permille.max(1000)).context("work took longer than can be true")
 }
 
 fn median(mut values: Vec<u64>) -> u64 {
