@@ -102,7 +102,7 @@ impl<P: Policy> Engine<'_, P> {
     }
 
     /// An instance was made while no worker was prepared.
-    pub(super) fn is_unprepared(&mut self, id: InstanceId) {
+    pub(super) fn note_unprepared(&mut self, id: InstanceId) {
         let Some(node) = self.instances.get(&id).map(|instance| instance.node) else {
             return;
         };
@@ -117,7 +117,7 @@ impl<P: Policy> Engine<'_, P> {
     }
 
     /// An instance was made ahead of calls.
-    pub(super) fn is_ahead(&mut self, id: InstanceId) {
+    pub(super) fn note_ahead(&mut self, id: InstanceId) {
         let Some((node, function)) = self.instances.get(&id).map(|found| (found.node, found.function)) else {
             return;
         };

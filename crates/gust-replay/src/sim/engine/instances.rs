@@ -31,7 +31,7 @@ impl<P: Policy> Engine<'_, P> {
         } else {
             // All are used: one is made now, and those that are being made take its place.
             components.worker_ns = costs.unprepared_cpu_ns.saturating_sub(costs.restore_cpu_ns);
-            self.is_unprepared(instance);
+            self.note_unprepared(instance);
             costs.unprepared_cpu_ns
         };
         self.overhead(work);
