@@ -259,6 +259,18 @@ mod tests {
         }
     }
 
+    /// Two choices among calm nodes, none of which has the snapshot.
+    fn draw(region: u16, need: u64, key: u64) -> Draw<'static> {
+        Draw {
+            region,
+            need,
+            among: Among::Calm,
+            key,
+            choices: 2,
+            local: &[],
+        }
+    }
+
     proptest! {
         #[test]
         fn a_tree_finds_what_a_walk_finds(
@@ -286,7 +298,7 @@ mod tests {
                 let place = placement.add(node, 3);
                 placement.set(place, even(*room), true);
             }
-            let draw = Draw { region: 3, need, among: Among::Calm, key, choices: 2, local: &[] };
+            let draw = draw(3, need, key);
             let score = |node: Slot, _| (rooms[node as usize] >= need).then_some(10 - rooms[node as usize]);
             let found = placement.choose(draw, score);
             prop_assert_eq!(found.is_some(), rooms.iter().any(|room| *room >= need));
@@ -309,12 +321,8 @@ mod tests {
                 .for_each(|place| placement.set(*place, even(1 << 30), true));
             for key in 0..1000 {
                 let draw = Draw {
-                    region: 0,
-                    need: 1,
-                    among: Among::Calm,
-                    key,
                     choices,
-                    local: &[],
+                    ..draw(0, 1, key)
                 };
                 let node = placement
                     .choose(draw, |node, _| Some(load[node as usize]))
@@ -333,14 +341,7 @@ mod tests {
         let places = [placement.add(5, 0), placement.add(6, 0)];
         placement.set(places[0], even(100), false);
         placement.set(places[1], even(10), true);
-        let draw = Draw {
-            region: 0,
-            need: 50,
-            among: Among::Calm,
-            key: 1,
-            choices: 2,
-            local: &[],
-        };
+        let draw = draw(0, 50, 1);
         assert_eq!(placement.choose(draw, |_, _| None), None);
         assert_eq!(placement.evictable(0, 1, 50, Among::Calm), None);
         let among = Among::All;
@@ -359,14 +360,7 @@ mod tests {
             potential: 200,
         };
         placement.set(place, room, true);
-        let draw = Draw {
-            region: 0,
-            need: 50,
-            among: Among::Calm,
-            key: 1,
-            choices: 2,
-            local: &[],
-        };
+        let draw = draw(0, 50, 1);
         assert_eq!(placement.choose(draw, |_, _| None), Some(7));
         assert_eq!(placement.evictable(0, 1, 150, Among::Calm), Some(7));
         placement.remove(place);

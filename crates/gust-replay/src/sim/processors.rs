@@ -82,9 +82,8 @@ impl<J> Processors<J> {
 
     /// The jobs that there are, as a node tells of them.
     pub(super) fn load(&self) -> NodeLoad {
-        let jobs = self.urgent.jobs.len() + self.standing_back.jobs.len();
         NodeLoad {
-            runnable: u32::try_from(jobs).unwrap_or(u32::MAX),
+            runnable: u32::try_from(self.jobs()).unwrap_or(u32::MAX),
             cpus: self.count as u32,
         }
     }
@@ -107,6 +106,10 @@ impl<J> Processors<J> {
         self.urgent.ended().or_else(|| self.standing_back.ended())
     }
 
+    fn jobs(&self) -> usize {
+        self.urgent.jobs.len() + self.standing_back.jobs.len()
+    }
+
     /// Processors that urgent jobs leave.
     fn left(&self) -> f64 {
         (self.count - self.urgent.jobs.len() as f64).max(0.0)
@@ -114,8 +117,7 @@ impl<J> Processors<J> {
 
     /// Work that a processor does in a nanosecond.
     fn speed(&self) -> f64 {
-        let jobs = self.urgent.jobs.len() + self.standing_back.jobs.len();
-        if jobs as f64 >= self.count {
+        if self.jobs() as f64 >= self.count {
             self.busy_speed
         } else {
             1.0

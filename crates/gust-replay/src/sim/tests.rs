@@ -173,6 +173,19 @@ fn poisson(calls: usize, arrivals: f64, departures: f64, seed: u128) -> Workload
     }
 }
 
+/// Calls of one function at these times, of 500 ns each.
+fn calls_at(times_ns: &[u64]) -> Workload {
+    let arrivals = times_ns.iter().map(|at_ns| Arrival {
+        at_ns: *at_ns,
+        function: 0,
+        duration_ns: 500,
+    });
+    Workload {
+        arrivals: arrivals.collect(),
+        ..poisson(1, 1.0, 1.0, 1)
+    }
+}
+
 fn mean(values: impl Iterator<Item = u64>) -> f64 {
     let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| {
         (sum + value as f64, count + 1.0)
@@ -238,15 +251,7 @@ fn a_restore_has_its_parts() {
         prepared: 1,
         ..free()
     };
-    let arrivals = [0, 100].map(|at_ns| Arrival {
-        at_ns,
-        function: 0,
-        duration_ns: 500,
-    });
-    let workload = Workload {
-        arrivals: arrivals.to_vec(),
-        ..poisson(1, 1.0, 1.0, 1)
-    };
+    let workload = calls_at(&[0, 100]);
     let result = run(&workload, &config(8, costs), &mut Fixed::new(0)).unwrap();
     let [first, second] = [result.records[0], result.records[1]];
     assert_eq!((first.started_ns, first.ended_ns), (13, 515));
@@ -277,15 +282,7 @@ fn an_armed_instance_serves_the_next_call() {
         ..free()
     };
     // The second comes while the first is armed, the third when the second is no more.
-    let arrivals = [0, 5_000, 50_000].map(|at_ns| Arrival {
-        at_ns,
-        function: 0,
-        duration_ns: 500,
-    });
-    let workload = Workload {
-        arrivals: arrivals.to_vec(),
-        ..poisson(1, 1.0, 1.0, 1)
-    };
+    let workload = calls_at(&[0, 5_000, 50_000]);
     let mut policy = Fixed::new(0);
     policy.armed_ns = 10_000;
     let small = SimCosts {
@@ -319,15 +316,7 @@ fn the_first_call_of_what_was_made_ahead_does_more() {
         work_permille: 1500,
         ..free()
     };
-    let arrivals = [1_000, 10_000].map(|at_ns| Arrival {
-        at_ns,
-        function: 0,
-        duration_ns: 500,
-    });
-    let workload = Workload {
-        arrivals: arrivals.to_vec(),
-        ..poisson(1, 1.0, 1.0, 1)
-    };
+    let workload = calls_at(&[1_000, 10_000]);
     let result = run(&workload, &config(2, costs), &mut Fixed::new(1)).unwrap();
     let [first, second] = [result.records[0], result.records[1]];
     assert_eq!((first.start, second.start), (Start::Armed, Start::Warm));

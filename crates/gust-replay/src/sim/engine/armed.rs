@@ -94,46 +94,23 @@ impl<P: Policy> Engine<'_, P> {
             return false;
         };
         self.use_now.memory_bytes -= self.costs_of(node).armed_bytes + armed.origin.more_bytes;
-        if let Some(instance) = self.instances.get_mut(&id) {
-            instance.origin = armed.origin;
-            self.use_now.memory_bytes += armed.origin.more_bytes;
-        }
+        self.note_made(id, armed.origin);
         true
     }
 
-    /// An instance was made while no worker was prepared.
-    pub(super) fn note_unprepared(&mut self, id: InstanceId) {
-        let Some(node) = self.instances.get(&id).map(|instance| instance.node) else {
-            return;
-        };
-        let more_bytes = self.costs_of(node).unprepared_bytes;
-        self.make(
-            id,
-            Origin {
-                more_bytes,
-                is_ahead: false,
-            },
-        );
-    }
-
     /// An instance was made ahead of calls.
-    pub(super) fn note_ahead(&mut self, id: InstanceId) {
-        let Some((node, function)) = self.instances.get(&id).map(|found| (found.node, found.function)) else {
-            return;
-        };
+    pub(super) fn note_ahead(&mut self, id: InstanceId, node: u32, function: u32) {
         let costs = self.costs_of(node);
-        let more_bytes = costs.created_bytes.saturating_sub(costs.instance_bytes);
-        self.make(
-            id,
-            Origin {
-                more_bytes,
-                is_ahead: true,
-            },
-        );
+        let origin = Origin {
+            more_bytes: costs.created_bytes.saturating_sub(costs.instance_bytes),
+            is_ahead: true,
+        };
+        self.note_made(id, origin);
         self.more_of(node, function, |on| on.ahead += 1);
     }
 
-    fn make(&mut self, id: InstanceId, origin: Origin) {
+    /// An instance was made in some way.
+    pub(super) fn note_made(&mut self, id: InstanceId, origin: Origin) {
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.origin = origin;
             self.use_now.memory_bytes += origin.more_bytes;

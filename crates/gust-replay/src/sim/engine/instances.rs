@@ -31,7 +31,11 @@ impl<P: Policy> Engine<'_, P> {
         } else {
             // All are used: one is made now, and those that are being made take its place.
             components.worker_ns = costs.unprepared_cpu_ns.saturating_sub(costs.restore_cpu_ns);
-            self.note_unprepared(instance);
+            let origin = Origin {
+                more_bytes: costs.unprepared_bytes,
+                is_ahead: false,
+            };
+            self.note_made(instance, origin);
             costs.unprepared_cpu_ns
         };
         self.overhead(work);

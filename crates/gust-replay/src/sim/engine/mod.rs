@@ -289,7 +289,7 @@ impl<'a, P: Policy> Engine<'a, P> {
                     true => 0,
                     // Prepared workers are for calls that wait: it maps its own snapshot.
                     false => {
-                        self.note_ahead(id);
+                        self.note_ahead(id, found.node, found.function);
                         costs.create_cpu_ns
                     }
                 };

@@ -340,10 +340,10 @@ impl Lab {
         self.server.evict(&self.name, false).await?;
         self.server.quiet().await?;
         let end_cpu_ns = self.used_since(before)? / INSTANCES as u64;
-        let each = all.saturating_sub(one) / (INSTANCES as u64 - 1);
+        let (each, shared) = each_and_shared(one, all);
         Ok(Held {
             each: each.saturating_sub(u64::from(MEMORY_MIB) << 20),
-            shared: one.saturating_sub(each),
+            shared,
             end_cpu_ns,
         })
     }
@@ -405,8 +405,7 @@ impl Lab {
         client
             .send(Method::DELETE, &path, &[], bytes::Bytes::new())
             .await?;
-        let each = all.saturating_sub(one) / (INSTANCES as u64 - 1);
-        Ok((each, one.saturating_sub(each)))
+        Ok(each_and_shared(one, all))
     }
 
     /// Memory with so many provisioned instances.
@@ -443,8 +442,7 @@ impl Lab {
         let one = count(1).await?.saturating_sub(none);
         self.hold(INSTANCES).await?;
         let all = count(INSTANCES as u64).await?.saturating_sub(none);
-        let each = all.saturating_sub(one) / (INSTANCES as u64 - 1);
-        Ok((each, one.saturating_sub(each)))
+        Ok(each_and_shared(one, all))
     }
 
     /// Processor time to freeze an idle instance and thaw it again, and the memory of a frozen one. The server freezes what
@@ -546,6 +544,12 @@ impl Lab {
     fn cpu_ns(&self) -> Result<u64> {
         Ok(ns(processes::cpu_of_tree(self.pid)?))
     }
+}
+
+/// What each instance takes and what all share, of what one takes and what [`INSTANCES`] take.
+fn each_and_shared(one: u64, all: u64) -> (u64, u64) {
+    let each = all.saturating_sub(one) / (INSTANCES as u64 - 1);
+    (each, one.saturating_sub(each))
 }
 
 /// A workload of one function and one call.
