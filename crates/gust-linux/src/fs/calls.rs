@@ -95,24 +95,12 @@ pub(crate) fn sys_fcntl(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
             k.set_async(fd, arg as i32 & libc::O_ASYNC != 0)?;
             Ok(Flow::Done(0))
         }
-        libc::F_GETLK | libc::F_OFD_GETLK => {
-            // No other process holds a lock: l_type becomes F_UNLCK, the rest stays.
-            let mut lock: [u8; 32] = k.copy_in_array(cx, arg)?;
-            lock[..2].copy_from_slice(&(libc::F_UNLCK as i16).to_le_bytes());
-            k.copy_out(cx, arg, &lock)?;
-            Ok(Flow::Done(0))
-        }
-        libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
-            let lock: [u8; 32] = k.copy_in_array(cx, arg)?;
-            let file = k.files.get(fd).ok_or(EBADF)?;
-            let allowed = match i32::from(crate::abi::u16_at(&lock, 0)) {
-                libc::F_RDLCK => file.readable(),
-                libc::F_WRLCK => file.writable(),
-                libc::F_UNLCK => true,
-                _ => return Err(EINVAL),
-            };
-            if allowed { Ok(Flow::Done(0)) } else { Err(EBADF) }
-        }
+        libc::F_GETLK
+        | libc::F_SETLK
+        | libc::F_SETLKW
+        | libc::F_OFD_GETLK
+        | libc::F_OFD_SETLK
+        | libc::F_OFD_SETLKW => k.lock_range(cx, fd, command as i32, arg),
         libc::F_GETOWN => k.owner_id(fd).map(|id| Flow::Done(i64::from(id) as u64)),
         libc::F_SETOWN => k.set_owner_id(fd, arg as i32),
         F_SETOWN_EX => k.set_owner_ex(cx, fd, arg),

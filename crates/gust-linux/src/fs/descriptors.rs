@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     errno::{EBADF, EMFILE, ENFILE, Errno},
-    fs::{Entry, HeldFile, Vnode, lock::Lock, owner::Owner, synthetic::Device},
+    fs::{Entry, HeldFile, Vnode, lock::Lock, owner::Owner, range_lock::RangeLocks, synthetic::Device},
     host::Stream,
     io::ObjectKey,
     kernel::Kernel,
@@ -212,6 +212,8 @@ pub(crate) struct Files {
     descriptors: Vec<Option<Descriptor>>,
     /// How many of the open files have `O_ASYNC`.
     pub(crate) asynchronous: u32,
+    /// Locks of ranges.
+    pub(super) ranges: RangeLocks,
     /// While a call is made again: the descriptor that it began with, and the file that this was then.
     #[serde(skip)]
     pub(crate) begun_with: Option<HeldFile>,
@@ -229,6 +231,7 @@ impl Default for Files {
             open: Slab::default(),
             descriptors: Vec::new(),
             asynchronous: 0,
+            ranges: RangeLocks::default(),
             begun_with: None,
             dropped: Vec::new(),
             dropping: false,
@@ -415,6 +418,7 @@ impl Kernel {
     /// Closes a descriptor. Calls of other threads that wait with it go on with its file, as on Linux.
     pub(crate) fn close(&mut self, fd: u64) -> Result<(), Errno> {
         self.hold_for_waiting_calls(fd as u32);
+        self.release_process_ranges(fd);
         if let Some((number, file)) = self.files.remove(fd)? {
             self.closed(number, file);
         }
@@ -428,6 +432,7 @@ impl Kernel {
         if file.lock.is_some() {
             self.wake(WaitKey::Locks);
         }
+        self.release_file_ranges(number, &file);
         self.files.asynchronous -= u32::from(file.flags & libc::O_ASYNC != 0);
         match file.kind {
             FileKind::PipeReader(pipe) => self.close_pipe_end(pipe, true, false),

@@ -1,12 +1,11 @@
 //! Locks of whole files (`flock`). A lock belongs to an open file: two openings of one file exclude each other also within
-//! one process. Locks of ranges (`fcntl`) belong to the process, which is alone.
+//! one process. They and those of ranges (`fcntl`) do not know of each other.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     errno::{EAGAIN, EBADF, EINVAL, Errno},
-    fs::{FileKind, Vnode},
-    io::ObjectKey,
+    fs::range_lock::identity,
     kernel::{Cx, Flow, Kernel, SysResult, Wait},
     task::WaitKey,
 };
@@ -18,11 +17,6 @@ pub(crate) enum Lock {
     Shared,
     /// Alone.
     Exclusive,
-}
-
-/// What two open files must have in common to exclude each other.
-fn identity(kind: &FileKind) -> (Option<Vnode>, Option<ObjectKey>) {
-    (kind.vnode(), kind.object())
 }
 
 impl Kernel {

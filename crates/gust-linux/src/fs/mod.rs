@@ -16,6 +16,7 @@ mod node_attributes;
 mod open;
 mod owner;
 mod path;
+mod range_lock;
 mod read_write;
 mod seek;
 mod stat_calls;

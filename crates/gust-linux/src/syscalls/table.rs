@@ -143,12 +143,7 @@ pub(super) const TABLE: &[SystemCall] = &[
     entry(69, "msgsnd", Refused("System V IPC"), not_implemented),
     entry(70, "msgrcv", Refused("System V IPC"), not_implemented),
     entry(71, "msgctl", Refused("System V IPC"), not_implemented),
-    entry(
-        72,
-        "fcntl",
-        Partial("locks of ranges are granted: there is no other process; no leases"),
-        sys_fcntl,
-    ),
+    entry(72, "fcntl", Partial("no leases"), sys_fcntl),
     entry(73, "flock", Full, sys_flock),
     entry(74, "fsync", Full, sys_fsync),
     entry(75, "fdatasync", Full, sys_fsync),

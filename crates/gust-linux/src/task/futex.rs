@@ -17,16 +17,17 @@ impl Kernel {
         self.reach(cx, Access::Read, |cx| cx.vm.space().load_u32(at))
     }
 
-    /// Wakes waiters whose bits meet `bits`, at most `count`; gives how many.
+    /// Wakes waiters whose bits meet `bits`, at most `count`, but one even for a count of 0; gives how many.
     pub(crate) fn futex_wake(&mut self, at: u64, count: u32, bits: u32) -> u64 {
         let mut woken = 0;
         for slot in self.queues.waiters(WaitKey::Futex(at)) {
-            if woken == u64::from(count) {
-                break;
-            }
             if self.thread(slot).futex_bits & bits != 0 {
                 self.complete(slot, 0);
                 woken += 1;
+                // Linux looks at the count when it has woken one.
+                if woken >= u64::from(count) {
+                    break;
+                }
             }
         }
         woken
@@ -83,7 +84,10 @@ impl Kernel {
         if !to.is_multiple_of(4) || (wake as i32) < 0 || (requeue as i32) < 0 {
             return Err(EINVAL);
         }
-        let woken = self.futex_wake(from, wake, u32::MAX);
+        let woken = match wake {
+            0 => 0,
+            wake => self.futex_wake(from, wake, u32::MAX),
+        };
         let mut moved = 0;
         for slot in self
             .queues

@@ -10,6 +10,7 @@ mod guest;
 mod hostile;
 mod inotify;
 mod limits;
+mod locks;
 mod memory;
 mod netlink;
 mod packet;
