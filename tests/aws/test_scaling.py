@@ -84,12 +84,13 @@ def test_what_cannot_be_provisioned(server, client, name):
         client.put_provisioned_concurrency_config(**put, ProvisionedConcurrentExecutions=2)
 
 
-def test_tags_of_scaling_are_checked(client, name):
+def test_tags_that_mean_something_are_checked(client, name):
     arn = create(client, name, Tags={"gust:instances": "2", "gust:concurrency": "1", "gust:tenant": "a"})["FunctionArn"]
     for tags, message in [
         ({"gust:instances": "0"}, "no number of instances"),
         ({"gust:concurrency": "8"}, "takes one event at a time"),
         ({"gust:concurrency": "many"}, "no number of calls"),
+        ({"gust:memmory": "fresh"}, "gust:memmory: there is none of this name"),
     ]:
         with refused("InvalidParameterValueException", 400, message):
             client.tag_resource(Resource=arn, Tags=tags)

@@ -24,6 +24,10 @@ pub const CONCURRENCY_TAG: &str = "gust:concurrency";
 /// its share.
 pub const TENANT_TAG: &str = "gust:tenant";
 
+/// What the names of the tags begin with that mean something here, and all of them.
+const OWN_PREFIX: &str = "gust:";
+const OWN_TAGS: [&str; 5] = [MEMORY_TAG, EGRESS_TAG, INSTANCES_TAG, CONCURRENCY_TAG, TENANT_TAG];
+
 /// Most calls that an instance may be said to take at once.
 const PER_INSTANCE_MAX: u32 = 1000;
 
@@ -182,11 +186,19 @@ pub(crate) fn memory_mode(
     }
 }
 
-/// Checks what tags say of a function's scaling. `runs_several` says that instances take several calls at once here.
+/// Checks the tags that mean something here, but for those that are read with what they change: that there are such, and what
+/// they say of a function's scaling. `runs_several` says that instances take several calls at once here.
 ///
 /// # Errors
-/// [`ControlError::InvalidParameter`] when a tag says something that cannot be.
-pub(crate) fn check_scaling(tags: &BTreeMap<String, String>, runs_several: bool) -> Result<(), ControlError> {
+/// [`ControlError::InvalidParameter`] when a tag says something that cannot be, or would be one of these and is not.
+pub(crate) fn check_own(tags: &BTreeMap<String, String>, runs_several: bool) -> Result<(), ControlError> {
+    let is_unknown = |name: &&String| name.starts_with(OWN_PREFIX) && !OWN_TAGS.contains(&name.as_str());
+    if let Some(name) = tags.keys().find(is_unknown) {
+        return Err(ControlError::InvalidParameter(format!(
+            "Cannot set tag {name}: there is none of this name: [{}]",
+            OWN_TAGS.join(", ")
+        )));
+    }
     instances_max(tags)?;
     per_instance(tags, runs_several)?;
     Ok(())
@@ -278,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tags_say_of_scaling_is_checked() {
+    fn tags_that_mean_something_are_checked() {
         let tags = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
         for (name, value, several, fine) in [
             (INSTANCES_TAG, "3", false, true),
@@ -290,8 +302,11 @@ mod tests {
             (CONCURRENCY_TAG, "0", true, false),
             (CONCURRENCY_TAG, "1001", true, false),
             (CONCURRENCY_TAG, "-1", true, false),
+            (TENANT_TAG, "anyone", false, true),
+            ("gust:memmory", "fresh", false, false),
+            ("gusto", "much", false, true),
         ] {
-            let checked = check_scaling(&tags(name, value), several);
+            let checked = check_own(&tags(name, value), several);
             assert_eq!(checked.is_ok(), fine, "{name}={value}");
         }
         assert_eq!(instances_max(&tags(INSTANCES_TAG, "7")).unwrap(), Some(7));

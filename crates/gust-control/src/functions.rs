@@ -8,7 +8,7 @@ use crate::{
     account::Account,
     change::Next,
     clock,
-    config::{ConfigChange, EGRESS_TAG, MEMORY_TAG, check_scaling, egress, memory_mode},
+    config::{ConfigChange, EGRESS_TAG, MEMORY_TAG, check_own, egress, memory_mode},
     control::Control,
     error::ControlError,
     ids::{FunctionName, Target},
@@ -70,7 +70,7 @@ impl Control {
         check_tags(&tags)?;
         memory_mode(&tags, self.config().memory_mode)?;
         egress(&tags)?;
-        check_scaling(&tags, self.runs_several())?;
+        check_own(&tags, self.runs_several())?;
         self.check_runtime(&config.runtime)?;
         // Before the package is unpacked, which is expensive; and again when the function is entered.
         self.read(|published| check_free(&published.account, &name))?;
@@ -262,7 +262,7 @@ impl Control {
             tags.retain(|key, _| !removed.contains(key));
             tags.extend(set);
             check_tags(&tags)?;
-            check_scaling(&tags, runs_several)?;
+            check_own(&tags, runs_several)?;
             let before = memory_mode(&function.shared.tags, default)?;
             let after = memory_mode(&tags, default)?;
             let network_changes = egress(&function.shared.tags)? != egress(&tags)?;
