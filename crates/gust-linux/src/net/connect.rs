@@ -45,8 +45,13 @@ impl Kernel {
             | SocketState::Service(_)
             | SocketState::Outside(_) => {}
         }
-        if let Some(errno) = self.socket_mut(number)?.take_error() {
+        let socket = self.socket_mut(number)?;
+        if let Some(errno) = socket.take_error() {
             return Err(errno);
+        }
+        if internet_stream(socket) {
+            // What was left of a connection that was refused.
+            socket.read_shut = false;
         }
         let socket = self.socket(number)?;
         if socket.kind == SocketKind::Datagram {
@@ -78,13 +83,20 @@ impl Kernel {
         let target = match self.find_target(cx, self.socket(number)?, &address) {
             // As over a network: the refusal comes after the call has returned.
             Err(ECONNREFUSED) if internet && nonblocking => {
-                self.socket_mut(number)?.error = Some(ECONNREFUSED.number());
+                let socket = self.socket_mut(number)?;
+                socket.error = Some(ECONNREFUSED.number());
+                // Whoever has been told reads the end of it.
+                socket.read_shut = true;
                 self.wake_socket(number);
                 return Err(EINPROGRESS);
             }
             target => target?,
         };
-        if let SocketState::Listening { waiting, backlog } = &self.socket(target)?.state
+        let listener = self.socket(target)?;
+        if listener.read_shut && listener.domain == Domain::Unix {
+            return Err(ECONNREFUSED);
+        }
+        if let SocketState::Listening { waiting, backlog } = &listener.state
             && waiting.len() > *backlog
         {
             if nonblocking {
@@ -129,6 +141,17 @@ impl Kernel {
             waiting.push_back(peer);
         }
         self.wake_socket(target);
+        Ok(())
+    }
+
+    /// A listener is one no more, though its name stays taken: who waits to accept is told so, and who waits to be accepted is
+    /// refused.
+    fn stop_listening(&mut self, number: u32) -> Result<(), Errno> {
+        let state = std::mem::replace(&mut self.socket_mut(number)?.state, SocketState::Idle);
+        if let SocketState::Listening { waiting, .. } = state {
+            self.refuse_waiting(waiting);
+        }
+        self.wake_socket(number);
         Ok(())
     }
 
@@ -221,11 +244,14 @@ fn accept(k: &mut Kernel, cx: &mut Cx<'_>, fd: u64, address: u64, bytes: u64, fl
     if socket.kind == SocketKind::Datagram {
         return Err(EOPNOTSUPP);
     }
-    let timeout_ns = socket.receive_timeout_ns;
+    let (timeout_ns, is_shut) = (socket.receive_timeout_ns, socket.read_shut);
     let SocketState::Listening { waiting, .. } = &socket.state else {
         return Err(EINVAL);
     };
     let Some(peer) = waiting.front().copied() else {
+        if is_shut {
+            return Err(EINVAL);
+        }
         if nonblocking || k.timed_out(cx.slot) {
             return Err(EAGAIN);
         }
@@ -281,8 +307,21 @@ pub(crate) fn sys_shutdown(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) ->
             }
             None
         }
-        SocketState::Idle | SocketState::Listening { .. } | SocketState::Connecting(_) => {
-            return Err(ENOTCONN);
+        SocketState::Idle if socket.domain == Domain::Unix => None,
+        SocketState::Idle => return Err(ENOTCONN),
+        // Who waits to be accepted still is, but nobody comes any more.
+        SocketState::Listening { .. } if socket.domain == Domain::Unix => None,
+        SocketState::Listening { .. } => {
+            if reading {
+                k.stop_listening(number)?;
+            }
+            return Ok(Flow::Done(0));
+        }
+        SocketState::Connecting(connection) => {
+            socket.state = SocketState::Idle;
+            k.guest_left_outside(connection, true, true);
+            k.wake_socket(number);
+            return Ok(Flow::Done(0));
         }
     };
     let socket = k.socket_mut(number)?;
@@ -298,6 +337,10 @@ pub(crate) fn sys_shutdown(k: &mut Kernel, _cx: &mut Cx<'_>, args: &[u64; 6]) ->
     }
     k.wake_socket(number);
     Ok(Flow::Done(0))
+}
+
+fn internet_stream(socket: &Socket) -> bool {
+    socket.kind == SocketKind::Stream && socket.domain.is_internet()
 }
 
 /// A send without an address on a socket that is not connected.

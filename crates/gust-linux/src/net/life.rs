@@ -6,6 +6,8 @@
 //!                            └── the peer is closed ──> Connected(None) ──> (closed)
 //! ```
 
+use std::collections::VecDeque;
+
 use crate::{
     abi::u32_at,
     errno::{
@@ -80,10 +82,25 @@ impl Kernel {
             SocketState::Service(connection) => self.network.services.guest_closed(connection),
             SocketState::Connecting(connection) => self.guest_left_outside(connection, true, true),
             SocketState::Outside(connection) => self.guest_left_outside(connection, true, false),
-            SocketState::Listening { waiting, .. } => {
-                for pending in waiting {
-                    self.close_socket(pending);
-                }
+            SocketState::Listening { waiting, .. } => self.refuse_waiting(waiting),
+        }
+    }
+
+    /// Closes what waits to be accepted; over a network their clients are told that the connection is broken.
+    pub(crate) fn refuse_waiting(&mut self, waiting: VecDeque<u32>) {
+        for pending in waiting {
+            let client = match self.network.sockets.get(pending) {
+                Some(Socket {
+                    domain,
+                    state: SocketState::Connected(Some(client)),
+                    ..
+                }) if domain.is_internet() => Some(*client),
+                Some(_) | None => None,
+            };
+            self.close_socket(pending);
+            if let Some(client) = client.and_then(|client| self.network.sockets.get_mut(client)) {
+                client.error = Some(libc::ECONNRESET);
+                client.write_shut = true;
             }
         }
     }

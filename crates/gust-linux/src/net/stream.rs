@@ -23,7 +23,7 @@ pub(crate) struct Manner {
     pub(crate) wait_all: bool,
     /// No `SIGPIPE`.
     pub(crate) no_signal: bool,
-    /// Give the full size of a message that was cut off.
+    /// Give the full size of a message that was cut off; of a TCP socket, cut off all of it.
     pub(crate) full_size: bool,
 }
 
@@ -115,7 +115,12 @@ impl Kernel {
             match socket.state {
                 SocketState::Idle | SocketState::Listening { .. } if unix => return Err(EINVAL),
                 SocketState::Idle | SocketState::Listening { .. } => {
-                    return Err(self.socket_mut(number)?.take_error().unwrap_or(ENOTCONN));
+                    let socket = self.socket_mut(number)?;
+                    return match socket.take_error() {
+                        Some(errno) => Err(errno),
+                        None if socket.read_shut => Ok(Flow::Done(0)),
+                        None => Err(ENOTCONN),
+                    };
                 }
                 SocketState::Connecting(_) => {
                     return self.no_message_yet(cx, number, manner.nonblocking);
@@ -135,7 +140,11 @@ impl Kernel {
             let data = socket
                 .received
                 .peek((wanted - done).min(bytes_max as u64).min(STAGING_BYTES as u64) as usize);
-            let placed = self.scatter(cx, slices, done, &data)?;
+            // What a TCP socket is asked to cut off is not even copied.
+            let placed = match manner.full_size && !unix {
+                true => data.len() as u64,
+                false => self.scatter(cx, slices, done, &data)?,
+            };
             done += placed;
             if manner.peek {
                 return Ok(Flow::Done(done));

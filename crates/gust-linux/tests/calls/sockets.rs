@@ -64,6 +64,100 @@ fn who_waits_to_accept_is_woken() {
     assert!(matches!(guest.turn_of(other), Came::Back(fd) if fd > 0));
 }
 
+/// As servers end their loops: the thread that accepts is told, whoever waited to be accepted is refused, the name stays.
+#[test]
+fn a_listener_that_is_shut_down_wakes_who_accepts() {
+    let mut guest = Guest::new();
+    let waits = listener(&mut guest, 8080);
+    let other = guest.thread();
+    assert_eq!(
+        guest.call_on(other, libc::SYS_accept, &[waits, 0, 0]),
+        Came::Blocked
+    );
+    // What only ends sending ends nothing here.
+    let [read, write, both] = [libc::SHUT_RD, libc::SHUT_WR, libc::SHUT_RDWR].map(|how| how as u64);
+    assert_eq!(guest.done(libc::SYS_shutdown, &[waits, write]), 0);
+    assert_eq!(guest.turn_of(other), Came::Blocked);
+    assert_eq!(guest.done(libc::SYS_shutdown, &[waits, both]), 0);
+    assert_eq!(guest.turn_of(other), error(libc::EINVAL));
+    assert_eq!(guest.fails(libc::SYS_shutdown, &[waits, read]), libc::ENOTCONN);
+
+    let refuses = listener(&mut guest, 8081);
+    let pending = client(&mut guest, 8081);
+    assert_eq!(guest.done(libc::SYS_shutdown, &[refuses, read]), 0);
+    let receive = [pending, SCRATCH, 8, 0, 0, 0];
+    assert_eq!(guest.fails(libc::SYS_recvfrom, &receive), libc::ECONNRESET);
+    let late = guest.done(libc::SYS_socket, &[INET, STREAM, 0]) as u64;
+    let at = address(&mut guest, [127, 0, 0, 1], 8081);
+    assert_eq!(
+        guest.fails(libc::SYS_connect, &[late, at, 16]),
+        libc::ECONNREFUSED
+    );
+    assert_eq!(guest.fails(libc::SYS_bind, &[late, at, 16]), libc::EADDRINUSE);
+    assert_eq!(guest.done(libc::SYS_listen, &[refuses, 1]), 0);
+    client(&mut guest, 8081);
+}
+
+/// Of a UNIX listener that is shut down who waits is still accepted, and nobody else.
+#[test]
+fn a_unix_listener_that_is_shut_down_takes_nobody_else() {
+    let mut guest = Guest::new();
+    let unix = libc::AF_UNIX as u64;
+    let [waits, first, late] = [(); 3].map(|()| guest.done(libc::SYS_socket, &[unix, STREAM, 0]) as u64);
+    let name = guest.put(SCRATCH, b"\x01\0\0name");
+    assert_eq!(guest.done(libc::SYS_bind, &[waits, name, 7]), 0);
+    assert_eq!(guest.done(libc::SYS_listen, &[waits, 4]), 0);
+    assert_eq!(guest.done(libc::SYS_connect, &[first, name, 7]), 0);
+    let other = guest.thread();
+    assert!(matches!(guest.call_on(other, libc::SYS_accept, &[waits, 0, 0]), Came::Back(fd) if fd > 0));
+    let again = guest.done(libc::SYS_socket, &[unix, STREAM, 0]) as u64;
+    assert_eq!(guest.done(libc::SYS_connect, &[again, name, 7]), 0);
+    assert_eq!(guest.done(libc::SYS_shutdown, &[waits, libc::SHUT_RD as u64]), 0);
+    assert_eq!(
+        guest.fails(libc::SYS_connect, &[late, name, 7]),
+        libc::ECONNREFUSED
+    );
+    assert!(guest.done(libc::SYS_accept, &[waits, 0, 0]) > 0);
+    assert_eq!(guest.fails(libc::SYS_accept, &[waits, 0, 0]), libc::EINVAL);
+    // One that is nothing yet can be shut down.
+    assert_eq!(guest.done(libc::SYS_shutdown, &[late, libc::SHUT_RDWR as u64]), 0);
+}
+
+#[test]
+fn a_refused_connection_is_at_its_end() {
+    let mut guest = Guest::new();
+    let flags = STREAM | libc::SOCK_NONBLOCK as u64;
+    let socket = guest.done(libc::SYS_socket, &[INET, flags, 0]) as u64;
+    let receive = [socket, SCRATCH, 8, 0, 0, 0];
+    assert_eq!(guest.fails(libc::SYS_recvfrom, &receive), libc::ENOTCONN);
+    let at = address(&mut guest, [127, 0, 0, 1], 8080);
+    let connect = [socket, at, 16];
+    assert_eq!(guest.fails(libc::SYS_connect, &connect), libc::EINPROGRESS);
+    assert_eq!(guest.fails(libc::SYS_recvfrom, &receive), libc::ECONNREFUSED);
+    assert_eq!(guest.done(libc::SYS_recvfrom, &receive), 0);
+    // It can be tried again, and is no longer at its end then.
+    let _server = listener(&mut guest, 8080);
+    address(&mut guest, [127, 0, 0, 1], 8080);
+    assert_eq!(guest.fails(libc::SYS_connect, &connect), libc::EINPROGRESS);
+    assert_eq!(guest.fails(libc::SYS_recvfrom, &receive), libc::EAGAIN);
+}
+
+#[test]
+fn bytes_can_be_dropped_unread() {
+    let mut guest = Guest::new();
+    let (_, client, server) = connection(&mut guest);
+    guest.put(SCRATCH, b"0123456789");
+    assert_eq!(guest.done(libc::SYS_sendto, &[client, SCRATCH, 10, 0, 0, 0]), 10);
+    let place = guest.put(SCRATCH + 64, b"........");
+    let cut = libc::MSG_TRUNC as u64;
+    assert_eq!(guest.done(libc::SYS_recvfrom, &[server, place, 4, cut, 0, 0]), 4);
+    // The place need not even be one.
+    assert_eq!(guest.done(libc::SYS_recvfrom, &[server, 0, 2, cut, 0, 0]), 2);
+    assert_eq!(guest.get(place, 8), b"........");
+    assert_eq!(guest.done(libc::SYS_recvfrom, &[server, place, 8, 0, 0, 0]), 4);
+    assert_eq!(guest.get(place, 4), b"6789");
+}
+
 #[test]
 fn there_is_no_way_out() {
     let mut guest = Guest::new();
