@@ -31,7 +31,7 @@ use crate::{
     slab::Slab,
     syscalls,
     task::{Signals, Threads, WaitKey, WaitQueues},
-    time::Clock,
+    time::{Clock, Left},
 };
 
 /// Longest run of a thread while others are runnable, in nanoseconds.
@@ -93,6 +93,8 @@ pub(crate) struct Call {
     pub(crate) progress: u64,
     /// The file of its first argument, when that descriptor was closed while the call waited.
     pub(crate) held: Option<HeldFile>,
+    /// Where it says what is left of its time when a signal ends it.
+    pub(crate) left: Option<Left>,
 }
 
 /// The machine, the world outside and the thread in question, for the length of one entry into the personality.
@@ -247,6 +249,7 @@ impl Kernel {
                     timed_out: false,
                     progress: 0,
                     held: None,
+                    left: None,
                 });
                 self.execute(&mut cx);
                 let now = self.clock.monotonic_ns(cx.host);
@@ -331,6 +334,10 @@ impl Kernel {
         let restart = wait.on_signal == OnSignal::Restart;
         let call = thread.call.take();
         thread.interrupted_call = call.as_ref().filter(|_| restart).map(|call| call.number);
+        thread.left = call
+            .as_ref()
+            .and_then(|call| call.left.zip(call.deadline_ns))
+            .filter(|_| !restart);
         thread.registers.rax = EINTR.to_rax();
         self.release_held(call);
         self.queues.unblock(slot, &wait.keys, wait.deadline_ns);

@@ -252,19 +252,47 @@ pub(crate) fn sys_times(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
     Ok(Flow::Done(k.clock.monotonic_ns(cx.host) / TICK_NS))
 }
 
+/// Where a call says what is left of its time when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Left {
+    pub(crate) at: u64,
+    /// A `timeval`, not a `timespec`.
+    pub(crate) is_timeval: bool,
+}
+
 impl Kernel {
+    /// Says what is left until a deadline; nothing where that cannot be written, as on Linux.
+    pub(crate) fn tell_left(&mut self, cx: &mut Cx<'_>, left: Left, until_ns: u64) {
+        let ns = until_ns.saturating_sub(self.clock.monotonic_ns(cx.host));
+        let raw = match left.is_timeval {
+            true => Writer::with_capacity(16)
+                .u64(ns / 1_000_000_000)
+                .u64(ns % 1_000_000_000 / 1000)
+                .done(),
+            false => timespec(ns),
+        };
+        let _unwritten = self.copy_out(cx, left.at, &raw);
+    }
+
+    /// The same of the call that a signal has ended, if there is one.
+    pub(crate) fn tell_left_of_interrupted(&mut self, cx: &mut Cx<'_>) {
+        if let Some((left, until_ns)) = self.thread_mut(cx.slot).left.take() {
+            self.tell_left(cx, left, until_ns);
+        }
+    }
+
     /// Sleeps until a deadline; when a signal ends the sleep, what is left goes to `remaining`.
     fn sleep(&mut self, cx: &mut Cx<'_>, until_ns: u64, remaining: u64) -> SysResult {
         let now = self.clock.monotonic_ns(cx.host);
         if until_ns <= now || self.timed_out(cx.slot) {
             return Ok(Flow::Done(0));
         }
-        // Written ahead: a handler that ends the sleep finds it, and nobody looks at it otherwise.
-        if remaining != 0 {
-            self.copy_out(cx, remaining, &timespec(until_ns - now))?;
-        }
         if let Some(call) = &mut self.thread_mut(cx.slot).call {
             call.deadline_ns = Some(until_ns);
+            call.left = (remaining != 0).then_some(Left {
+                at: remaining,
+                is_timeval: false,
+            });
         }
         Ok(Flow::Wait(Wait {
             keys: vec![WaitKey::Alone(cx.slot)],

@@ -10,14 +10,22 @@ use crate::{
     },
     kernel::{Cx, Flow, Kernel, OnSignal, SysResult, Wait},
     task::WaitKey,
+    time::Left,
     user::timespec_ns,
 };
 
 const POLL_BYTES: usize = 8;
 
+/// How long a call waits at most, and where it says what was left of that.
+#[derive(Debug, Clone, Copy)]
+struct Timeout {
+    ns: u64,
+    left: Option<Left>,
+}
+
 impl Kernel {
-    /// Waits for any of these files, or gives what is ready. `finish` writes the result out and counts it.
-    fn wait_for_any(&mut self, cx: &mut Cx<'_>, kinds: &[FileKind], timeout_ns: Option<u64>) -> Flow {
+    /// Waits for any of these files.
+    fn wait_for_any(&mut self, cx: &mut Cx<'_>, kinds: &[FileKind], timeout: Option<Timeout>) -> Flow {
         let mut keys: Vec<WaitKey> = kinds
             .iter()
             .filter_map(|kind| kind.object().map(WaitKey::Object))
@@ -27,7 +35,10 @@ impl Kernel {
         if keys.is_empty() {
             keys.push(WaitKey::Alone(cx.slot));
         }
-        let deadline_ns = timeout_ns.map(|timeout| self.deadline(cx, timeout));
+        let deadline_ns = timeout.map(|timeout| self.deadline(cx, timeout.ns));
+        if let Some(call) = &mut self.thread_mut(cx.slot).call {
+            call.left = timeout.and_then(|timeout| timeout.left);
+        }
         Flow::Wait(Wait {
             keys,
             deadline_ns,
@@ -35,7 +46,22 @@ impl Kernel {
         })
     }
 
-    fn poll(&mut self, cx: &mut Cx<'_>, at: u64, count: u64, timeout_ns: Option<u64>) -> SysResult {
+    /// Says what is left of a time-out when there is an answer; that none was given is not touched.
+    fn end_wait(&mut self, cx: &mut Cx<'_>, timeout: Option<Timeout>) {
+        if let Some(Timeout { ns, left: Some(left) }) = timeout
+            && ns > 0
+        {
+            let until_ns = self.deadline(cx, ns);
+            self.tell_left(cx, left, until_ns);
+        }
+    }
+
+    /// Whether a call with this time-out answers although nothing is ready.
+    fn gives_up(&self, cx: &Cx<'_>, timeout: Option<Timeout>) -> bool {
+        timeout.is_some_and(|timeout| timeout.ns == 0) || self.timed_out(cx.slot)
+    }
+
+    fn poll(&mut self, cx: &mut Cx<'_>, at: u64, count: u64, timeout: Option<Timeout>) -> SysResult {
         if count > FILES_MAX {
             return Err(EINVAL);
         }
@@ -57,24 +83,22 @@ impl Kernel {
             entry[6..8].copy_from_slice(&(found as u16).to_le_bytes());
             ready += u64::from(found != 0);
         }
-        if ready == 0 && timeout_ns != Some(0) && !self.timed_out(cx.slot) {
-            return Ok(self.wait_for_any(cx, &kinds, timeout_ns));
+        if ready == 0 && !self.gives_up(cx, timeout) {
+            return Ok(self.wait_for_any(cx, &kinds, timeout));
         }
         self.copy_out(cx, at, &raw)?;
+        self.end_wait(cx, timeout);
         Ok(Flow::Done(ready))
     }
 }
 
 pub(crate) fn sys_poll(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    k.poll(cx, args[0], args[1], milliseconds(args[2]))
+    let timeout = milliseconds(args[2]).map(|ns| Timeout { ns, left: None });
+    k.poll(cx, args[0], args[1], timeout)
 }
 
 pub(crate) fn sys_ppoll(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let timeout = if args[2] == 0 {
-        None
-    } else {
-        Some(k.copy_in_timespec(cx, args[2])?)
-    };
+    let timeout = k.copy_in_timeout(cx, args[2], false)?;
     k.apply_temporary_mask(cx, args[3], args[4])?;
     k.poll(cx, args[0], args[1], timeout)
 }
@@ -83,7 +107,27 @@ pub(crate) fn sys_ppoll(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> Sys
 const WANTED: [u32; 3] = [IN | HUP | ERR, OUT | ERR, libc::EPOLLPRI as u32];
 
 impl Kernel {
-    fn select(&mut self, cx: &mut Cx<'_>, args: &[u64; 6], timeout_ns: Option<u64>) -> SysResult {
+    /// A time-out at an address, of which what is left is said there too; none at 0.
+    fn copy_in_timeout(
+        &mut self,
+        cx: &mut Cx<'_>,
+        at: u64,
+        is_timeval: bool,
+    ) -> Result<Option<Timeout>, Errno> {
+        if at == 0 {
+            return Ok(None);
+        }
+        let ns = if is_timeval {
+            let raw: [u8; 16] = self.copy_in_array(cx, at)?;
+            timeval_ns(i64_at(&raw, 0), i64_at(&raw, 8))?
+        } else {
+            self.copy_in_timespec(cx, at)?
+        };
+        let left = Some(Left { at, is_timeval });
+        Ok(Some(Timeout { ns, left }))
+    }
+
+    fn select(&mut self, cx: &mut Cx<'_>, args: &[u64; 6], timeout: Option<Timeout>) -> SysResult {
         let count = args[0] as i32;
         if count < 0 {
             return Err(EINVAL);
@@ -116,9 +160,10 @@ impl Kernel {
                 }
             }
         }
-        if ready == 0 && timeout_ns != Some(0) && !self.timed_out(cx.slot) {
-            return Ok(self.wait_for_any(cx, &kinds, timeout_ns));
+        if ready == 0 && !self.gives_up(cx, timeout) {
+            return Ok(self.wait_for_any(cx, &kinds, timeout));
         }
+        self.end_wait(cx, timeout);
         for (set, at) in found.iter().zip(&args[1..4]) {
             self.copy_out_if(cx, *at, set)?;
         }
@@ -127,21 +172,12 @@ impl Kernel {
 }
 
 pub(crate) fn sys_select(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let timeout = if args[4] == 0 {
-        None
-    } else {
-        let raw: [u8; 16] = k.copy_in_array(cx, args[4])?;
-        Some(timeval_ns(i64_at(&raw, 0), i64_at(&raw, 8))?)
-    };
+    let timeout = k.copy_in_timeout(cx, args[4], true)?;
     k.select(cx, args, timeout)
 }
 
 pub(crate) fn sys_pselect6(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
-    let timeout = if args[4] == 0 {
-        None
-    } else {
-        Some(k.copy_in_timespec(cx, args[4])?)
-    };
+    let timeout = k.copy_in_timeout(cx, args[4], false)?;
     if args[5] != 0 {
         // A pointer to the mask and its size.
         let mask = k.copy_in_u64(cx, args[5])?;

@@ -44,6 +44,7 @@ impl Kernel {
         action: Action,
     ) -> Result<(), Errno> {
         self.settle_interrupted_call(cx.slot, action);
+        self.tell_left_of_interrupted(cx);
         let mut state = [0; XSAVE_BYTES];
         cx.vm.extended_state(cx.slot, &mut state).map_err(|_| EFAULT)?;
         let thread = self.thread(cx.slot);

@@ -363,6 +363,7 @@ impl Kernel {
             }
         }
         self.restart_interrupted(cx.slot);
+        self.tell_left_of_interrupted(cx);
         self.restore_mask(cx.slot);
         true
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     kernel::{Call, Kernel, Wait},
     task::signals::Pending,
+    time::Left,
 };
 
 /// Most threads of one guest. One record less than the machine has extended states, whose first is nobody's.
@@ -39,6 +40,8 @@ pub(crate) struct Thread {
     pub(crate) wait: Option<Wait>,
     /// The restartable call that a signal has ended, until the handler's frame is built.
     pub(crate) interrupted_call: Option<u64>,
+    /// Where another call that a signal has ended says what was left until its deadline, until the frame is built.
+    pub(crate) left: Option<(Left, u64)>,
     pub(crate) mask: u64,
     /// The mask to go back to when a call with a mask of its own ends.
     pub(crate) saved_mask: Option<u64>,
@@ -65,6 +68,7 @@ impl Thread {
             call: None,
             wait: None,
             interrupted_call: None,
+            left: None,
             mask: 0,
             saved_mask: None,
             pending: Pending::default(),

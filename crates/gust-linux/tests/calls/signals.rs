@@ -45,6 +45,55 @@ fn a_handler_runs_and_returns_to_where_it_came_from() {
     assert_eq!((after.rip, after.rsp), (before.rip, before.rsp));
 }
 
+/// A loop that sleeps what was left makes its way, however often it is woken.
+#[test]
+fn a_sleep_that_a_signal_ends_says_what_was_left() {
+    let mut guest = Guest::new();
+    handle(&mut guest, libc::SIGALRM, 0);
+    let seconds = |guest: &mut Guest, at: u64| guest.word(at) + u64::from(guest.word(at + 8) >= 500_000_000);
+    let [asked, left, set] = [SCRATCH + 0x100, SCRATCH + 0x200, SCRATCH + 0x300];
+    let ask = |guest: &mut Guest| {
+        for (n, word) in [10u64, 0].into_iter().enumerate() {
+            guest.put(asked + n as u64 * 8, &word.to_le_bytes());
+        }
+    };
+    ask(&mut guest);
+    let main = guest.main;
+    for (number, args, at) in [
+        (libc::SYS_nanosleep, [asked, left, 0, 0, 0, 0], left),
+        (libc::SYS_clock_nanosleep, [1, 0, asked, left, 0, 0], left),
+        (libc::SYS_select, [0, 0, 0, 0, asked, 0], asked),
+        (libc::SYS_pselect6, [0, 0, 0, 0, asked, 0], asked),
+        (libc::SYS_ppoll, [0, 0, asked, 0, 0, 0], asked),
+    ] {
+        ask(&mut guest);
+        let before = *guest.kernel.registers_mut(main);
+        assert_eq!(guest.done(libc::SYS_alarm, &[3]), 0);
+        guest.call(number, &args);
+        assert_eq!(guest.kernel.registers_mut(main).rip, HANDLER, "call {number}");
+        assert_eq!(seconds(&mut guest, at), 7, "call {number}");
+        *guest.kernel.registers_mut(main) = before;
+        let none = guest.put(set, &0u64.to_le_bytes());
+        let how = libc::SIG_SETMASK as u64;
+        guest.done(libc::SYS_rt_sigprocmask, &[how, none, 0, 8]);
+    }
+    // One that nothing ends leaves the place as it is; one that asks for files says that nothing was left.
+    ask(&mut guest);
+    guest.put(left, &[42; 16]);
+    assert_eq!(guest.done(libc::SYS_nanosleep, &[asked, left]), 0);
+    assert_eq!(guest.get(left, 16), [42; 16]);
+    assert_eq!(guest.done(libc::SYS_ppoll, &[0, 0, asked, 0, 0]), 0);
+    assert_eq!(guest.get(asked, 16), [0; 16]);
+    // One that has its answer at once has all of it left.
+    let pair = guest.put(set, &[0; 8]);
+    assert_eq!(guest.done(libc::SYS_pipe2, &[pair, 0]), 0);
+    let writer = guest.word(pair) >> 32;
+    guest.put(set, &(1u64 << writer).to_le_bytes());
+    ask(&mut guest);
+    assert_eq!(guest.done(libc::SYS_select, &[writer + 1, 0, set, 0, asked]), 1);
+    assert_eq!(seconds(&mut guest, asked), 10);
+}
+
 #[test]
 fn a_masked_signal_waits() {
     let mut guest = Guest::new();
