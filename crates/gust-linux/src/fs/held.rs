@@ -55,6 +55,7 @@ fn waits_with_descriptor(number: u64) -> bool {
             | libc::SYS_connect
             | libc::SYS_flock
             | libc::SYS_fcntl
+            | libc::SYS_sendfile
             | libc::SYS_epoll_wait
             | libc::SYS_epoll_pwait
             | libc::SYS_epoll_pwait2

@@ -474,6 +474,20 @@ impl Kernel {
         Ok(done)
     }
 
+    /// Waits until a full pipe or socket takes more, unless it is not to wait.
+    fn wait_for_room(&mut self, cx: &mut Cx<'_>, fd: u64) -> SysResult {
+        let file = self.files.get(fd).ok_or(EBADF)?;
+        if file.nonblocking() || self.timed_out(cx.slot) {
+            return Err(EAGAIN);
+        }
+        if let FileKind::Socket(number) = file.kind {
+            let timeout_ns = self.socket(number)?.send_timeout_ns;
+            return self.wait_for_socket(cx, number, timeout_ns);
+        }
+        let object = file.kind.object().ok_or(EAGAIN)?;
+        Ok(Flow::Wait(Wait::on(WaitKey::Object(object))))
+    }
+
     /// Writes bytes of the personality's own to a file; never blocks.
     fn write_from_kernel(
         &mut self,
@@ -529,7 +543,10 @@ pub(crate) fn sys_sendfile(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> 
     {
         return Err(EINVAL);
     }
-    let copied = k.copy_between(cx, (from, start), (to, None), bytes.min(RW_BYTES_MAX))?;
+    let copied = match k.copy_between(cx, (from, start), (to, None), bytes.min(RW_BYTES_MAX)) {
+        Err(EAGAIN) => return k.wait_for_room(cx, to),
+        copied => copied?,
+    };
     if let Some(start) = start {
         k.copy_out(cx, offset, &(start + copied).to_le_bytes())?;
     }

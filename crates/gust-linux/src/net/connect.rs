@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use crate::{
     errno::{
-        EAGAIN, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH, ENOTCONN, EOPNOTSUPP,
-        Errno,
+        EAGAIN, ECONNABORTED, ECONNREFUSED, EDESTADDRREQ, EINPROGRESS, EINVAL, EISCONN, ENETUNREACH,
+        ENOTCONN, EOPNOTSUPP, Errno,
     },
     io::ObjectKey,
     kernel::{Cx, Flow, Kernel, OnSignal, SysResult, Wait},
@@ -46,12 +46,13 @@ impl Kernel {
             | SocketState::Outside(_) => {}
         }
         let socket = self.socket_mut(number)?;
+        // A connection that was refused is over with this: the next call begins another.
+        let was_refused = internet_stream(socket) && std::mem::take(&mut socket.read_shut);
         if let Some(errno) = socket.take_error() {
             return Err(errno);
         }
-        if internet_stream(socket) {
-            // What was left of a connection that was refused.
-            socket.read_shut = false;
+        if was_refused {
+            return Err(ECONNABORTED);
         }
         let socket = self.socket(number)?;
         if socket.kind == SocketKind::Datagram {

@@ -135,7 +135,8 @@ fn a_refused_connection_is_at_its_end() {
     assert_eq!(guest.fails(libc::SYS_connect, &connect), libc::EINPROGRESS);
     assert_eq!(guest.fails(libc::SYS_recvfrom, &receive), libc::ECONNREFUSED);
     assert_eq!(guest.done(libc::SYS_recvfrom, &receive), 0);
-    // It can be tried again, and is no longer at its end then.
+    // It can be tried again once that has been asked for in vain, and is no longer at its end then.
+    assert_eq!(guest.fails(libc::SYS_connect, &connect), libc::ECONNABORTED);
     let _server = listener(&mut guest, 8080);
     address(&mut guest, [127, 0, 0, 1], 8080);
     assert_eq!(guest.fails(libc::SYS_connect, &connect), libc::EINPROGRESS);
@@ -156,6 +157,49 @@ fn bytes_can_be_dropped_unread() {
     assert_eq!(guest.get(place, 8), b"........");
     assert_eq!(guest.done(libc::SYS_recvfrom, &[server, place, 8, 0, 0, 0]), 4);
     assert_eq!(guest.get(place, 4), b"6789");
+}
+
+/// A file that is sent waits for room, as bytes that are written do.
+#[test]
+fn a_file_is_sent_when_there_is_room() {
+    let mut guest = Guest::new();
+    let file = guest.open("/tmp/f", libc::O_CREAT | libc::O_RDWR) as u64;
+    assert_eq!(guest.done(libc::SYS_ftruncate, &[file, 1 << 20]), 0);
+    let (_, client, server) = connection(&mut guest);
+    let from = guest.put(SCRATCH, &0u64.to_le_bytes());
+    let send = [client, file, from, 1 << 20];
+    let mut sent = 0;
+    let other = guest.thread();
+    loop {
+        match guest.call_on(other, libc::SYS_sendfile, &send) {
+            Came::Back(bytes) => sent += bytes,
+            Came::Blocked => break,
+            came @ Came::Ended => panic!("{came:?}"),
+        }
+        guest.put(from, &0u64.to_le_bytes());
+        assert!(sent < 64 << 20, "there is room without end");
+    }
+    let receive = [server, SCRATCH + 64, 0x8000, 0, 0, 0];
+    let mut received = 0;
+    let more = loop {
+        received += guest.done(libc::SYS_recvfrom, &receive);
+        match guest.turn_of(other) {
+            Came::Back(bytes) => break bytes,
+            came => assert_eq!((came, received < sent), (Came::Blocked, true)),
+        }
+    };
+    assert!(more > 0 && guest.word(from) == more as u64);
+    // One that is not to wait is told so.
+    let flags = libc::O_NONBLOCK as u64;
+    guest.done(libc::SYS_fcntl, &[client, libc::F_SETFL as u64, flags]);
+    let refused = loop {
+        match guest.done(libc::SYS_sendfile, &[client, file, 0, 1 << 20]) {
+            0 => guest.done(libc::SYS_lseek, &[file, 0, 0]),
+            bytes if bytes < 0 => break bytes,
+            bytes => bytes,
+        };
+    };
+    assert_eq!(refused, -i64::from(libc::EAGAIN));
 }
 
 #[test]
