@@ -47,12 +47,14 @@ pub enum CostsError {
         reason: &'static str,
     },
     /// A relation is out of range.
-    #[error("{name} of {permille} is not between 100 and 10,000 thousandths")]
+    #[error("{name} of {permille} is not between {least} and 10,000 thousandths")]
     Permille {
         /// Which.
         name: &'static str,
         /// What it is.
         permille: u32,
+        /// What it can be at least.
+        least: u32,
     },
 }
 
@@ -123,11 +125,16 @@ pub struct SimCosts {
     pub shared_bytes: u64,
     /// Memory of a prepared worker.
     pub prepared_bytes: u64,
-    /// Processor time to freeze an idle instance and to thaw it again, with the worker that it takes. Policies reckon with it;
-    /// simulated nodes freeze nothing.
+    /// How long an instance is idle until its node freezes it, in nanoseconds; 0 for never.
+    pub freeze_after_ns: u64,
+    /// Processor time to freeze an idle instance and to thaw it again, with the worker that it takes.
     pub thaw_cpu_ns: u64,
-    /// Memory of a frozen instance.
+    /// Memory of a frozen instance beside what it keeps of its function's.
     pub frozen_bytes: u64,
+    /// What it keeps of its function's memory, compressed, as thousandths of that.
+    pub frozen_permille: u32,
+    /// Most memory that a frozen instance may take; one that would take more stays as it is.
+    pub frozen_bytes_max: u64,
 }
 
 impl Default for SimCosts {
@@ -165,8 +172,12 @@ impl Default for SimCosts {
             armed_bytes: 1_884_160,
             shared_bytes: 0,
             prepared_bytes: 12_582_912,
+            freeze_after_ns: 30_000_000_000,
             thaw_cpu_ns: 45_000_000,
             frozen_bytes: 65_536,
+            // Nobody knows what the memory of a trace's functions holds: this is an assumption, what LZ4 makes of most programs'.
+            frozen_permille: 400,
+            frozen_bytes_max: 2 << 20,
         }
     }
 }
@@ -194,6 +205,19 @@ impl SimCosts {
         }
     }
 
+    /// Processor time to freeze an instance: what a freezing and a thaw take together without what a thaw has in common with a
+    /// restore.
+    pub(super) fn freeze_cpu_ns(&self) -> u64 {
+        let restore_ns = self.restore_cpu_ns.saturating_add(self.prepare_cpu_ns);
+        self.thaw_cpu_ns.saturating_sub(restore_ns)
+    }
+
+    /// Memory of a frozen instance of a function with so much; `None` where it is too much to be frozen.
+    pub(super) fn frozen(&self, memory_mib: u32) -> Option<u64> {
+        let kept = (u64::from(memory_mib) << 20) * u64::from(self.frozen_permille) / 1000;
+        Some(self.frozen_bytes.saturating_add(kept)).filter(|bytes| *bytes <= self.frozen_bytes_max)
+    }
+
     /// Checks every distribution and relation.
     ///
     /// # Errors
@@ -211,12 +235,17 @@ impl SimCosts {
                 .check()
                 .map_err(|reason| CostsError::Delay { name, reason })?;
         }
-        for (name, permille) in [
-            ("work_permille", self.work_permille),
-            ("busy_permille", self.busy_permille),
+        for (name, permille, least) in [
+            ("work_permille", self.work_permille, 100),
+            ("busy_permille", self.busy_permille, 100),
+            ("frozen_permille", self.frozen_permille, 0),
         ] {
-            if !(100..=10_000).contains(&permille) {
-                return Err(CostsError::Permille { name, permille });
+            if !(least..=10_000).contains(&permille) {
+                return Err(CostsError::Permille {
+                    name,
+                    permille,
+                    least,
+                });
             }
         }
         Ok(())
@@ -347,7 +376,14 @@ mod tests {
             ..SimCosts::default()
         };
         let name = "busy_permille";
-        assert_eq!(costs.check(), Err(CostsError::Permille { name, permille: 0 }));
+        assert_eq!(
+            costs.check(),
+            Err(CostsError::Permille {
+                name,
+                permille: 0,
+                least: 100
+            })
+        );
         assert_eq!(SimCosts::default().check(), Ok(()));
         assert_eq!(Delay::of_samples(vec![3, 1, 2]), Delay::Quantiles(vec![1, 2, 3]));
         for (delay, median) in [

@@ -10,7 +10,7 @@
 //! is left to chance but what is drawn from distributions, by one generator in the order of events, so one seed gives
 //! the same records bit for bit.
 //!
-//! Not modelled: that a node lets armed instances go when it needs their memory for others, the host's caches, the order in which a kernel runs tasks, networks but for their delay.
+//! Not modelled: that a node lets armed and frozen instances go when it needs their memory for others, the host's caches, the order in which a kernel runs tasks, networks but for their delay.
 
 mod ahead;
 mod costs;

@@ -341,8 +341,103 @@ fn instances_made_ahead_hold_their_snapshot_together() {
     let last = result.samples.last().unwrap();
     assert_eq!(last.memory_bytes, 3 * 1030 + 500 + function_bytes);
     // One that is restored for a call holds none of it, and leaves nothing.
-    let result = run(&workload, &config(2, costs), &mut Fixed::new(0)).unwrap();
+    let result = run(&workload, &config(2, costs.clone()), &mut Fixed::new(0)).unwrap();
     assert_eq!(result.samples.last().unwrap().memory_bytes, 0);
+    // One that has gone back holds none of it any more.
+    let armed = SimCosts {
+        armed_bytes: 70,
+        rearm_bytes_max: 1 << 30,
+        ..costs
+    };
+    let result = run(&workload, &config(2, armed), &mut EndsWhatItMade(Fixed::new(1))).unwrap();
+    assert_eq!(result.samples.last().unwrap().memory_bytes, 70 + 30);
+}
+
+/// Makes instances ahead, and ends each after its first call, to be armed.
+struct EndsWhatItMade(Fixed);
+
+impl Policy for EndsWhatItMade {
+    fn observe(&mut self, now: Time, observation: Observation, decisions: &mut Vec<Decision>) {
+        self.0.observe(now, observation, decisions);
+        if let Observation::Ended(_) = observation
+            && let Some(instance) = self.0.idle.pop()
+        {
+            decisions.push(Decision::Remove {
+                instance,
+                node: NodeId(0),
+                armed_ns: SECOND_NS,
+            });
+        }
+    }
+
+    fn tick(&mut self, _: Time, _: &mut Vec<Decision>) {}
+
+    fn next_tick(&self) -> Option<Time> {
+        None
+    }
+}
+
+#[test]
+fn what_is_idle_for_long_is_frozen_and_thawed() {
+    let costs = SimCosts {
+        freeze_after_ns: 2 * SECOND_NS,
+        thaw_cpu_ns: 1_500,
+        prepare_cpu_ns: 1_000,
+        restore_cpu_ns: 8,
+        instance_bytes: 1_000,
+        created_bytes: 1_030,
+        created_shared_bytes: 500,
+        prepared_bytes: 7,
+        frozen_bytes: 10,
+        frozen_permille: 1,
+        ..free()
+    };
+    let workload = calls_at(&[SECOND_NS, 2 * SECOND_NS, 10 * SECOND_NS]);
+    let function_bytes = u64::from(workload.functions[0].memory_mib) << 20;
+    let starts_and_memory = |costs: &SimCosts| {
+        let result = run(&workload, &config(2, costs.clone()), &mut Fixed::new(1)).unwrap();
+        let starts: Vec<Start> = result.records.iter().map(|record| record.start).collect();
+        let at = |seconds: u64| {
+            let sample = result
+                .samples
+                .iter()
+                .rfind(|sample| sample.at_ns <= seconds * SECOND_NS);
+            sample.unwrap().memory_bytes
+        };
+        let last = result.samples.last().unwrap();
+        let third = result.records[2];
+        (
+            starts,
+            [at(3), at(8), last.memory_bytes],
+            third,
+            last.overhead_cpu_ns,
+        )
+    };
+    let (starts, memory, third, overhead_ns) = starts_and_memory(&costs);
+    assert_eq!(starts, [Start::Armed, Start::Warm, Start::Armed]);
+    // Idle, it holds its snapshot and its function's memory; frozen a thousandth of that; thawed it is as one restored for a call.
+    let idle = 1_030 + 500 + function_bytes + 7;
+    let frozen = 10 + function_bytes / 1000 + 7;
+    assert_eq!(memory[..2], [idle, frozen]);
+    // Its worker's place is not yet taken by another.
+    assert_eq!(memory[2], 1_000 + function_bytes);
+    assert_eq!(third.started_ns, 10 * SECOND_NS + 8);
+    assert_eq!(overhead_ns, (1_500 - 1_008) + 1_008);
+    // What would be too large then, and what is never to be frozen, stays as it is.
+    for never in [
+        SimCosts {
+            frozen_bytes_max: function_bytes / 1000,
+            ..costs.clone()
+        },
+        SimCosts {
+            freeze_after_ns: 0,
+            ..costs
+        },
+    ] {
+        let (starts, memory, ..) = starts_and_memory(&never);
+        assert_eq!(starts, [Start::Armed, Start::Warm, Start::Warm]);
+        assert_eq!(memory, [idle; 3]);
+    }
 }
 
 #[test]
@@ -481,6 +576,8 @@ proptest! {
             way: Delay::LogNormal { mu: -6.0, sigma: 1.0 },
             restore: Delay::Uniform(1000, 100_000),
             manager: Delay::Quantiles(vec![5_000_000, 8_000_000, 50_000_000]),
+            freeze_after_ns: 100_000_000,
+            frozen_permille: 1,
             ..SimCosts::default()
         };
         let config = SimConfig { seed, ..config(processors, costs) };

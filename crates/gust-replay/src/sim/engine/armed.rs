@@ -13,7 +13,7 @@ pub(super) struct OnNode {
     arming: u32,
     /// Armed instances, in the order in which they became so.
     armed: Vec<Armed>,
-    /// Instances of either kind that were made ahead.
+    /// Instances that were made ahead and have not gone back since.
     ahead: u32,
 }
 
@@ -22,7 +22,8 @@ pub(super) struct OnNode {
 struct Armed {
     /// When it ends.
     until_ns: u64,
-    origin: Origin,
+    /// Memory that it has more than others.
+    more_bytes: u64,
 }
 
 /// How an instance was made, as far as its memory goes.
@@ -30,7 +31,8 @@ struct Armed {
 pub(super) struct Origin {
     /// Memory that it has more than others, because it was made without a prepared worker.
     pub more_bytes: u64,
-    /// It was made ahead: it holds pages of its function's snapshot.
+    /// It was made ahead: it holds pages of its function's snapshot, large ones, until it is frozen or goes back, for which they
+    /// are broken up.
     pub is_ahead: bool,
 }
 
@@ -48,6 +50,11 @@ impl OnNode {
     /// An instance that the policy knows by name is no more.
     pub(super) fn lose(&mut self, origin: Origin) {
         self.instances -= 1;
+        self.freeze(origin);
+    }
+
+    /// An instance has given its worker away, and what that held.
+    pub(super) fn freeze(&mut self, origin: Origin) {
         self.ahead -= u32::from(origin.is_ahead);
     }
 
@@ -93,8 +100,12 @@ impl<P: Policy> Engine<'_, P> {
         let Some(armed) = taken else {
             return false;
         };
-        self.use_now.memory_bytes -= self.costs_of(node).armed_bytes + armed.origin.more_bytes;
-        self.note_made(id, armed.origin);
+        self.use_now.memory_bytes -= self.costs_of(node).armed_bytes + armed.more_bytes;
+        let origin = Origin {
+            more_bytes: armed.more_bytes,
+            is_ahead: false,
+        };
+        self.note_made(id, origin);
         true
     }
 
@@ -129,25 +140,25 @@ impl<P: Policy> Engine<'_, P> {
         }
         let mib = u64::from(self.workload.functions[function as usize].memory_mib);
         let work_ns = costs.rearm_cpu_ns + mib * costs.rearm_mib_cpu_ns;
-        let origin = instance.origin;
+        let more_bytes = instance.origin.more_bytes;
         self.more_of(node, function, |on| on.arming += 1);
-        self.use_now.memory_bytes += costs.armed_bytes + origin.more_bytes;
+        self.use_now.memory_bytes += costs.armed_bytes + more_bytes;
         self.overhead(work_ns);
         let arm = Job::Arm {
             function,
             keep_ns,
-            origin,
+            more_bytes,
         };
         self.begin(node, work_ns, arm);
         true
     }
 
     /// An instance is armed.
-    pub(super) fn armed(&mut self, node: u32, function: u32, keep_ns: u64, origin: Origin) {
+    pub(super) fn armed(&mut self, node: u32, function: u32, keep_ns: u64, more_bytes: u64) {
         let until_ns = self.now_ns.saturating_add(keep_ns);
         if let Some(on) = self.nodes[node as usize].functions.get_mut(&function) {
             on.arming -= 1;
-            on.armed.push(Armed { until_ns, origin });
+            on.armed.push(Armed { until_ns, more_bytes });
         }
         self.at(until_ns, Event::Disarm { node, function });
     }
@@ -157,14 +168,10 @@ impl<P: Policy> Engine<'_, P> {
         let mut ended = Vec::new();
         self.less_of(node, function, |on| {
             ended.extend(on.armed.extract_if(.., |armed| armed.until_ns <= until_ns));
-            on.ahead -= ended
-                .iter()
-                .map(|armed| u32::from(armed.origin.is_ahead))
-                .sum::<u32>();
         });
         let costs = self.costs_of(node);
         for armed in ended {
-            self.use_now.memory_bytes -= costs.armed_bytes + armed.origin.more_bytes;
+            self.use_now.memory_bytes -= costs.armed_bytes + armed.more_bytes;
             self.overhead(costs.end_cpu_ns);
             self.begin(node, costs.end_cpu_ns, Job::Background);
         }

@@ -28,12 +28,17 @@ impl<P: Policy> Engine<'_, P> {
     /// A call has reached an instance that is ready.
     pub(super) fn reached(&mut self, call: u32) -> Result<(), SimError> {
         let sent = self.sent(call)?;
-        let first_ns = self.costs_of(sent.node).armed_cpu_ns;
-        let record = &mut self.records[call as usize];
-        if record.start != Start::Armed {
+        if self.records[call as usize].start != Start::Armed {
             return self.begin_handler(call);
         }
-        record.components.map_ns = first_ns;
+        let first_ns = match self.thaw(sent.instance) {
+            true => self.lay_out(call, sent),
+            false => {
+                let first_ns = self.costs_of(sent.node).armed_cpu_ns;
+                self.records[call as usize].components.map_ns = first_ns;
+                first_ns
+            }
+        };
         self.overhead(first_ns);
         self.begin(sent.node, first_ns, Job::First(call));
         Ok(())
@@ -73,8 +78,10 @@ impl<P: Policy> Engine<'_, P> {
         self.open -= 1;
         if let Some(instance) = self.instances.get_mut(&sent.instance) {
             instance.calls -= 1;
+            instance.idle_since_ns = self.now_ns;
             self.use_now.busy -= u32::from(instance.calls == 0);
         }
+        self.mind_freezing(sent.instance);
         let after = self.costs_of(sent.node).after_cpu_ns;
         if after > 0 {
             self.overhead(after);
@@ -92,7 +99,7 @@ impl<P: Policy> Engine<'_, P> {
         let Some(found) = self.instances.get(&instance).filter(|found| found.ready) else {
             return Err(SimError::Policy("sent a call to an instance that is not ready"));
         };
-        // One that was made ahead is as an armed one is until its first call.
+        // One that was made ahead is as an armed one is until its first call; one that is frozen has its memory to get again.
         let start = if found.touched { Start::Warm } else { Start::Armed };
         let call = self.send(call, instance, node, start)?;
         let delay = self.way(call, node.0);

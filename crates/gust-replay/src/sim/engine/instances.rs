@@ -2,45 +2,48 @@
 
 use gust_policy::{Class, FunctionId, InstanceId, NodeId, Observation};
 
-use super::{EVICT_AGAIN_NS, Engine, Event, Instance, Job, Policy, SimError, armed::Origin};
+use super::{Call, EVICT_AGAIN_NS, Engine, Event, Instance, Job, Policy, SimError, armed::Origin};
 use crate::Start;
 
 impl<P: Policy> Engine<'_, P> {
     pub(super) fn begin_restore(&mut self, call: u32) -> Result<(), SimError> {
-        let super::Call { instance, node } = self.sent(call)?;
-        let costs = self.nodes[node as usize].costs;
-        let costs = &self.config.costs[costs];
+        let sent = self.sent(call)?;
+        let costs = self.costs_of(sent.node);
         let function = self.records[call as usize].function;
-        if self.take_armed(instance, node, function) {
+        let work = if self.take_armed(sent.instance, sent.node, function) {
             let record = &mut self.records[call as usize];
             record.start = Start::Armed;
             record.components.map_ns = costs.armed_cpu_ns;
-            self.overhead(costs.armed_cpu_ns);
-            self.begin(node, costs.armed_cpu_ns, Job::Restore(call));
-            return Ok(());
-        }
-        let found = &mut self.nodes[node as usize];
+            costs.armed_cpu_ns
+        } else {
+            self.lay_out(call, sent)
+        };
+        self.overhead(work);
+        self.begin(sent.node, work, Job::Restore(call));
+        Ok(())
+    }
+
+    /// The work of laying a call's instance out: in a prepared worker where there is one, which another is prepared for.
+    pub(super) fn lay_out(&mut self, call: u32, sent: Call) -> u64 {
+        let costs = self.costs_of(sent.node);
+        let found = &mut self.nodes[sent.node as usize];
         let components = &mut self.records[call as usize].components;
         components.map_ns = costs.restore_cpu_ns;
-        let work = if found.prepared > 0 {
+        if found.prepared > 0 {
             found.prepared -= 1;
             self.use_now.memory_bytes -= costs.prepared_bytes;
             self.overhead(costs.prepare_cpu_ns);
-            self.begin(node, costs.prepare_cpu_ns, Job::Prepare);
-            costs.restore_cpu_ns
-        } else {
-            // All are used: one is made now, and those that are being made take its place.
-            components.worker_ns = costs.unprepared_cpu_ns.saturating_sub(costs.restore_cpu_ns);
-            let origin = Origin {
-                more_bytes: costs.unprepared_bytes,
-                is_ahead: false,
-            };
-            self.note_made(instance, origin);
-            costs.unprepared_cpu_ns
+            self.begin(sent.node, costs.prepare_cpu_ns, Job::Prepare);
+            return costs.restore_cpu_ns;
+        }
+        // All are used: one is made now, and those that are being made take its place.
+        components.worker_ns = costs.unprepared_cpu_ns.saturating_sub(costs.restore_cpu_ns);
+        let origin = Origin {
+            more_bytes: costs.unprepared_bytes,
+            is_ahead: false,
         };
-        self.overhead(work);
-        self.begin(node, work, Job::Restore(call));
-        Ok(())
+        self.note_made(sent.instance, origin);
+        costs.unprepared_cpu_ns
     }
 
     pub(super) fn ready(&mut self, instance: InstanceId) -> Result<(), SimError> {
@@ -72,6 +75,9 @@ impl<P: Policy> Engine<'_, P> {
             calls: 0,
             ready: false,
             touched: false,
+            is_frozen: false,
+            idle_since_ns: self.now_ns,
+            freeze_is_due: false,
         };
         if self.instances.insert(id, instance).is_some() {
             return Err(SimError::Policy("gave a name twice"));
@@ -94,8 +100,9 @@ impl<P: Policy> Engine<'_, P> {
             ));
         };
         self.forget(&instance);
-        if armed_ns > 0 && instance.ready && self.rearm(&instance, armed_ns) {
-            self.less_of(node.0, instance.function, |on| on.instances -= 1);
+        let can_go_back = instance.ready && !instance.is_frozen;
+        if armed_ns > 0 && can_go_back && self.rearm(&instance, armed_ns) {
+            self.less_of(node.0, instance.function, |on| on.lose(instance.origin));
             return Ok(());
         }
         self.end_instance(&instance);
@@ -139,9 +146,12 @@ impl<P: Policy> Engine<'_, P> {
         self.free(instance);
     }
 
-    /// What it takes a node to end an instance.
+    /// What it takes a node to end an instance; the worker of a frozen one has ended before.
     fn end_instance(&mut self, instance: &Instance) {
         self.less_of(instance.node, instance.function, |on| on.lose(instance.origin));
+        if instance.is_frozen {
+            return;
+        }
         let work = self.costs_of(instance.node).end_cpu_ns;
         self.overhead(work);
         self.begin(instance.node, work, Job::Background);

@@ -1,10 +1,12 @@
 //! The loop of events, and what the nodes make of decisions.
 //!
 //! `calls.rs` is the way of a call, `instances.rs` that of an instance, `armed.rs` what a node has ready for whoever comes,
-//! `memory.rs` where its memory comes from, `load.rs` what it tells of its processors.
+//! `frozen.rs` what becomes of instances that are idle for long, `memory.rs` where its memory comes from, `load.rs` what it tells
+//! of its processors.
 
 mod armed;
 mod calls;
+mod frozen;
 mod instances;
 mod load;
 mod memory;
@@ -50,6 +52,8 @@ enum Event {
     Created(u64),
     /// Armed instances of a function may have been kept long enough.
     Disarm { node: u32, function: u32 },
+    /// An instance may have been idle for long enough to be frozen.
+    Freeze(u64),
     /// The policy wants to be told the time.
     Tick,
     /// What is used is noted.
@@ -76,7 +80,12 @@ enum Job {
     Arm {
         function: u32,
         keep_ns: u64,
-        origin: Origin,
+        more_bytes: u64,
+    },
+    /// An instance that has been idle since then is frozen.
+    Freeze {
+        instance: u64,
+        idle_since_ns: u64,
     },
     /// Nothing waits for it.
     Background,
@@ -101,13 +110,18 @@ struct Instance {
     node: u32,
     function: u32,
     class: Class,
-    /// What every instance has, and its function's memory once a call has touched that.
+    /// What every instance has, and its function's memory once a call has touched that; what is left of a frozen one.
     bytes: u64,
     origin: Origin,
     calls: u32,
     ready: bool,
-    /// Whether a call has touched its memory.
+    /// Whether a call has touched its memory, and it has not given it away since.
     touched: bool,
+    is_frozen: bool,
+    /// When its last call ended.
+    idle_since_ns: u64,
+    /// Its node will see whether to freeze it.
+    freeze_is_due: bool,
 }
 
 /// Where a call is.
@@ -302,6 +316,10 @@ impl<'a, P: Policy> Engine<'a, P> {
                 self.disarm(node, function, self.now_ns);
                 Ok(())
             }
+            Event::Freeze(instance) => {
+                self.see_to_freezing(InstanceId(instance));
+                Ok(())
+            }
             Event::Tick => {
                 if self.tick_ns != Some(self.now_ns) {
                     return Ok(());
@@ -355,9 +373,16 @@ impl<'a, P: Policy> Engine<'a, P> {
             Job::Arm {
                 function,
                 keep_ns,
-                origin,
+                more_bytes,
             } => {
-                self.armed(node, function, keep_ns, origin);
+                self.armed(node, function, keep_ns, more_bytes);
+                Ok(())
+            }
+            Job::Freeze {
+                instance,
+                idle_since_ns,
+            } => {
+                self.frozen(InstanceId(instance), idle_since_ns);
                 Ok(())
             }
             Job::Background => Ok(()),
@@ -427,7 +452,7 @@ impl<'a, P: Policy> Engine<'a, P> {
             Job::Handler(_) | Job::First(_) | Job::Restore(_) | Job::Create(_) | Job::Background => {
                 Urgency::Urgent
             }
-            Job::Prepare | Job::Arm { .. } => Urgency::StandsBack,
+            Job::Prepare | Job::Arm { .. } | Job::Freeze { .. } => Urgency::StandsBack,
         };
         self.nodes[node as usize]
             .processors

@@ -25,6 +25,7 @@
 //! | `armed_bytes` | the same of instances that have run and gone back |
 //! | `prepared_bytes` | memory of the server's processes but its own while there are only prepared workers |
 //! | `thaw_cpu_ns`, `frozen_bytes` | processor time of rounds in which instances are frozen and called again; memory of all of the server's processes |
+//! | `frozen_permille` | what instances that have touched 48 MiB take more of it |
 //!
 //! Delays of a cluster manager are not measured: there is none here. They stay at what they are.
 
@@ -37,6 +38,7 @@ use clap::Args;
 use gust_node::ARMED_AGAIN_MAX;
 use gust_policy::CostModel;
 use gust_replay::sim::{Delay, SimCosts};
+use gust_worker::protocol::FROZEN_BYTES_MAX;
 
 use crate::{bench::own::Start, commands::print, output::table, paths};
 use measure::{Lab, MEMORY_MIB, REARMED_MIB};
@@ -115,7 +117,7 @@ async fn measured(arguments: &CalibrateArgs) -> Result<SimCosts> {
     drop(lab);
     let cold = ["--armed", "0", "--freeze-after", "1", "--keep-idle", "3600"];
     let lab = Lab::start(&data_dir, &cold, more).await?;
-    let (thaw_cpu_ns, frozen_bytes) = lab.frozen(&warm).await?;
+    let frozen = lab.frozen(&warm).await?;
     let prepare_cpu_ns = restored.background_ns.saturating_sub(held.end_cpu_ns);
     Ok(SimCosts {
         way: warm.way,
@@ -144,8 +146,10 @@ async fn measured(arguments: &CalibrateArgs) -> Result<SimCosts> {
         armed_bytes,
         shared_bytes: held.shared,
         prepared_bytes: prepared.1,
-        thaw_cpu_ns,
-        frozen_bytes,
+        thaw_cpu_ns: frozen.thaw_cpu_ns,
+        frozen_bytes: frozen.bytes,
+        frozen_permille: frozen.permille,
+        frozen_bytes_max: FROZEN_BYTES_MAX as u64,
         ..SimCosts::default()
     })
 }
@@ -190,6 +194,10 @@ fn parameters(costs: &SimCosts) -> String {
         ),
         ("memory: armed instance", kib(costs.armed_bytes)),
         ("memory: frozen instance", kib(costs.frozen_bytes)),
+        (
+            "memory: frozen instance, of its function's",
+            times(costs.frozen_permille),
+        ),
         ("memory: shared by a function's", kib(costs.shared_bytes)),
         ("memory: prepared worker", kib(costs.prepared_bytes)),
         ("prepared workers", costs.prepared.to_string()),

@@ -116,6 +116,16 @@ pub struct Cycles {
     pub background_ns: u64,
 }
 
+/// What freezing instances takes and leaves.
+pub struct Frozen {
+    /// Processor time to freeze an idle instance and thaw it again, in nanoseconds.
+    pub thaw_cpu_ns: u64,
+    /// Memory of one whose function holds next to nothing, in bytes.
+    pub bytes: u64,
+    /// What it keeps of its function's memory, as thousandths of that.
+    pub permille: u32,
+}
+
 /// Memory of instances, in bytes.
 pub struct Held {
     /// Of each.
@@ -447,23 +457,34 @@ impl Lab {
 
     /// Processor time to freeze an idle instance and thaw it again, and the memory of a frozen one. The server freezes what
     /// has been idle for a second.
-    pub async fn frozen(&self, warm: &Warm) -> Result<(u64, u64)> {
-        self.server.evict(&self.name, false).await?;
-        self.server.quiet().await?;
-        let bytes = memory::of_tree(self.pid)?;
-        self.hold(INSTANCES).await?;
-        self.await_frozen().await?;
-        let frozen_bytes = memory::of_tree(self.pid)?.saturating_sub(bytes) / INSTANCES as u64;
+    pub async fn frozen(&self, warm: &Warm) -> Result<Frozen> {
+        let bytes = self.frozen_bytes(MEMORY_MIB).await?;
         let before = self.mark()?;
         for _ in 0..FREEZINGS {
             self.hold(INSTANCES).await?;
             self.await_frozen().await?;
         }
         let each = self.used_since(before)? / (FREEZINGS * INSTANCES) as u64;
-        Ok((
-            each.saturating_sub(warm.call_cpu_ns + warm.after_cpu_ns),
-            frozen_bytes,
-        ))
+        // The large ones last: what they leave in the server's heap would be there for the small ones.
+        let large = self.frozen_bytes(REARMED_MIB).await?;
+        let more_bytes = u64::from(REARMED_MIB - MEMORY_MIB) << 20;
+        let permille = large.saturating_sub(bytes) * 1000 / more_bytes;
+        Ok(Frozen {
+            thaw_cpu_ns: each.saturating_sub(warm.call_cpu_ns + warm.after_cpu_ns),
+            bytes,
+            permille: u32::try_from(permille).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Memory of an instance that has touched so much and is frozen.
+    async fn frozen_bytes(&self, memory_mib: u32) -> Result<u64> {
+        self.server.evict(&self.name, false).await?;
+        self.server.quiet().await?;
+        let before = memory::of_tree(self.pid)?;
+        self.call_at_once(INSTANCES, memory_mib, Some(Duration::ZERO))
+            .await?;
+        self.await_frozen().await?;
+        Ok(memory::of_tree(self.pid)?.saturating_sub(before) / INSTANCES as u64)
     }
 
     async fn await_frozen(&self) -> Result<()> {
