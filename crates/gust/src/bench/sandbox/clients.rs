@@ -1,9 +1,12 @@
 //! `--part clients`: calls through the API, with one client and with sixteen.
 //!
 //! With one client, each call waits until the server is at rest: its latency is that of a single request. Then one client, and
-//! sixteen with a function each, call as fast as they are answered, and the processor time of the server, its workers and
-//! their guests is divided by the calls. What it takes to end an instance and to prepare the next is part of that: it is
-//! part of such a call, if not of its latency.
+//! sixteen, call as fast as they are answered, and the processor time of the server, its workers and their guests is divided by
+//! the calls. What it takes to end an instance and to prepare the next is part of that: it is part of such a call, if not of its
+//! latency.
+//!
+//! The sixteen have a function each. That is fifteen more functions besides fifteen more clients, whose memory processors' caches
+//! have to hold: so warm calls are made, too, by sixteen clients of one function, and by one client of sixteen functions.
 
 use std::{
     collections::BTreeMap,
@@ -70,10 +73,62 @@ impl Kind {
     }
 }
 
-const KINDS: [(Kind, &str); 3] = [
-    (Kind::Unprepared, "unprepared"),
-    (Kind::Armed, "armed"),
-    (Kind::Warm, "warm"),
+/// Which functions clients call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// Each its own.
+    Own,
+    /// All the same.
+    One,
+    /// Each all sixteen, in turn.
+    All,
+}
+
+impl Choice {
+    /// The functions of each of so many clients.
+    fn of(self, clients: usize, names: &[String]) -> Vec<Vec<String>> {
+        let own = |client: usize| match self {
+            Self::Own => vec![names[client].clone()],
+            Self::One => vec![names[0].clone()],
+            Self::All => names.to_vec(),
+        };
+        (0..clients).map(own).collect()
+    }
+}
+
+/// What one client is compared with sixteen at.
+struct Comparison {
+    label: &'static str,
+    kind: Kind,
+    choices: [Choice; 2],
+}
+
+const COMPARISONS: [Comparison; 5] = [
+    Comparison {
+        label: "unprepared, a function each",
+        kind: Kind::Unprepared,
+        choices: [Choice::Own; 2],
+    },
+    Comparison {
+        label: "armed, a function each",
+        kind: Kind::Armed,
+        choices: [Choice::Own; 2],
+    },
+    Comparison {
+        label: "warm, one function",
+        kind: Kind::Warm,
+        choices: [Choice::One; 2],
+    },
+    Comparison {
+        label: "warm, sixteen functions",
+        kind: Kind::Warm,
+        choices: [Choice::All, Choice::Own],
+    },
+    Comparison {
+        label: "warm, a function each",
+        kind: Kind::Warm,
+        choices: [Choice::Own; 2],
+    },
 ];
 
 /// Measures.
@@ -112,11 +167,11 @@ pub async fn run(settings: &Settings) -> Result<Report> {
         columns,
         lines: Vec::new(),
     };
-    for (kind, label) in KINDS {
+    for Comparison { label, kind, choices } in COMPARISONS {
         let (mut numbers, mut spent) = (Vec::new(), Vec::new());
-        for clients in CLIENTS {
+        for (clients, choice) in CLIENTS.into_iter().zip(choices) {
             let calls = settings.rounds as usize * kind.calls_per_round();
-            let load = at_once(&server, kind, &names[..clients], &event, calls)
+            let load = at_once(&server, kind, choice.of(clients, &names), &event, calls)
                 .await
                 .with_context(|| format!("call {label} instances with {clients} clients"))?;
             let cpu_ms = load.cpu.as_secs_f64() * 1e3 / load.samples.len() as f64;
@@ -212,30 +267,27 @@ impl Load {
     }
 }
 
-/// A client for each function, each of which calls as fast as it is answered.
-async fn at_once(server: &Server, kind: Kind, names: &[String], event: &Bytes, calls: usize) -> Result<Load> {
+/// Clients that each call their functions in turn, as fast as they are answered.
+async fn at_once(
+    server: &Server,
+    kind: Kind,
+    clients: Vec<Vec<String>>,
+    event: &Bytes,
+    calls: usize,
+) -> Result<Load> {
     let pid = server.pid().context("the server was not started here")?;
+    let each = calls.div_ceil(clients.len());
     if kind == Kind::Warm {
-        // What is idle was made before.
-        for name in names {
-            calls::call(&mut server.client().connect().await?, name, event).await?;
+        // Emergency instances have given way to regular ones by then, as many as these clients need.
+        for name in clients.iter().flatten() {
+            server.evict(name, false).await?;
         }
+        all(server, kind, &clients, event, each).await?;
     }
     server.quiet().await?;
     let cpu_before = processes::cpu_of_tree(pid)?;
     let began = Instant::now();
-    let mut running = Vec::new();
-    for (number, name) in names.iter().enumerate() {
-        let share = calls / names.len() + usize::from(number < calls % names.len());
-        let (client, name, event) = (server.client().clone(), name.clone(), event.clone());
-        running.push(tokio::spawn(async move {
-            one(&client, kind, &name, &event, share).await
-        }));
-    }
-    let mut samples = Vec::new();
-    for client in running {
-        samples.extend(client.await.context("a client failed")??);
-    }
+    let samples = all(server, kind, &clients, event, each).await?;
     let elapsed = began.elapsed();
     // What the last calls still cause belongs to them.
     server.quiet().await?;
@@ -248,10 +300,38 @@ async fn at_once(server: &Server, kind: Kind, names: &[String], event: &Bytes, c
     })
 }
 
-async fn one(client: &Client, kind: Kind, name: &str, event: &Bytes, calls: usize) -> Result<Vec<Sample>> {
+/// So many calls of each client, all at once, but of each of its functions one at least.
+async fn all(
+    server: &Server,
+    kind: Kind,
+    clients: &[Vec<String>],
+    event: &Bytes,
+    calls: usize,
+) -> Result<Vec<Sample>> {
+    let mut running = Vec::new();
+    for names in clients {
+        let (client, names, event) = (server.client().clone(), names.clone(), event.clone());
+        running.push(tokio::spawn(async move {
+            one(&client, kind, &names, &event, calls.max(names.len())).await
+        }));
+    }
+    let mut samples = Vec::new();
+    for client in running {
+        samples.extend(client.await.context("a client failed")??);
+    }
+    Ok(samples)
+}
+
+async fn one(
+    client: &Client,
+    kind: Kind,
+    names: &[String],
+    event: &Bytes,
+    calls: usize,
+) -> Result<Vec<Sample>> {
     let mut connection = client.connect().await?;
     let mut samples = Vec::with_capacity(calls);
-    for _ in 0..calls {
+    for name in names.iter().cycle().take(calls) {
         match kind {
             Kind::Unprepared => calls::evict(&mut connection, name, false).await?,
             Kind::Armed => calls::evict(&mut connection, name, true).await?,
