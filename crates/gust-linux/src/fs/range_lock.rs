@@ -184,7 +184,9 @@ impl Kernel {
         if self.files.ranges.release(wanted.file, owner, wanted.range) {
             self.wake(WaitKey::Locks);
         }
-        if asked.is_exclusive.is_some() {
+        // The process has given up all that it has of the file whose descriptor was closed while this waited.
+        let was_closed = owner == LockOwner::Process && self.files.begun_with.is_some();
+        if asked.is_exclusive.is_some() && !was_closed {
             self.files.ranges.add(wanted);
         }
         Ok(Flow::Done(0))

@@ -115,6 +115,42 @@ fn the_process_shares_its_locks_and_loses_them_with_any_descriptor() {
     );
 }
 
+/// A thread waits with a descriptor that another closes: it gets what it asked for, and nobody has it then.
+#[test]
+fn a_lock_does_not_outlive_the_descriptor_that_it_was_asked_with() {
+    let mut guest = Guest::new();
+    let [first, second] = two_openings(&mut guest);
+    let third = guest.open("/tmp/f", libc::O_RDWR) as u64;
+    for wait in [libc::F_SETLKW, libc::F_OFD_SETLKW] {
+        let asking = guest.done(libc::SYS_dup, &[second]) as u64;
+        assert_eq!(
+            asked(&mut guest, first, libc::F_OFD_SETLK, libc::F_WRLCK, 0, 1),
+            0
+        );
+        let other = guest.thread();
+        guest.put(SCRATCH + 64, &flock(libc::F_WRLCK, 0, 1, 0));
+        let call = [asking, wait as u64, SCRATCH + 64];
+        assert_eq!(guest.call_on(other, libc::SYS_fcntl, &call), Came::Blocked);
+        if wait == libc::F_OFD_SETLKW {
+            assert_eq!(guest.done(libc::SYS_close, &[second]), 0);
+        }
+        assert_eq!(guest.done(libc::SYS_close, &[asking]), 0);
+        assert_eq!(
+            asked(&mut guest, first, libc::F_OFD_SETLK, libc::F_UNLCK, 0, 1),
+            0
+        );
+        assert_eq!(guest.turn_of(other), Came::Back(0));
+        assert_eq!(
+            asked(&mut guest, third, libc::F_OFD_SETLK, libc::F_WRLCK, 0, 1),
+            0
+        );
+        assert_eq!(
+            asked(&mut guest, third, libc::F_OFD_SETLK, libc::F_UNLCK, 0, 1),
+            0
+        );
+    }
+}
+
 #[test]
 fn ranges_that_cannot_be_are_refused() {
     let mut guest = Guest::new();

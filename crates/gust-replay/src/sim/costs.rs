@@ -214,7 +214,7 @@ impl SimCosts {
 
     /// Memory of a frozen instance of a function with so much; `None` where it is too much to be frozen.
     pub(super) fn frozen(&self, memory_mib: u32) -> Option<u64> {
-        let kept = (u64::from(memory_mib) << 20) * u64::from(self.frozen_permille) / 1000;
+        let kept = (u64::from(memory_mib) << 20).saturating_mul(u64::from(self.frozen_permille)) / 1000;
         Some(self.frozen_bytes.saturating_add(kept)).filter(|bytes| *bytes <= self.frozen_bytes_max)
     }
 

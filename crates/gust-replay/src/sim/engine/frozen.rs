@@ -25,7 +25,8 @@ impl<P: Policy> Engine<'_, P> {
         let due_ns = instance.idle_since_ns.saturating_add(costs.freeze_after_ns);
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.freeze_is_due = true;
-            self.at(due_ns.next_multiple_of(SWEEP_NS), Event::Freeze(id.0));
+            let swept_ns = due_ns.checked_next_multiple_of(SWEEP_NS).unwrap_or(u64::MAX);
+            self.at(swept_ns, Event::Freeze(id.0));
         }
     }
 
