@@ -1,8 +1,11 @@
 """Concurrency, tags, asynchronous settings, the account, and what tools ask in passing."""
 
+import itertools
+import threading
+
 import pytest
 
-from conftest import call, create, raw, refused
+from conftest import call, create, raw, refused, updated
 from server import ACCOUNT, REGION
 
 ARN = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:"
@@ -142,3 +145,33 @@ def test_what_is_no_operation(server):
         answer = raw(server, method, path)
         assert answer[0] == status and answer[1]["x-amzn-errortype"] == "UnknownOperationException"
         assert answer[1]["x-amzn-requestid"]
+
+
+def test_calls_go_on_while_a_function_is_changed(client, name):
+    """What a call was placed for may be replaced before it gets there: it runs on what is there instead."""
+    create(client, name)
+    stop, counts, errors = threading.Event(), [], []
+
+    def caller():
+        try:
+            for count in itertools.count():
+                if stop.is_set():
+                    return counts.append(count)
+                assert call(client, name, count)["Payload"] == count
+        except Exception as error:
+            errors.append(error)
+
+    callers = [threading.Thread(target=caller) for _ in range(3)]
+    for thread in callers:
+        thread.start()
+    try:
+        for number in range(8):
+            variables = {"Variables": {"NUMBER": str(number)}}
+            client.update_function_configuration(FunctionName=name, Environment=variables)
+            updated(client, name)
+    finally:
+        stop.set()
+        for thread in callers:
+            thread.join()
+    assert not errors
+    assert min(counts) > 8

@@ -109,10 +109,8 @@ impl Control {
             InvokeError::NodeLost { was_sent, .. } => !was_sent,
             // A node that leaves, not this server.
             InvokeError::Stopping => !self.is_stopping(),
-            InvokeError::UnknownVersion(_)
-            | InvokeError::NoCapacity { .. }
-            | InvokeError::WorkerLost { .. }
-            | InvokeError::Node(_) => false,
+            InvokeError::UnknownVersion(_) => true,
+            InvokeError::NoCapacity { .. } | InvokeError::WorkerLost { .. } | InvokeError::Node(_) => false,
         }
     }
 }

@@ -198,7 +198,8 @@ impl Control {
             wanted,
             delivered: None,
         };
-        let (outcome, class) = match self.serve(placed, &runnable, invocation, &mut log).await {
+        let served = self.serve(name, (runnable, placed), invocation, &mut log);
+        let (outcome, class) = match served.await {
             Ok(served) => served,
             Err(error) => {
                 log.platform(&format!(
@@ -222,12 +223,12 @@ impl Control {
 }
 
 impl Control {
-    /// Sends a call to its instance. One that has certainly not run, because its node leaves or has just been lost, is sent
-    /// to another.
+    /// Sends a call to its instance. One that has certainly not run, because its node leaves or has just been lost, or its
+    /// version has been replaced since it was placed, is sent to another.
     async fn serve(
         &self,
-        mut placed: Placed,
-        runnable: &Runnable,
+        name: &FunctionName,
+        (mut runnable, mut placed): (Arc<Runnable>, Placed),
         invocation: impl Fn(Wanted, mpsc::Sender<Bytes>) -> Invocation,
         log: &mut CallLog<'_>,
     ) -> Result<(Outcome, Class), InvokeError> {
@@ -236,7 +237,7 @@ impl Control {
             let (output, pieces) = mpsc::channel(OUTPUT_QUEUED_MAX);
             let class = placed.class();
             let invocation = invocation(placed.wanted(), output);
-            let invoking = send(placed, runnable, invocation);
+            let invoking = send(placed, &runnable, invocation);
             let error = match take_output(invoking, pieces, log).await {
                 Ok(outcome) => return Ok((outcome, class)),
                 Err(error) => error,
@@ -245,11 +246,28 @@ impl Control {
                 return Err(error);
             }
             moves += 1;
+            if let InvokeError::UnknownVersion(_) = error {
+                match self.replacement(name, &runnable) {
+                    Some(newer) => runnable = newer,
+                    None => return Err(error),
+                }
+            }
             placed = match self.0.fleet.place(runnable.function).await {
                 Ok(placed) => placed,
                 Err(_) => return Err(error),
             };
         }
+    }
+}
+
+impl Control {
+    /// What runs now in the stead of a version that was changed, if it was.
+    fn replacement(&self, name: &FunctionName, old: &Runnable) -> Option<Arc<Runnable>> {
+        let newer = self.read(|published| {
+            let numbers = published.runnables.get(name)?;
+            numbers.get(&old.version.number).cloned()
+        });
+        newer.filter(|newer| newer.id != old.id)
     }
 }
 
