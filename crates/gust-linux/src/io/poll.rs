@@ -46,7 +46,7 @@ impl Kernel {
         })
     }
 
-    /// Says what is left of a time-out when there is an answer; that none was given is not touched.
+    /// Says what is left of a time-out when there is an answer; one of no time stays as it is, as on Linux.
     fn end_wait(&mut self, cx: &mut Cx<'_>, timeout: Option<Timeout>) {
         if let Some(Timeout { ns, left: Some(left) }) = timeout
             && ns > 0
