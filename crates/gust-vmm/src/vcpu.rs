@@ -292,19 +292,19 @@ impl Vcpu {
                     // A signal that is none of ours: go on where the guest was.
                     self.fd.get_kvm_run().kvm_dirty_regs = 0;
                 }
-                None => match self.interrupted_at(registers.rip) {
+                None => match self.interrupted_at(registers.rip)? {
                     Interrupted::Program => return Ok(Exit::Preempted),
                     // KVM skips the `out` when it is entered again at the same address: the call is made now.
                     Interrupted::SyscallPage => return Ok(syscall_exit(registers)),
-                    // Its time is up, but a stub cannot be left half-way. The timer rings once, so it is armed
-                    // again: without that the thread would run without a bound. The grace doubles, so that a slow
+                    // Its time is up, but a stub cannot be left half-way, nor a delivery. The timer rings once, so it is
+                    // armed again: without that the thread would run without a bound. The grace doubles, so that a slow
                     // entry cannot use it up for ever.
-                    Interrupted::Stub if stub_grace_ns < STUB_GRACE_NS_MAX => {
+                    Interrupted::Midway if stub_grace_ns < STUB_GRACE_NS_MAX => {
                         self.fd.get_kvm_run().kvm_dirty_regs = 0;
                         self.timer.arm(stub_grace_ns);
                         stub_grace_ns *= 2;
                     }
-                    Interrupted::Stub => {
+                    Interrupted::Midway => {
                         return Err(Error::GuestStopped(
                             "a thread stays in the hypervisor's code".into(),
                         ));
@@ -314,23 +314,45 @@ impl Vcpu {
         }
     }
 
-    fn interrupted_at(&mut self, rip: u64) -> Interrupted {
+    fn interrupted_at(&mut self, rip: u64) -> Result<Interrupted> {
         if self.fd.sync_regs().sregs.cs.dpl != 3 {
-            return Interrupted::Stub;
+            return Ok(Interrupted::Midway);
         }
-        let stub = KERNEL_BASE + self.block() + BLOCK_STUB_CODE;
-        if rip == KERNEL_BASE + SYSCALL_PAGE {
+        Ok(if self.is_in_stub(rip) || self.delivers_exception()? {
+            Interrupted::Midway
+        } else if rip == KERNEL_BASE + SYSCALL_PAGE {
             Interrupted::SyscallPage
-        } else if (stub..stub + XSAVE_STUB_BYTES_MAX).contains(&rip) {
-            Interrupted::Stub
         } else {
             Interrupted::Program
+        })
+    }
+
+    /// Whether KVM has an exception to deliver that the guest has not seen yet. It belongs to the thread that runs, but KVM
+    /// would deliver it at the next entry, whatever the registers are by then.
+    fn delivers_exception(&mut self) -> Result<bool> {
+        // Told at an exit, and asked for at this one alone: each of the others would have to pay for it.
+        self.fd.set_sync_valid_reg(SyncReg::VcpuEvents);
+        self.fd.get_kvm_run().kvm_dirty_regs = 0;
+        self.fd.set_kvm_immediate_exit(1);
+        let port = self.run_fd();
+        self.fd.set_kvm_immediate_exit(0);
+        self.fd.clear_sync_valid_reg(SyncReg::VcpuEvents);
+        if let Some(port) = port? {
+            return Err(Error::GuestStopped(format!(
+                "output on port {port:#x} by a vCPU that was not to run"
+            )));
         }
+        let exception = self.fd.sync_regs().events.exception;
+        Ok(exception.injected != 0 || exception.pending != 0)
     }
 
     /// Runs the guest once. `None`: a signal came.
     fn enter(&mut self) -> Result<Option<u16>> {
         self.entries += 1;
+        self.run_fd()
+    }
+
+    fn run_fd(&mut self) -> Result<Option<u16>> {
         match self.fd.run() {
             Ok(VcpuExit::IoOut(port, _)) => Ok(Some(port)),
             Ok(VcpuExit::Intr) => Ok(None),
@@ -391,7 +413,7 @@ impl Vcpu {
         } else {
             0
         };
-        if let Interrupted::Stub = self.interrupted_in_stub(rip) {
+        if self.is_in_stub(rip) {
             // A thread spoilt its own XSAVE area. It gets the initial state and goes on where it was.
             self.recover_in_stub(space, registers);
             return Ok(Exit::Preempted);
@@ -403,13 +425,9 @@ impl Vcpu {
         })
     }
 
-    fn interrupted_in_stub(&self, rip: u64) -> Interrupted {
+    fn is_in_stub(&self, rip: u64) -> bool {
         let stub = KERNEL_BASE + self.block() + BLOCK_STUB_CODE;
-        if (stub..stub + XSAVE_STUB_BYTES_MAX).contains(&rip) {
-            Interrupted::Stub
-        } else {
-            Interrupted::Program
-        }
+        (stub..stub + XSAVE_STUB_BYTES_MAX).contains(&rip)
     }
 
     fn recover_in_stub(&mut self, space: &AddressSpace, registers: &mut Registers) {
@@ -514,8 +532,8 @@ impl Vcpu {
 enum Interrupted {
     Program,
     SyscallPage,
-    /// Ring 0, or a ring-3 stub of ours: not a place to switch threads.
-    Stub,
+    /// Ring 0, a ring-3 stub of ours, or an exception that is being delivered: not a moment to switch threads.
+    Midway,
 }
 
 fn syscall_exit(registers: &mut Registers) -> Exit {

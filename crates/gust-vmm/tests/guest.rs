@@ -456,6 +456,47 @@ fn threads_have_extended_states_of_their_own() {
     assert_eq!(registers.rax, 0x2299);
 }
 
+/// KVM keeps a fault that it had begun to deliver when the time was up, and would deliver it at the next entry, whichever thread
+/// that is for: in the stub that switches them, where both lost their extended states.
+#[test]
+fn a_fault_under_way_is_no_other_threads() {
+    // movq xmm5, rdi; mov [rbx], al; movq rax, xmm5; syscall
+    let code = [
+        0x66, 0x48, 0x0f, 0x6e, 0xef, 0x88, 0x03, 0x66, 0x48, 0x0f, 0x7e, 0xe8, 0x0f, 0x05,
+    ];
+    let Some(mut vm) = guest(&code) else { return };
+    const STORE_AT: u64 = CODE + 5;
+    const NOWHERE: u64 = 0x5634_1240_0000;
+    let [mut faulting, mut other] =
+        [(0x1111, NOWHERE), (0x2222, DATA)].map(|(rdi, rbx)| Registers { rdi, rbx, ..start() });
+    assert_eq!(vm.run(2, &mut other, None).unwrap(), Exit::Syscall);
+    let (mut faults, mut preempted) = (0, 0);
+    // A turn takes some 50 us here and 2 us on hardware: the end of its time is moved through all of it.
+    for turn in 0..4000u64 {
+        match vm.run(1, &mut faulting, Some(1 + turn * 13 % 60_000)).unwrap() {
+            Exit::Preempted => preempted += 1,
+            Exit::Exception {
+                vector: 14, address, ..
+            } => {
+                assert_eq!((address, faulting.rip), (faulting.rbx, STORE_AT));
+                faulting.rbx += PAGE_BYTES;
+                faults += 1;
+            }
+            exit => panic!("turn {turn}: {exit:?}"),
+        }
+        other.rip = STORE_AT;
+        assert_eq!(vm.run(2, &mut other, None).unwrap(), Exit::Syscall, "turn {turn}");
+        assert_eq!(other.rax, 0x2222, "xmm5 of the other thread, turn {turn}");
+    }
+    assert!(
+        faults > 0 && preempted > 0,
+        "{faults} faults, {preempted} times preempted"
+    );
+    faulting.rbx = DATA;
+    assert_eq!(run(&mut vm, &mut faulting), Exit::Syscall);
+    assert_eq!(faulting.rax, 0x1111, "xmm5 of the thread that faulted");
+}
+
 #[test]
 fn a_spoilt_xsave_area_harms_its_thread_only() {
     let Some(mut vm) = guest(&[0x0f, 0x05]) else {
