@@ -91,6 +91,13 @@ pub(crate) struct Published {
     pub(crate) runnables: HashMap<FunctionName, HashMap<VersionNumber, Arc<Runnable>>>,
 }
 
+impl Published {
+    /// What runs for a version.
+    pub(crate) fn runnable(&self, name: &FunctionName, number: VersionNumber) -> Option<&Arc<Runnable>> {
+        self.runnables.get(name)?.get(&number)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) config: ControlConfig,

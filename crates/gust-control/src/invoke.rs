@@ -134,11 +134,7 @@ impl Control {
         self.read(|published| {
             let resolved = published.account.resolve(&self.config().place, target, draw())?;
             let number = resolved.version.number;
-            let runnable = published
-                .runnables
-                .get(&target.name)
-                .and_then(|numbers| numbers.get(&number));
-            let Some(runnable) = runnable else {
+            let Some(runnable) = published.runnable(&target.name, number) else {
                 let state = match &resolved.version.state {
                     State::Failed(_) => "Failed",
                     State::Pending | State::Active => "Pending",
@@ -258,15 +254,10 @@ impl Control {
             };
         }
     }
-}
 
-impl Control {
     /// What runs now in the stead of a version that was changed, if it was.
     fn replacement(&self, name: &FunctionName, old: &Runnable) -> Option<Arc<Runnable>> {
-        let newer = self.read(|published| {
-            let numbers = published.runnables.get(name)?;
-            numbers.get(&old.version.number).cloned()
-        });
+        let newer = self.read(|published| published.runnable(name, old.version.number).cloned());
         newer.filter(|newer| newer.id != old.id)
     }
 }

@@ -120,10 +120,9 @@ impl Control {
     ) -> ProvisionedStatus {
         let numbers = versions_of(function, qualifier);
         let ready = self.read(|published| {
-            let runnables = published.runnables.get(&function.shared.name);
             let found = numbers
                 .iter()
-                .filter_map(|number| runnables?.get(number))
+                .filter_map(|number| published.runnable(&function.shared.name, *number))
                 .map(|runnable| self.0.fleet.regular_ready(runnable.function));
             found.sum::<u32>()
         });

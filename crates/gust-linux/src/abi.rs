@@ -28,6 +28,8 @@ pub(crate) const fn page_down(bytes: u64) -> u64 {
 #[derive(Debug, Default)]
 pub(crate) struct Writer(Vec<u8>);
 
+const NS_PER_S: u64 = 1_000_000_000;
+
 impl Writer {
     pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
@@ -59,6 +61,16 @@ impl Writer {
 
     pub(crate) fn i64(self, value: i64) -> Self {
         self.u64(value as u64)
+    }
+
+    /// A `timespec`: seconds and nanoseconds.
+    pub(crate) fn timespec(self, ns: u64) -> Self {
+        self.u64(ns / NS_PER_S).u64(ns % NS_PER_S)
+    }
+
+    /// A `timeval`: seconds and microseconds.
+    pub(crate) fn timeval(self, ns: u64) -> Self {
+        self.u64(ns / NS_PER_S).u64(ns % NS_PER_S / 1000)
     }
 
     pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {

@@ -95,11 +95,12 @@ fn sleep_clock(id: u64) -> Result<ClockKind, Errno> {
     }
 }
 
+fn timeval(ns: u64) -> Vec<u8> {
+    Writer::with_capacity(16).timeval(ns).done()
+}
+
 fn timespec(ns: u64) -> Vec<u8> {
-    Writer::with_capacity(16)
-        .u64(ns / 1_000_000_000)
-        .u64(ns % 1_000_000_000)
-        .done()
+    Writer::with_capacity(16).timespec(ns).done()
 }
 
 impl Kernel {
@@ -226,11 +227,7 @@ pub(crate) fn sys_clock_settime(_k: &mut Kernel, _cx: &mut Cx<'_>, _args: &[u64;
 
 pub(crate) fn sys_gettimeofday(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
     let now = k.clock.realtime_ns(cx.host);
-    let value = Writer::with_capacity(16)
-        .u64(now / 1_000_000_000)
-        .u64(now % 1_000_000_000 / 1000)
-        .done();
-    k.copy_out_if(cx, args[0], &value)?;
+    k.copy_out_if(cx, args[0], &timeval(now))?;
     k.copy_out_if(cx, args[1], &[0; 8])?;
     Ok(Flow::Done(0))
 }
@@ -265,10 +262,7 @@ impl Kernel {
     pub(crate) fn tell_left(&mut self, cx: &mut Cx<'_>, left: Left, until_ns: u64) {
         let ns = until_ns.saturating_sub(self.clock.monotonic_ns(cx.host));
         let raw = match left.is_timeval {
-            true => Writer::with_capacity(16)
-                .u64(ns / 1_000_000_000)
-                .u64(ns % 1_000_000_000 / 1000)
-                .done(),
+            true => timeval(ns),
             false => timespec(ns),
         };
         let _unwritten = self.copy_out(cx, left.at, &raw);
@@ -324,11 +318,7 @@ fn itimer_value(setting: Option<(u64, u64)>, now: u64) -> Vec<u8> {
     let (left, interval) = setting.map_or((0, 0), |(next, interval)| {
         (next.saturating_sub(now).max(1000), interval)
     });
-    let mut out = Writer::with_capacity(32);
-    for ns in [interval, left] {
-        out = out.u64(ns / 1_000_000_000).u64(ns % 1_000_000_000 / 1000);
-    }
-    out.done()
+    Writer::with_capacity(32).timeval(interval).timeval(left).done()
 }
 
 pub(crate) fn sys_getitimer(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {
@@ -423,7 +413,10 @@ pub(crate) fn sys_timer_create(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6])
 
 fn posix_setting(timer: &PosixTimer, now: u64) -> Vec<u8> {
     let left = timer.next_ns.map_or(0, |next| next.saturating_sub(now).max(1));
-    [timespec(timer.interval_ns), timespec(left)].concat()
+    Writer::with_capacity(32)
+        .timespec(timer.interval_ns)
+        .timespec(left)
+        .done()
 }
 
 pub(crate) fn sys_timer_settime(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) -> SysResult {

@@ -63,6 +63,9 @@ pub(crate) enum FileKind {
     Socket(u32),
 }
 
+/// What two open files have in common when they are of one file: its node, or its object.
+pub(crate) type FileIdentity = (Option<Vnode>, Option<ObjectKey>);
+
 impl FileKind {
     /// The node in the tree that the file was opened at, if any.
     pub(crate) fn vnode(&self) -> Option<Vnode> {
@@ -86,6 +89,11 @@ impl FileKind {
             | Self::Inotify(_)
             | Self::Socket(_) => None,
         }
+    }
+
+    /// What it has in common with other openings of the same file.
+    pub(crate) fn identity(&self) -> FileIdentity {
+        (self.vnode(), self.object())
     }
 
     /// The object whose readiness the file has.

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     errno::{EAGAIN, EBADF, EINVAL, Errno},
-    fs::range_lock::identity,
     kernel::{Cx, Flow, Kernel, SysResult, Wait},
     task::WaitKey,
 };
@@ -25,14 +24,14 @@ impl Kernel {
         let Some(file) = self.files.by_number(number) else {
             return false;
         };
-        let me = identity(&file.kind);
+        let me = file.kind.identity();
         self.files.numbered().any(|(other, open)| {
             let conflict = match open.lock {
                 Some(Lock::Exclusive) => true,
                 Some(Lock::Shared) => wanted == Lock::Exclusive,
                 None => false,
             };
-            conflict && other != number && identity(&open.kind) == me
+            conflict && other != number && open.kind.identity() == me
         })
     }
 

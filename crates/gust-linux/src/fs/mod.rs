@@ -26,7 +26,7 @@ mod vfs;
 
 pub(crate) use attributes::{Attributes, NodeType};
 pub(crate) use calls::*;
-pub(crate) use descriptors::{FILES_MAX, FileKind, Files, OpenFile};
+pub(crate) use descriptors::{FILES_MAX, FileIdentity, FileKind, Files, OpenFile};
 pub(crate) use directory::{sys_getdents, sys_getdents64};
 pub(crate) use entry::Entry;
 pub(crate) use extended::*;

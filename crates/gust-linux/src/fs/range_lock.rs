@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     abi::{Writer, i32_at, i64_at, u16_at},
     errno::{EAGAIN, EBADF, EINVAL, ENOLCK, EOVERFLOW, Errno},
-    fs::{FileKind, OpenFile, Vnode},
-    io::ObjectKey,
+    fs::{FileIdentity, FileKind, OpenFile},
     kernel::{Cx, Flow, Kernel, SysResult, Wait},
     task::WaitKey,
 };
@@ -23,13 +22,6 @@ const FLOCK_BYTES: usize = 32;
 
 /// The last position of a file: a lock without an end reaches so far.
 const LAST: u64 = i64::MAX as u64;
-
-/// What two open files must have in common to be of one file.
-pub(super) type Identity = (Option<Vnode>, Option<ObjectKey>);
-
-pub(super) fn identity(kind: &FileKind) -> Identity {
-    (kind.vnode(), kind.object())
-}
 
 /// Whose a lock is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +68,7 @@ impl Range {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct RangeLock {
-    file: Identity,
+    file: FileIdentity,
     owner: LockOwner,
     is_exclusive: bool,
     range: Range,
@@ -100,7 +92,7 @@ impl RangeLocks {
     }
 
     /// Gives a range up: whether any of it was held.
-    fn release(&mut self, file: Identity, owner: LockOwner, range: Range) -> bool {
+    fn release(&mut self, file: FileIdentity, owner: LockOwner, range: Range) -> bool {
         let is_hit =
             |held: &mut RangeLock| held.file == file && held.owner == owner && held.range.meets(range);
         let hit: Vec<RangeLock> = self.0.extract_if(.., is_hit).collect();
@@ -151,7 +143,7 @@ impl Kernel {
             LockOwner::Process
         };
         let wanted = RangeLock {
-            file: identity(&file.kind),
+            file: file.kind.identity(),
             owner,
             is_exclusive: asked.is_exclusive.unwrap_or(false),
             range: asked.range,
@@ -267,22 +259,17 @@ impl Kernel {
 
     /// A descriptor of a file is closed: the process's locks of the file go with it.
     pub(super) fn release_process_ranges(&mut self, fd: u64) {
-        if self.files.ranges.0.is_empty() {
-            return;
-        }
-        if let Some(file) = self.files.get(fd).map(|file| identity(&file.kind)) {
+        if let Some(file) = self.files.get(fd).map(|file| file.kind.identity()) {
             self.release_all_ranges(file, LockOwner::Process);
         }
     }
 
     /// The last reference to an open file has gone: so do its locks.
     pub(super) fn release_file_ranges(&mut self, number: u32, file: &OpenFile) {
-        if !self.files.ranges.0.is_empty() {
-            self.release_all_ranges(identity(&file.kind), LockOwner::File(number));
-        }
+        self.release_all_ranges(file.kind.identity(), LockOwner::File(number));
     }
 
-    fn release_all_ranges(&mut self, file: Identity, owner: LockOwner) {
+    fn release_all_ranges(&mut self, file: FileIdentity, owner: LockOwner) {
         let all = Range { first: 0, last: LAST };
         if self.files.ranges.release(file, owner, all) {
             self.wake(WaitKey::Locks);

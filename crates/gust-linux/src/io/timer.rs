@@ -52,11 +52,10 @@ impl TimerFd {
 
     fn setting(&self, now_ns: u64) -> Vec<u8> {
         let left = self.next_ns.map_or(0, |next| next.saturating_sub(now_ns).max(1));
-        let mut out = Writer::with_capacity(32);
-        for ns in [self.interval_ns, left] {
-            out = out.u64(ns / 1_000_000_000).u64(ns % 1_000_000_000);
-        }
-        out.done()
+        Writer::with_capacity(32)
+            .timespec(self.interval_ns)
+            .timespec(left)
+            .done()
     }
 }
 

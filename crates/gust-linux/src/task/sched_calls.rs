@@ -317,10 +317,8 @@ pub(crate) fn sys_getrusage(k: &mut Kernel, cx: &mut Cx<'_>, args: &[u64; 6]) ->
         _ => return Err(EINVAL),
     };
     let raw = Writer::with_capacity(RUSAGE_BYTES)
-        .u64(ns / 1_000_000_000)
-        .u64(ns % 1_000_000_000 / 1000)
-        .u64(0)
-        .u64(0)
+        .timeval(ns)
+        .timeval(0)
         .u64(cx.vm.space().backed_bytes() / 1024)
         .pad_to(RUSAGE_BYTES)
         .done();

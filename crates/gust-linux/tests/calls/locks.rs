@@ -21,6 +21,16 @@ fn two_openings(guest: &mut Guest) -> [u64; 2] {
     [libc::O_CREAT | libc::O_RDWR, libc::O_RDWR].map(|flags| guest.open("/tmp/f", flags) as u64)
 }
 
+/// A thread that waits for a range from the file's start on, to have it alone.
+fn waiting(guest: &mut Guest, fd: u64, command: i32, length: i64) -> usize {
+    let thread = guest.thread();
+    let at = SCRATCH + 64;
+    guest.put(at, &flock(libc::F_WRLCK, 0, length, 0));
+    let call = guest.call_on(thread, libc::SYS_fcntl, &[fd, command as u64, at]);
+    assert_eq!(call, Came::Blocked);
+    thread
+}
+
 const REFUSED: i64 = -(libc::EAGAIN as i64);
 
 #[test]
@@ -62,14 +72,11 @@ fn two_openings_lock_ranges_apart() {
 fn a_thread_waits_for_a_range() {
     let mut guest = Guest::new();
     let [first, second] = two_openings(&mut guest);
-    let other = guest.thread();
     assert_eq!(
         asked(&mut guest, first, libc::F_OFD_SETLK, libc::F_WRLCK, 10, 10),
         0
     );
-    guest.put(SCRATCH + 64, &flock(libc::F_WRLCK, 0, 0, 0));
-    let wait = [second, libc::F_OFD_SETLKW as u64, SCRATCH + 64];
-    assert_eq!(guest.call_on(other, libc::SYS_fcntl, &wait), Came::Blocked);
+    let other = waiting(&mut guest, second, libc::F_OFD_SETLKW, 0);
     // Giving up a part is not enough.
     assert_eq!(
         asked(&mut guest, first, libc::F_OFD_SETLK, libc::F_UNLCK, 10, 5),
@@ -127,10 +134,7 @@ fn a_lock_does_not_outlive_the_descriptor_that_it_was_asked_with() {
             asked(&mut guest, first, libc::F_OFD_SETLK, libc::F_WRLCK, 0, 1),
             0
         );
-        let other = guest.thread();
-        guest.put(SCRATCH + 64, &flock(libc::F_WRLCK, 0, 1, 0));
-        let call = [asking, wait as u64, SCRATCH + 64];
-        assert_eq!(guest.call_on(other, libc::SYS_fcntl, &call), Came::Blocked);
+        let other = waiting(&mut guest, asking, wait, 1);
         if wait == libc::F_OFD_SETLKW {
             assert_eq!(guest.done(libc::SYS_close, &[second]), 0);
         }

@@ -51,15 +51,19 @@ fn a_server_and_its_client_meet() {
     assert_eq!(guest.done(libc::SYS_read, &[client, SCRATCH, 100]), 0);
 }
 
+/// A thread that waits for someone to accept.
+fn accepting(guest: &mut Guest, listener: u64) -> usize {
+    let thread = guest.thread();
+    let accept = guest.call_on(thread, libc::SYS_accept, &[listener, 0, 0]);
+    assert_eq!(accept, Came::Blocked);
+    thread
+}
+
 #[test]
 fn who_waits_to_accept_is_woken() {
     let mut guest = Guest::new();
     let listener = listener(&mut guest, 8080);
-    let other = guest.thread();
-    assert_eq!(
-        guest.call_on(other, libc::SYS_accept, &[listener, 0, 0]),
-        Came::Blocked
-    );
+    let other = accepting(&mut guest, listener);
     client(&mut guest, 8080);
     assert!(matches!(guest.turn_of(other), Came::Back(fd) if fd > 0));
 }
@@ -69,11 +73,7 @@ fn who_waits_to_accept_is_woken() {
 fn a_listener_that_is_shut_down_wakes_who_accepts() {
     let mut guest = Guest::new();
     let waits = listener(&mut guest, 8080);
-    let other = guest.thread();
-    assert_eq!(
-        guest.call_on(other, libc::SYS_accept, &[waits, 0, 0]),
-        Came::Blocked
-    );
+    let other = accepting(&mut guest, waits);
     // What only ends sending ends nothing here.
     let [read, write, both] = [libc::SHUT_RD, libc::SHUT_WR, libc::SHUT_RDWR].map(|how| how as u64);
     assert_eq!(guest.done(libc::SYS_shutdown, &[waits, write]), 0);

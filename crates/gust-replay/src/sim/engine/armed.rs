@@ -138,7 +138,7 @@ impl<P: Policy> Engine<'_, P> {
         {
             return false;
         }
-        let mib = u64::from(self.workload.functions[function as usize].memory_mib);
+        let mib = u64::from(self.memory_mib(function));
         let work_ns = costs.rearm_cpu_ns + mib * costs.rearm_mib_cpu_ns;
         let more_bytes = instance.origin.more_bytes;
         self.more_of(node, function, |on| on.arming += 1);

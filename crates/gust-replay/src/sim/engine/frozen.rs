@@ -5,7 +5,7 @@
 
 use gust_policy::InstanceId;
 
-use super::{Engine, Event, Job, Policy, armed::Origin};
+use super::{Engine, Event, Instance, Job, Policy, armed::Origin};
 
 /// Time between two looks of a node for what is to be frozen, in nanoseconds.
 const SWEEP_NS: u64 = 1_000_000_000;
@@ -17,8 +17,7 @@ impl<P: Policy> Engine<'_, P> {
             return;
         };
         let costs = self.costs_of(instance.node);
-        let memory_mib = self.workload.functions[instance.function as usize].memory_mib;
-        let can_be = costs.freeze_after_ns > 0 && costs.frozen(memory_mib).is_some();
+        let can_be = costs.freeze_after_ns > 0 && costs.frozen(self.memory_mib(instance.function)).is_some();
         if instance.calls > 0 || instance.freeze_is_due || !can_be {
             return;
         }
@@ -52,19 +51,23 @@ impl<P: Policy> Engine<'_, P> {
 
     /// An instance is frozen, unless it was called meanwhile.
     pub(super) fn frozen(&mut self, id: InstanceId, idle_since_ns: u64) {
-        let found = self.instances.get_mut(&id);
-        let Some(instance) = found.filter(|found| found.calls == 0 && found.idle_since_ns == idle_since_ns)
+        let found = self.instances.get(&id).copied();
+        let Some(before) = found.filter(|found| found.calls == 0 && found.idle_since_ns == idle_since_ns)
         else {
             return;
         };
-        let before = *instance;
-        let costs = &self.config.costs[self.nodes[before.node as usize].costs];
-        let memory_mib = self.workload.functions[before.function as usize].memory_mib;
-        let Some(bytes) = costs.frozen(memory_mib) else {
+        let memory_mib = self.memory_mib(before.function);
+        let Some(bytes) = self.costs_of(before.node).frozen(memory_mib) else {
             return;
         };
-        (instance.is_frozen, instance.touched) = (true, false);
-        (instance.bytes, instance.origin) = (bytes, Origin::default());
+        let frozen = Instance {
+            is_frozen: true,
+            touched: false,
+            bytes,
+            origin: Origin::default(),
+            ..before
+        };
+        self.instances.insert(id, frozen);
         self.use_now.memory_bytes -= before.bytes + before.origin.more_bytes;
         self.use_now.memory_bytes += bytes;
         self.less_of(before.node, before.function, |on| on.freeze(before.origin));
@@ -73,13 +76,19 @@ impl<P: Policy> Engine<'_, P> {
 
     /// A call has reached an instance: whether that is frozen, and has to be laid out first.
     pub(super) fn thaw(&mut self, id: InstanceId) -> bool {
-        let Some(instance) = self.instances.get_mut(&id).filter(|found| found.is_frozen) else {
+        let found = self.instances.get(&id).copied();
+        let Some(before) = found.filter(|found| found.is_frozen) else {
             return false;
         };
-        let costs = &self.config.costs[self.nodes[instance.node as usize].costs];
-        self.use_now.memory_bytes -= instance.bytes;
-        self.use_now.memory_bytes += costs.instance_bytes;
-        (instance.is_frozen, instance.bytes) = (false, costs.instance_bytes);
+        let bytes = self.costs_of(before.node).instance_bytes;
+        let thawed = Instance {
+            is_frozen: false,
+            bytes,
+            ..before
+        };
+        self.instances.insert(id, thawed);
+        self.use_now.memory_bytes -= before.bytes;
+        self.use_now.memory_bytes += bytes;
         true
     }
 }

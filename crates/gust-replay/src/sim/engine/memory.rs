@@ -55,7 +55,7 @@ impl<P: Policy> Engine<'_, P> {
     /// What it takes a call to touch its function's memory, in nanoseconds of work: nothing in an instance that has it.
     pub(super) fn touch(&mut self, sent: Call, function: u32) -> u64 {
         let costs = self.costs_of(sent.node);
-        let mib = u64::from(self.workload.functions[function as usize].memory_mib);
+        let mib = u64::from(self.memory_mib(function));
         let Some(instance) = self.instances.get_mut(&sent.instance) else {
             return 0;
         };
@@ -77,7 +77,7 @@ impl<P: Policy> Engine<'_, P> {
             return;
         }
         let after_ns = self.costs_of(instance.node).returned_after_ns;
-        let mib = u64::from(self.workload.functions[instance.function as usize].memory_mib);
+        let mib = u64::from(self.memory_mib(instance.function));
         let freed = &mut self.nodes[instance.node as usize].freed;
         freed.add(self.now_ns, after_ns, mib);
     }

@@ -442,6 +442,11 @@ impl<'a, P: Policy> Engine<'a, P> {
         &self.config.costs[self.nodes[node as usize].costs]
     }
 
+    /// Memory that a function's calls use, in MiB.
+    fn memory_mib(&self, function: u32) -> u32 {
+        self.workload.functions[function as usize].memory_mib
+    }
+
     fn overhead(&mut self, work_ns: u64) {
         self.use_now.overhead_cpu_ns += work_ns;
         self.use_now.cpu_ns += work_ns;
