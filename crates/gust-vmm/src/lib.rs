@@ -31,6 +31,7 @@ mod stubs;
 mod tables;
 mod timer;
 mod vcpu;
+mod window;
 
 pub use clock_code::{
     CLOCK_CODE_OFFSET, CLOCK_MONOTONIC, CLOCK_MULTIPLIER, CLOCK_REALTIME, CLOCK_SEQUENCE, CLOCK_TSC,

@@ -322,6 +322,13 @@ impl Vm {
         Ok(())
     }
 
+    /// Says that what the guest does next is likely to be a system call, and not a fault.
+    pub(crate) fn expect_no_faults(&mut self) {
+        if let Some(vcpu) = &mut self.vcpu {
+            vcpu.expect_no_faults();
+        }
+    }
+
     /// Frequency of the guest's time-stamp counter, in kHz.
     pub fn tsc_khz(&self) -> Result<u32> {
         let vcpu = self

@@ -29,6 +29,7 @@ use crate::{
         STUB_RSI, XSAVE_STUB_BYTES_MAX,
     },
     timer::PreemptionTimer,
+    window::Window,
 };
 
 /// Bytes of a thread's extended state, as the XSAVE instruction lays it out (standard format), padded to a page.
@@ -120,6 +121,7 @@ pub(crate) struct Vcpu {
     user: kvm_sregs,
     kernel: kvm_sregs,
     timer: PreemptionTimer,
+    window: Window,
     /// The thread whose extended state is in the processor; [`NO_THREAD`] when it is nobody's.
     loaded: usize,
     /// Entries to the guest since the vCPU was made.
@@ -165,6 +167,7 @@ impl Vcpu {
             user,
             kernel,
             timer,
+            window: Window::new(),
             loaded: NO_THREAD,
             entries: 0,
             faults,
@@ -184,6 +187,11 @@ impl Vcpu {
     /// Page faults that the host has resolved; zero where it does not count them.
     pub(crate) fn faults(&self) -> u64 {
         self.faults.as_ref().map_or(0, FaultCounter::count)
+    }
+
+    /// The next run is likely to end with a system call, and not with a fault.
+    pub(crate) fn expect_no_faults(&mut self) {
+        self.window.expect_success();
     }
 
     /// Frequency of the time-stamp counter, in kHz.
@@ -272,44 +280,65 @@ impl Vcpu {
     fn set_registers(&mut self, registers: &Registers, system: &kvm_sregs) {
         let sync = self.fd.sync_regs_mut();
         sync.regs = to_kvm(registers);
-        sync.sregs = *system;
-        self.fd.get_kvm_run().kvm_dirty_regs = u64::from(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS);
+        let mut dirty = KVM_SYNC_X86_REGS;
+        // As the last exit told them, most often: KVM goes through every segment and control register otherwise.
+        if sync.sregs != *system {
+            sync.sregs = *system;
+            dirty |= KVM_SYNC_X86_SREGS;
+        }
+        self.fd.get_kvm_run().kvm_dirty_regs = u64::from(dirty);
     }
 
     fn enter_until_exit(&mut self, space: &AddressSpace, registers: &mut Registers) -> Result<Exit> {
+        self.fd.get_kvm_run().request_interrupt_window = u8::from(self.window.ask());
+        let exit = self.enter_until_own_exit(space, registers);
+        self.fd.get_kvm_run().request_interrupt_window = 0;
+        exit
+    }
+
+    fn enter_until_own_exit(&mut self, space: &AddressSpace, registers: &mut Registers) -> Result<Exit> {
         let mut stub_grace_ns = STUB_GRACE_NS;
         loop {
-            let port = self.enter()?;
+            let came = self.enter()?;
             let rung = self.timer.take_rung();
             self.read_registers(registers);
-            match port {
-                Some(PORT_SYSCALL) => return Ok(syscall_exit(registers)),
-                Some(port) if (PORT_EXCEPTIONS..PORT_EXCEPTIONS + EXCEPTIONS).contains(&port) => {
+            match came {
+                Came::Out(PORT_SYSCALL) => return Ok(syscall_exit(registers)),
+                Came::Out(port) if (PORT_EXCEPTIONS..PORT_EXCEPTIONS + EXCEPTIONS).contains(&port) => {
                     return self.exception_exit(space, (port - PORT_EXCEPTIONS) as u8, registers);
                 }
-                Some(port) => return Err(Error::GuestStopped(format!("output on port {port:#x}"))),
-                None if !rung => {
-                    // A signal that is none of ours: go on where the guest was.
-                    self.fd.get_kvm_run().kvm_dirty_regs = 0;
+                Came::Out(port) => return Err(Error::GuestStopped(format!("output on port {port:#x}"))),
+                Came::Window if registers.rip == KERNEL_BASE + SYSCALL_PAGE => {
+                    self.window.helped();
+                    return Ok(syscall_exit(registers));
                 }
-                None => match self.interrupted_at(registers.rip)? {
-                    Interrupted::Program => return Ok(Exit::Preempted),
-                    // KVM skips the `out` when it is entered again at the same address: the call is made now.
-                    Interrupted::SyscallPage => return Ok(syscall_exit(registers)),
-                    // Its time is up, but a stub cannot be left half-way, nor a delivery. The timer rings once, so it is
-                    // armed again: without that the thread would run without a bound. The grace doubles, so that a slow
-                    // entry cannot use it up for ever.
-                    Interrupted::Midway if stub_grace_ns < STUB_GRACE_NS_MAX => {
-                        self.fd.get_kvm_run().kvm_dirty_regs = 0;
-                        self.timer.arm(stub_grace_ns);
-                        stub_grace_ns *= 2;
-                    }
-                    Interrupted::Midway => {
-                        return Err(Error::GuestStopped(
-                            "a thread stays in the hypervisor's code".into(),
-                        ));
-                    }
-                },
+                Came::Window => {
+                    self.window.came_early();
+                    self.fd.get_kvm_run().request_interrupt_window = 0;
+                }
+                Came::Interrupted => {}
+            }
+            self.fd.get_kvm_run().kvm_dirty_regs = 0;
+            if !rung {
+                // Nothing of ours: go on where the guest was.
+                continue;
+            }
+            match self.interrupted_at(registers.rip)? {
+                Interrupted::Program => return Ok(Exit::Preempted),
+                // KVM skips the `out` when it is entered again at the same address: the call is made now.
+                Interrupted::SyscallPage => return Ok(syscall_exit(registers)),
+                // Its time is up, but a stub cannot be left half-way, nor a delivery. The timer rings once, so it is armed
+                // again: without that the thread would run without a bound. The grace doubles, so that a slow entry
+                // cannot use it up for ever.
+                Interrupted::Midway if stub_grace_ns < STUB_GRACE_NS_MAX => {
+                    self.timer.arm(stub_grace_ns);
+                    stub_grace_ns *= 2;
+                }
+                Interrupted::Midway => {
+                    return Err(Error::GuestStopped(
+                        "a thread stays in the hypervisor's code".into(),
+                    ));
+                }
             }
         }
     }
@@ -334,28 +363,32 @@ impl Vcpu {
         self.fd.set_sync_valid_reg(SyncReg::VcpuEvents);
         self.fd.get_kvm_run().kvm_dirty_regs = 0;
         self.fd.set_kvm_immediate_exit(1);
-        let port = self.run_fd();
+        let came = self.run_fd();
         self.fd.set_kvm_immediate_exit(0);
         self.fd.clear_sync_valid_reg(SyncReg::VcpuEvents);
-        if let Some(port) = port? {
-            return Err(Error::GuestStopped(format!(
-                "output on port {port:#x} by a vCPU that was not to run"
-            )));
+        match came? {
+            Came::Interrupted => {}
+            other => {
+                return Err(Error::GuestStopped(format!(
+                    "{other:?} by a vCPU that was not to run"
+                )));
+            }
         }
         let exception = self.fd.sync_regs().events.exception;
         Ok(exception.injected != 0 || exception.pending != 0)
     }
 
-    /// Runs the guest once. `None`: a signal came.
-    fn enter(&mut self) -> Result<Option<u16>> {
+    /// Runs the guest once.
+    fn enter(&mut self) -> Result<Came> {
         self.entries += 1;
         self.run_fd()
     }
 
-    fn run_fd(&mut self) -> Result<Option<u16>> {
+    fn run_fd(&mut self) -> Result<Came> {
         match self.fd.run() {
-            Ok(VcpuExit::IoOut(port, _)) => Ok(Some(port)),
-            Ok(VcpuExit::Intr) => Ok(None),
+            Ok(VcpuExit::IoOut(port, _)) => Ok(Came::Out(port)),
+            Ok(VcpuExit::Intr) => Ok(Came::Interrupted),
+            Ok(VcpuExit::IrqWindowOpen) => Ok(Came::Window),
             Ok(other) => {
                 let what = format!("{other:?}");
                 Err(Error::GuestStopped(format!(
@@ -363,7 +396,9 @@ impl Vcpu {
                     self.fd.sync_regs().regs.rip
                 )))
             }
-            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => Ok(None),
+            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
+                Ok(Came::Interrupted)
+            }
             Err(error) => Err(Error::Kvm {
                 action: "run a vCPU",
                 source: io::Error::from_raw_os_error(error.errno()),
@@ -462,13 +497,13 @@ impl Vcpu {
         self.fd.get_kvm_run().kvm_dirty_regs = u64::from(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS);
         loop {
             match self.enter()? {
-                Some(PORT_RING0_DONE) => return Ok(()),
-                Some(port) => {
+                Came::Out(PORT_RING0_DONE) => return Ok(()),
+                Came::Out(port) => {
                     return Err(Error::GuestStopped(format!(
                         "the page-table stub ended on port {port:#x}"
                     )));
                 }
-                None => {
+                Came::Window | Came::Interrupted => {
                     // The timer may ring here; its time is up all the same once the guest runs.
                     self.fd.set_kvm_immediate_exit(0);
                     self.fd.get_kvm_run().kvm_dirty_regs = 0;
@@ -489,13 +524,13 @@ impl Vcpu {
         self.set_registers(&registers, &user);
         loop {
             match self.enter()? {
-                Some(PORT_SYSCALL) => return Ok(()),
-                Some(port) => {
+                Came::Out(PORT_SYSCALL) => return Ok(()),
+                Came::Out(port) => {
                     return Err(Error::GuestStopped(format!(
                         "the touch stub ended on port {port:#x}"
                     )));
                 }
-                None => {
+                Came::Window | Came::Interrupted => {
                     self.fd.set_kvm_immediate_exit(0);
                     self.fd.get_kvm_run().kvm_dirty_regs = 0;
                 }
@@ -526,6 +561,17 @@ impl Vcpu {
             self.loaded = NO_THREAD;
         }
     }
+}
+
+/// Why KVM came back.
+#[derive(Debug, Clone, Copy)]
+enum Came {
+    /// An `out` on a port.
+    Out(u16),
+    /// An interrupt could be taken, and that was asked for: see [`Window`].
+    Window,
+    /// A signal came.
+    Interrupted,
 }
 
 /// What an interrupted vCPU was doing.
@@ -636,8 +682,9 @@ fn set_msrs(fd: &VcpuFd) -> Result<()> {
         ..Default::default()
     };
     let star = u64::from(SELECTOR_KERNEL_CODE) << 32 | 0x23 << 48;
-    /// Trap, interrupt, direction, IOPL, nested task and alignment flags are cleared on the way in.
-    const FMASK: u64 = 0x4_7700;
+    /// Trap, direction, IOPL, nested task and alignment flags are cleared on the way in. Not that of interrupts, without which no
+    /// window opens.
+    const FMASK: u64 = 0x4_7500;
     let msrs = Msrs::from_entries(&[
         entry(MSR_STAR, star),
         entry(MSR_LSTAR, KERNEL_BASE + SYSCALL_PAGE),

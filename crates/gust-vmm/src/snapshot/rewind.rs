@@ -104,7 +104,9 @@ impl Vm {
             return Ok(());
         };
         let touches = restored.plan.touches.clone();
-        self.touch(&touches)
+        self.touch(&touches)?;
+        self.expect_no_faults();
+        Ok(())
     }
 }
 
