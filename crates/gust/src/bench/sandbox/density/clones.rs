@@ -70,8 +70,8 @@ async fn server(settings: &Settings, clones: u32, armed: u32, code: &Path) -> Re
         ["--concurrency", "20000"],
         ["--memory-budget", BUDGET_MIB],
         ["--idle-timeout", "86400"],
-        // They stay, whatever they cost.
-        ["--memory-price", "0.000000001"],
+        // They stay, whatever they cost, and whatever the policies make of calls that come in waves.
+        ["--keep-idle", "86400"],
         // A call that no clone is ready for waits for one: the pace decides then, not this bound.
         ["--queue-timeout", QUEUE_TIMEOUT_S],
     ];
