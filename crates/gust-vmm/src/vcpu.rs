@@ -361,7 +361,6 @@ impl Vcpu {
     fn delivers_exception(&mut self) -> Result<bool> {
         // Told at an exit, and asked for at this one alone: each of the others would have to pay for it.
         self.fd.set_sync_valid_reg(SyncReg::VcpuEvents);
-        self.fd.get_kvm_run().kvm_dirty_regs = 0;
         self.fd.set_kvm_immediate_exit(1);
         let came = self.run_fd();
         self.fd.set_kvm_immediate_exit(0);

@@ -57,7 +57,6 @@ impl Window {
     /// The guest was left at a system call.
     pub(crate) fn helped(&mut self) {
         self.has_helped = true;
-        self.failed = 0;
         self.wait /= 2;
         self.skip = self.wait;
     }
